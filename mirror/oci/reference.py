@@ -1,0 +1,49 @@
+"""Repository names, tags and references: one ASCII grammar (OCI distribution-spec, Pulling manifests)."""
+
+from __future__ import annotations
+
+import re
+
+from mirror.errors import NameInvalid, TagInvalid
+from mirror.oci.digest import Digest
+
+# Clients cap host + "/" + name at this many characters (distribution-spec, Pulling manifests).
+NAME_LIMIT = 255
+
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_NAME = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
+_TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
+_SIGNATURE_TAG = re.compile(r"sha(?:256-[0-9a-f]{64}|512-[0-9a-f]{128})\.(?:sig|att|sbom)")
+
+
+def check_name(text: str) -> str:
+    """Return `text` if it is a repository name; raise NameInvalid."""
+    if len(text) > NAME_LIMIT:
+        raise NameInvalid(f"the name '{text[:60]}…' has more than {NAME_LIMIT} characters")
+    if _NAME.fullmatch(text) is None:
+        raise NameInvalid(
+            f"'{text[:160]}' is not a repository name", "use lower-case letters, digits and . _ - between slashes"
+        )
+    return text
+
+
+def check_tag(text: str) -> str:
+    """Return `text` if it is a tag; raise TagInvalid."""
+    if _TAG.fullmatch(text) is None:
+        raise TagInvalid(f"'{text[:160]}' is not a tag")
+    return text
+
+
+def parse_reference(text: str) -> Digest | str:
+    """Return the Digest or the tag that `text` spells; a colon means a digest. Raise DigestInvalid, TagInvalid."""
+    return Digest.parse(text) if ":" in text else check_tag(text)
+
+
+def is_signature_tag(tag: str) -> bool:
+    """Tell whether `tag` is where cosign keeps the signatures, attestations or SBOM of a digest."""
+    return _SIGNATURE_TAG.fullmatch(tag) is not None
+
+
+def fallback_tag(digest: Digest) -> str:
+    """Return the tag that lists a digest's referrers where the API is missing (distribution-spec, Referrers Tag Schema)."""
+    return f"{digest.algorithm[:32]}-{digest.hex[:64]}"
