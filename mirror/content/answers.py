@@ -1,0 +1,138 @@
+"""What the face gets from content: values to send, or an open descriptor, a size and "wait for more"."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from mirror.oci.digest import Digest
+
+# DESIGN's words for where the bytes came from, sent as X-Cache.
+Cache = Literal["HIT", "MISS", "JOINED", "STALE", "BYPASS"]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a client's name means: a repository of an upstream, or (upstream empty) one that is served from here.
+
+    `name` is the canonical name, `<upstream>/<repository>`: the folder under `repositories/` in the store.
+    """
+
+    upstream: str
+    repository: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ByteRange:
+    """One `Range` as the client wrote it: `first-last`, `first-` (last None) or `-suffix` (first None, last the length)."""
+
+    first: int | None
+    last: int | None
+
+    def resolve(self, total: int) -> tuple[int, int] | None:
+        """Return (start, stop) of this range in a body of `total` bytes, stop exclusive; None if unsatisfiable."""
+        if self.first is None:
+            length = min(self.last or 0, total)
+            return (total - length, total) if length else None
+        if self.first >= total:
+            return None
+        stop = total if self.last is None else min(self.last + 1, total)
+        return (self.first, stop)
+
+
+class RangeUnsatisfiable(Exception):
+    """The range lies outside the blob; `total` is the blob's size in bytes."""
+
+    def __init__(self, total: int) -> None:
+        super().__init__(total)
+        self.total = total
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestAnswer:
+    """A whole manifest. `body` is None only for a HEAD that needed no bytes; `size` always holds their number."""
+
+    digest: Digest
+    media_type: str
+    size: int
+    body: bytes | None
+    cache: Cache
+    upstream: str = ""
+    warning: str = ""  # the text of a `Warning: 299 - "…"` header, or empty
+    why: str = ""  # for the log line: one or two words, e.g. "revalidated", "pinned"
+
+
+@dataclass(frozen=True, slots=True)
+class BlobHead:
+    """What HEAD of a blob says."""
+
+    size: int
+    cache: Cache
+    upstream: str = ""
+    why: str = ""
+
+
+class Readable(Protocol):
+    """A file that is whole, or that grows while it is read. The owner of a BlobAnswer closes it."""
+
+    fd: int  # for pread and sendfile; stays open until close()
+
+    def ready(self) -> int:
+        """Return how many bytes from the start may be sent now."""
+        ...
+
+    async def more(self, position: int) -> int:
+        """Wait until more than `position` bytes may be sent and return how many; raise MirrorError if they never come."""
+        ...
+
+    async def load(self, start: int, stop: int) -> None:
+        """Make sure that the bytes are in the page cache, reading ahead in a thread where they are not."""
+        ...
+
+    def close(self) -> None:
+        """Give the descriptor back. Safe to call twice."""
+        ...
+
+
+@dataclass(slots=True)
+class BlobAnswer:
+    """A blob, or a range of it, to be sent: bytes start..stop of `total`.
+
+    Exactly one of `file` and `chunks` is set. `chunks` passes an upstream body through (BYPASS), or sends one of
+    unknown length (`total` and `stop` None), and must be closed with `aclose()` by the face; if iterating raises,
+    the connection is aborted. A whole-blob answer has start 0 and stop == total.
+    """
+
+    total: int | None
+    start: int
+    stop: int | None
+    cache: Cache
+    file: Readable | None = None
+    chunks: AsyncIterator[bytes] | None = None
+    upstream: str = ""
+    why: str = ""
+
+    def close(self) -> None:
+        """Close the file, if there is one; chunks are closed by whoever iterates them."""
+        if self.file is not None:
+            self.file.close()
+
+
+@dataclass(frozen=True, slots=True)
+class TagPage:
+    """One page of a tag list in lexical order; `more` says that a further page follows its last name."""
+
+    tags: tuple[str, ...]
+    more: bool
+    warning: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReferrersAnswer:
+    """An OCI image index of a digest's referrers as bytes; `filtered` if artifactType was applied."""
+
+    body: bytes
+    filtered: bool
+    warning: str = ""
