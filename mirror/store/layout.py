@@ -1,0 +1,84 @@
+"""Every path of the store, drawn once.
+
+    <root>/                                     0700
+    ├── format                                  {"format": 1}
+    ├── blobs/<alg>/<hex>                       every blob and manifest by its digest; sealed when verified (files.py)
+    ├── ingest/<alg>-<hex>.part, .json          a download under way, and what is known of it
+    ├── ingest/<alg>-<hex>.<random>.tmp         a manifest on its way to blobs/
+    ├── repositories/<name>/_tags/<tag>                   which digest a tag means, and since when
+    ├── repositories/<name>/_manifests/<alg>/<hex>        membership of a manifest: media type, size
+    ├── repositories/<name>/_blobs/<alg>/<hex>            membership of a blob: size; derived from manifests
+    ├── sets/current                            the complete generations of image sets
+    ├── uploads/<uuid>
+    ├── run/                                    sockets, housekeeping.lock
+    │   └── locks/<hash>                        what is flocked; never renamed or deleted while anything runs
+    ├── index/                                  size and time of use per digest; disposable
+    └── quarantine/                             bad content with a note why
+
+No component of a repository's name starts with an underscore, so the folders beside sub-repositories cannot collide.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from mirror.oci.digest import Digest
+
+
+class Layout:
+    """Paths under one root. Takes only checked values: a Digest, a repository name or a tag of the grammar."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.format = root / "format"
+        self.blobs = root / "blobs"
+        self.ingest = root / "ingest"
+        self.repositories = root / "repositories"
+        self.sets = root / "sets"
+        self.current_sets = root / "sets" / "current"
+        self.uploads = root / "uploads"
+        self.run = root / "run"
+        self.locks = root / "run" / "locks"
+        self.housekeeping_lock = root / "run" / "housekeeping.lock"
+        self.index = root / "index"
+        self.quarantine = root / "quarantine"
+        # The hot path joins strings: a Path costs ten times as much.
+        self._blobs = f"{self.blobs}/"
+        self._repositories = f"{self.repositories}/"
+
+    def blob(self, digest: Digest) -> str:
+        """Return where the content of `digest` is kept."""
+        return f"{self._blobs}{digest.algorithm}/{digest.hex}"
+
+    def part(self, digest: Digest) -> Path:
+        """Return where a download of `digest` grows."""
+        return self.ingest / f"{digest.algorithm}-{digest.hex}.part"
+
+    def part_note(self, digest: Digest) -> Path:
+        """Return where it is noted what is known of the download of `digest`."""
+        return self.ingest / f"{digest.algorithm}-{digest.hex}.json"
+
+    def tag(self, name: str, tag: str) -> str:
+        """Return the file that says what `tag` means."""
+        return f"{self._repositories}{name}/_tags/{tag}"
+
+    def tags(self, name: str) -> Path:
+        """Return the folder of a repository's tags."""
+        return self.repositories / name / "_tags"
+
+    def manifest(self, name: str, digest: Digest) -> str:
+        """Return the file that makes `digest` a manifest of repository `name`."""
+        return f"{self._repositories}{name}/_manifests/{digest.algorithm}/{digest.hex}"
+
+    def manifests(self, name: str) -> Path:
+        """Return the folder of a repository's manifests."""
+        return self.repositories / name / "_manifests"
+
+    def membership(self, name: str, digest: Digest) -> str:
+        """Return the file that makes `digest` a blob of repository `name`."""
+        return f"{self._repositories}{name}/_blobs/{digest.algorithm}/{digest.hex}"
+
+    def lock(self, key: str) -> Path:
+        """Return the file that is flocked for `key`, e.g. "space" or "tag quay.io/org/app:latest"."""
+        return self.locks / hashlib.sha256(key.encode()).hexdigest()[:32]

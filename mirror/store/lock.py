@@ -1,0 +1,67 @@
+"""Locks between processes: flock on a file that is never renamed or deleted while anything runs.
+
+flock belongs to the open file, so it falls free when its process dies, kill -9 included, and two descriptors of
+one process exclude each other too.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from pathlib import Path
+from types import TracebackType
+
+_POLL = 0.005  # seconds between tries while waiting; short, because what is done under these locks is short
+
+
+class FileLock:
+    """An exclusive lock on `path`, which is created if it is missing (its folder must be there)."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd = -1
+
+    def try_acquire(self) -> bool:
+        """Take the lock if it is free and say whether it was. Does not wait; costs two system calls."""
+        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return False
+        except BaseException:
+            os.close(fd)
+            raise
+        self._fd = fd
+        return True
+
+    def acquire(self, timeout: float) -> bool:
+        """Wait up to `timeout` seconds for the lock and say whether it was taken. Blocks: for threads only."""
+        deadline = time.monotonic() + timeout
+        while not self.try_acquire():
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_POLL)
+        return True
+
+    def release(self) -> None:
+        """Give the lock back. Safe to call when it is not held."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    @property
+    def held(self) -> bool:
+        """Whether this object holds the lock."""
+        return self._fd >= 0
+
+    def __enter__(self) -> FileLock:
+        if not self.acquire(30):
+            raise TimeoutError(f"{self._path.name} was not free within 30 s")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
