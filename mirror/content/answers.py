@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -26,7 +26,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class ByteRange:
-    """One `Range` as the client wrote it: `first-last`, `first-` (last None) or `-suffix` (first None, last the length)."""
+    """One `Range` as the client wrote it: `first-last`, `first-` (last None), `-suffix` (first None, last its length)."""
 
     first: int | None
     last: int | None
@@ -42,7 +42,7 @@ class ByteRange:
         return (self.first, stop)
 
 
-class RangeUnsatisfiable(Exception):
+class RangeUnsatisfiable(Exception):  # noqa: N818 - the name that RFC 9110 gives to 416
     """The range lies outside the blob; `total` is the blob's size in bytes."""
 
     def __init__(self, total: int) -> None:
@@ -84,11 +84,15 @@ class Readable(Protocol):
         ...
 
     async def more(self, position: int) -> int:
-        """Wait until more than `position` bytes may be sent and return how many; raise MirrorError if they never come."""
+        """Wait until more than `position` bytes may be sent, return how many; raise MirrorError if they never come."""
         ...
 
     async def load(self, start: int, stop: int) -> None:
         """Make sure that the bytes are in the page cache, reading ahead in a thread where they are not."""
+        ...
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Return bytes start..stop, which are ready and loaded, without waiting."""
         ...
 
     def close(self) -> None:
@@ -113,6 +117,9 @@ class BlobAnswer:
     chunks: AsyncIterator[bytes] | None = None
     upstream: str = ""
     why: str = ""
+    # Where `file` cannot grow any more for want of room (`more` raises StoreFull), the rest of this answer from a
+    # position on, passed through and checked against the digest: a full disk cuts no client off.
+    divert: Callable[[int], AsyncIterator[bytes]] | None = None
 
     def close(self) -> None:
         """Close the file, if there is one; chunks are closed by whoever iterates them."""

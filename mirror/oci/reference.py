@@ -45,5 +45,5 @@ def is_signature_tag(tag: str) -> bool:
 
 
 def fallback_tag(digest: Digest) -> str:
-    """Return the tag that lists a digest's referrers where the API is missing (distribution-spec, Referrers Tag Schema)."""
+    """Return the tag that lists a digest's referrers without the API (distribution-spec, Referrers Tag Schema)."""
     return f"{digest.algorithm[:32]}-{digest.hex[:64]}"

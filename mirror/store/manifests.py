@@ -1,0 +1,118 @@
+"""Which manifests and blobs a repository has: membership, the ground on which cached content is served.
+
+A manifest's row is written durably before a tag names it. A blob's row is derived from the manifests that name it,
+so it is not synced and can be rebuilt (`rebuild`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from mirror.errors import DigestInvalid, ManifestInvalid
+from mirror.oci import manifest
+from mirror.oci.descriptor import Descriptor
+from mirror.oci.digest import Digest
+from mirror.store import files
+from mirror.store.layout import Layout
+
+_ROW_LIMIT = 4096
+_MANIFEST_LIMIT = 8 * 1024 * 1024
+
+
+class Row(NamedTuple):
+    """What a repository knows of a member: its media type (empty: unknown) and its size in bytes (None: unknown)."""
+
+    media_type: str
+    size: int | None
+
+
+class Manifests:
+    """The rows under `repositories/<name>/`."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+
+    def manifest(self, name: str, digest: Digest) -> Row | None:
+        """Return the row of a manifest, None where it is no member. May run on the loop."""
+        return _read(self._layout.manifest(name, digest))
+
+    def modified(self, name: str, digest: Digest) -> tuple[int, int, int] | None:
+        """Return what changes when the row of a manifest does. May run on the loop."""
+        return files.modified(self._layout.manifest(name, digest))
+
+    def member(self, name: str, digest: Digest) -> Row | None:
+        """Return the row of a blob, or of a manifest that another one names. May run on the loop."""
+        return _read(self._layout.membership(name, digest))
+
+    def add_manifest(self, name: str, digest: Digest, media_type: str, size: int) -> None:
+        """Make `digest` a manifest of the repository, durably. For threads only."""
+        files.write_atomically(self._layout.manifest(name, digest), _dump(media_type, size), durable=True)
+
+    def add_members(self, name: str, descriptors: Iterable[Descriptor]) -> None:
+        """Make what a verified manifest names members of the repository. For threads only."""
+        for descriptor in descriptors:
+            if descriptor.foreign:
+                continue
+            path = self._layout.membership(name, descriptor.digest)
+            if files.modified(path) is None:
+                # Schema 1 gives no sizes; a zero of its is not a size.
+                known = descriptor.media_type or descriptor.size
+                size = descriptor.size if known else None
+                files.write_atomically(path, _dump(descriptor.media_type, size), durable=False)
+
+    def add_blob(self, name: str, digest: Digest, size: int | None) -> None:
+        """Make `digest` a blob of the repository because upstream gave it there. For threads only."""
+        path = self._layout.membership(name, digest)
+        if files.modified(path) is None:
+            files.write_atomically(path, _dump("", size), durable=False)
+
+    def rebuild(self, name: str) -> None:
+        """Derive the blobs' rows from the manifests of the repository that are here. For threads only."""
+        for digest in self.list(name):
+            row = self.manifest(name, digest)
+            body = files.read_small(self._layout.blob(digest), _MANIFEST_LIMIT)
+            if row is None or body is None:
+                continue
+            try:
+                self.add_members(name, manifest.parse(body, row.media_type).named)
+            except ManifestInvalid:
+                continue
+
+    def stamp(self, name: str) -> tuple[int, ...]:
+        """Return what changes when a manifest is added: tells whether a rebuild could find more. For threads only."""
+        folder = self._layout.manifests(name)
+        found = (files.modified(str(folder / algorithm)) for algorithm in ("sha256", "sha512"))
+        return tuple(status[1] if status else 0 for status in found)
+
+    def list(self, name: str) -> Iterator[Digest]:
+        """Yield the digests of the repository's manifests. For threads only."""
+        for algorithm in ("sha256", "sha512"):
+            try:
+                entries = os.scandir(self._layout.manifests(name) / algorithm)
+            except FileNotFoundError:
+                continue
+            with entries:
+                for entry in entries:
+                    try:
+                        yield Digest.parse(f"{algorithm}:{entry.name}")
+                    except DigestInvalid:
+                        continue
+
+
+def _dump(media_type: str, size: int | None) -> bytes:
+    return json.dumps({"mediaType": media_type, "size": size}).encode()
+
+
+def _read(path: str) -> Row | None:
+    raw = files.read_small(path, _ROW_LIMIT)
+    if raw is None:
+        return None
+    try:
+        found: Any = json.loads(raw)
+        media_type, size = found["mediaType"], found["size"]
+    except (ValueError, LookupError, TypeError):
+        return None
+    return Row(str(media_type), size if isinstance(size, int) else None)
