@@ -1,0 +1,1 @@
+"""Real clients pull from real registries through the mirror."""

@@ -1,0 +1,1 @@
+"""The OCI conformance suite, against the mirror."""

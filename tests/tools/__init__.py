@@ -1,0 +1,1 @@
+"""What tests run against: images, registries, clients and the mirror as processes of their own."""
