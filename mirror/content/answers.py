@@ -26,7 +26,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class ByteRange:
-    """One `Range` as the client wrote it: `first-last`, `first-` (last None), `-suffix` (first None, last its length)."""
+    """One `Range` as the client wrote it: `first-last`, `first-` (last None), `-suffix` (first None, last the size)."""
 
     first: int | None
     last: int | None

@@ -100,6 +100,11 @@ class Part:
         self.locked = True
         return True
 
+    def unlock(self) -> None:
+        """Give the download up so that somebody else may go on; the file stays open for reading."""
+        fcntl.flock(self.fd, fcntl.LOCK_UN)
+        self.locked = False
+
     @property
     def moved(self) -> bool:
         """Whether the part's path no longer leads to this file: it was committed, or rejected."""

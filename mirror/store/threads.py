@@ -1,4 +1,4 @@
-"""Threads for the calls that wait for a disk: a pool for reads and one for writes, so that neither starves the other."""
+"""Threads for the calls that wait for a disk: one pool for reads, one for writes, so that neither starves the other."""
 
 from __future__ import annotations
 

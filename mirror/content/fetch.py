@@ -1,0 +1,76 @@
+"""Single flight: one fill a digest in this process; over processes the part's lock keeps it at one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import Counter
+from typing import NamedTuple
+
+from mirror import metrics
+from mirror.content.fill import Fill, Source, Workshop
+from mirror.errors import NotYet
+from mirror.oci.digest import Digest
+
+CLIENT_PATIENCE = 18.0  # seconds: every client falls through to its next mirror at 30 (containerd), some at 20
+
+
+class Joined(NamedTuple):
+    """A fill, and whether this request began it."""
+
+    fill: Fill
+    began: bool
+
+
+class Fetcher:
+    """The fills under way."""
+
+    def __init__(self, shop: Workshop) -> None:
+        self._shop = shop
+        self._fills: dict[Digest, Fill] = {}
+
+    def find(self, digest: Digest) -> Fill | None:
+        """Return the fill of `digest` that is under way in this process."""
+        return self._fills.get(digest)
+
+    def growing(self, digest: Digest) -> bool:
+        """Tell whether any process has a part of `digest`. May run on the loop."""
+        return digest in self._fills or os.path.lexists(self._shop.layout.part(digest))
+
+    def join(self, digest: Digest, source: Source) -> Joined:
+        """Return the fill of `digest`, begun from `source` if nobody has one."""
+        fill = self._fills.get(digest)
+        if fill is not None:
+            return Joined(fill, False)
+        fill = Fill(digest, source, self._shop)
+        self._fills[digest] = fill
+        fill.task = asyncio.create_task(fill.run(), name=f"fill {digest}")
+        fill.task.add_done_callback(lambda _: self._ended(digest))
+        self._count()
+        return Joined(fill, True)
+
+    async def opened(self, fill: Fill, stop: int | None = None) -> None:
+        """Wait until the headers of `fill` may go out; raise what ended it, or NotYet after the client's patience."""
+        try:
+            async with asyncio.timeout(CLIENT_PATIENCE):
+                await fill.headers(stop)
+        except TimeoutError:
+            raise NotYet(
+                f"{fill.digest} is being fetched and upstream has not answered yet", "ask again: the fetch goes on"
+            ) from None
+
+    async def stop(self) -> None:
+        """Cancel every fill; what has come stays in its part and is resumed by whoever asks next."""
+        tasks = [fill.task for fill in self._fills.values() if fill.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _ended(self, digest: Digest) -> None:
+        self._fills.pop(digest, None)
+        self._count()
+
+    def _count(self) -> None:
+        running = Counter(fill.source.target.upstream for fill in self._fills.values())
+        for upstream in self._shop.upstreams:
+            self._shop.metrics.set(metrics.FETCHES_RUNNING, upstream, to=running[upstream])

@@ -1,0 +1,527 @@
+"""One download of one digest, shared by everybody who reads it: in this process, and over the part file in others.
+
+A fill either downloads (it holds the part's lock) or follows (another process does). When the other one dies, the
+lock falls free and the fill goes on where the file ends. It is a task of its own: no client's leaving or slowness
+touches it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from mirror import logs, metrics
+from mirror.content.answers import Target
+from mirror.errors import (
+    Corrupt,
+    MirrorError,
+    NotYet,
+    StoreError,
+    StoreFull,
+    UpstreamInterrupted,
+    UpstreamInvalid,
+    UpstreamUnavailable,
+)
+from mirror.metrics import Metrics
+from mirror.oci.digest import Digest
+from mirror.store.blobs import Blobs
+from mirror.store.ingest import Part, PartNote
+from mirror.store.layout import Layout
+from mirror.store.space import Space
+from mirror.store.threads import Threads
+from mirror.upstream.client import BlobBody, UpstreamClient
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+HOLD_BACK = 64 * 1024  # bytes at the end that nobody gets before the digest agrees
+PROGRESS_LIMIT = 120.0  # seconds without a byte after which readers are cut
+GROWING = 15.0  # seconds within which a part must have grown to count as being filled
+_POLL = 0.004  # seconds between looks at a part that another process fills
+_POLL_QUIET = 0.05
+_TRY_LOCK_AFTER = 0.25  # seconds without growth before a follower tries the lock
+_SYNC_EVERY = 128 * 1024 * 1024
+_RATE_FLOOR = 0.05  # seconds of downloading before a rate means anything
+
+_log = logs.get("content.fill")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a digest can be had: an upstream's repository, and the size that a manifest of it gives, if one does."""
+
+    client: UpstreamClient
+    target: Target
+    expected: int | None = None
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """The upstream and its repository, as a part's note names them."""
+        return self.target.upstream, self.target.repository
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What every fill of a process works with."""
+
+    layout: Layout
+    blobs: Blobs
+    space: Space
+    writers: Threads
+    metrics: Metrics
+    boot: str
+    who: str
+    upstreams: tuple[str, ...]
+    blob_limit: int  # bytes
+    stored: Callable[[Digest, int], None]  # tells the index of a committed blob
+    granted: Callable[[Target, Digest, int | None], None]  # upstream gave the digest for this repository
+    discard: Callable[[str, str], None]  # moves bad content (path, why) into quarantine; for threads
+
+
+class Fill:
+    """The shared download of `digest`. Made by Fetcher alone; `task` runs `run()`."""
+
+    def __init__(self, digest: Digest, source: Source, shop: Workshop) -> None:
+        self.digest = digest
+        self.source = source
+        self.total: int | None = None
+        self.error: MirrorError | None = None
+        self.ours = False  # this process downloads, or did
+        self.task: asyncio.Task[None] | None = None
+        self._shop = shop
+        self._part: Part | None = None
+        self._readers = 0
+        self._written = 0
+        self._marked = False
+        self._opened = False  # headers may go out
+        self._ended = False
+        self._touched = False  # somebody may have been sent bytes of this part
+        self._changed = asyncio.Event()
+        self._began = 0.0
+        self._base = 0
+
+    # -- what readers ask ------------------------------------------------------------------------------------
+
+    @property
+    def visible(self) -> int:
+        """How many bytes from the start may be sent now."""
+        if self._marked:
+            return self._written
+        if self.total is None:
+            return max(0, self._written - HOLD_BACK)
+        return min(self._written, max(0, self.total - HOLD_BACK))
+
+    @property
+    def written(self) -> int:
+        """How many bytes have come."""
+        return self._written
+
+    @property
+    def opened(self) -> bool:
+        """Whether an upstream has answered, or the part is being filled by somebody: headers may go out."""
+        return self._opened
+
+    @property
+    def whole(self) -> bool:
+        """Whether all bytes are here and verified."""
+        return self._marked
+
+    @property
+    def rate(self) -> float:
+        """The measured speed of this download in bytes a second, 0 while none is known."""
+        spent = time.monotonic() - self._began if self._began else 0.0
+        return (self._written - self._base) / spent if spent > _RATE_FLOOR else 0.0
+
+    def attach(self) -> int:
+        """Count a reader in and return the descriptor that it reads."""
+        if self._part is None:
+            raise NotYet("the download has not begun")
+        self._touched = True
+        self._readers += 1
+        return self._part.fd
+
+    def detach(self) -> None:
+        """Count a reader out; the last one closes the file."""
+        self._readers -= 1
+        self._close_idle()
+
+    async def headers(self, stop: int | None = None) -> None:
+        """Wait until headers may go out; with `stop`, also when that many bytes are here already. Raises what ended it.
+
+        A blob that is held back whole (64 KiB) is waited for until it is verified, so that a bad one is an error.
+        """
+        while not (self._opened and (self._marked or self.total is None or self.total > HOLD_BACK)):
+            if stop is not None and self._part is not None and self.total is not None and stop <= self.visible:
+                return
+            self._raise()
+            await self._changed.wait()
+
+    async def more(self, position: int) -> int:
+        """Wait until more than `position` bytes may be sent and return how many."""
+        while self.visible <= position:
+            if self._marked:
+                return self.visible
+            self._raise()
+            try:
+                async with asyncio.timeout(PROGRESS_LIMIT):
+                    await self._changed.wait()
+            except TimeoutError:
+                raise NotYet(f"no byte of {self.digest} came for two minutes") from None
+        return self.visible
+
+    def _raise(self) -> None:
+        if self.error is not None:
+            raise self.error
+        if self._ended and not self._marked:
+            raise NotYet(f"the download of {self.digest} has ended", "ask again")
+
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    def _close_idle(self) -> None:
+        if self._ended and self._readers <= 0 and self._part is not None:
+            self._part.close()
+            self._part = None
+
+    # -- the task --------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Bring the digest into the store. Never raises but CancelledError: readers get `error`."""
+        try:
+            while not await self._attempt():
+                self._drop_part()
+        except asyncio.CancelledError:
+            self.error = NotYet("the mirror is stopping", "ask again", 2)
+            raise
+        except MirrorError as error:
+            self.error = error
+        except OSError as error:
+            self.error = self._store_error(error)
+        except Exception:
+            _log.exception("fill_failed", digest=str(self.digest))
+            self.error = NotYet(f"the download of {self.digest} failed inside the mirror", "see its log")
+        finally:
+            self._shop.metrics.add(metrics.FETCHES, self.source.target.upstream, "done" if self._marked else "failed")
+            self._ended = True
+            if self._part is not None and self._readers <= 0:
+                self._close_idle()
+            elif self._part is not None and self._part.locked:
+                self._part.unlock()
+            self._wake()
+
+    def _drop_part(self) -> None:
+        """Begin anew with another part; those who have bytes of this one cannot go on with that."""
+        if self._touched and self._written:
+            raise UpstreamInvalid(f"what came for {self.digest} had other bytes", "ask again")
+        if self._part is not None:
+            self._part.close()
+            self._part = None
+        self._written = 0
+
+    async def _attempt(self) -> bool:
+        """Download or follow one part to its end; False if it went away and another must be begun."""
+        part = await self._shop.writers.run(self._open_part)
+        self._part = part
+        if not part.try_lock() and not await self._follow(part):
+            return self._marked
+        if part.moved:
+            return self._marked or await self._adopt()
+        self.ours = True
+        return await self._download(part)
+
+    def _open_part(self) -> Part:
+        part = Part.open(self._shop.layout, self.digest, create=True)
+        if part is None:
+            raise StoreError(f"the download of {self.digest} cannot be begun")
+        return part
+
+    async def _adopt(self) -> bool:
+        """The part became a blob between looking for the one and opening the other: read that."""
+        found = self._shop.blobs.open(self.digest)
+        if found is None:
+            return False
+        if not found.sealed:
+            try:
+                await self._shop.writers.run(self._shop.blobs.verify, self.digest, found.fd)
+            except Corrupt:
+                os.close(found.fd)
+                return False
+            except BaseException:
+                os.close(found.fd)
+                raise
+        if self._part is not None:
+            self._part.close()
+        self._part = Part(self._shop.layout, self.digest, found.fd)
+        self.total = self._written = found.size
+        self._marked = self._opened = True
+        self._wake()
+        return True
+
+    # -- following another process ---------------------------------------------------------------------------
+
+    async def _follow(self, part: Part) -> bool:
+        """Watch a part that another process fills. True: its lock is ours now. False: it ended, or it went away."""
+        loop = asyncio.get_running_loop()
+        quiet_since = loop.time()
+        while True:
+            size, marked, grown = part.status
+            now = loop.time()
+            if self.total is None or not self._opened:
+                self._learn(part, size, grown)
+            if size != self._written:
+                if size < self._written and self._touched:
+                    raise UpstreamInvalid(f"the download of {self.digest} was begun anew", "ask again")
+                self._grow(size)
+                quiet_since = now
+            if marked and self._opened:
+                self.total = size
+                self._marked = True
+                self._wake()
+            if now - quiet_since > _TRY_LOCK_AFTER or marked:
+                if part.try_lock():
+                    return True
+                if part.moved:
+                    return False
+                quiet_since = now
+            await asyncio.sleep(_POLL if now - quiet_since < _TRY_LOCK_AFTER / 2 and not marked else _POLL_QUIET)
+
+    def _learn(self, part: Part, size: int, grown: float) -> None:
+        """Read the note of another process's download: a part of another boot is not read before it is recovered."""
+        note = part.note()
+        if note is None or note.boot != self._shop.boot:
+            return
+        self.total = note.size
+        if not self._opened and (time.time() - grown < GROWING or size == note.size):
+            self._opened = True
+            self._base, self._began = size, time.monotonic()
+            self._wake()
+
+    # -- downloading -----------------------------------------------------------------------------------------
+
+    async def _download(self, part: Part) -> bool:
+        """Fill a part whose lock is held, from where it ends; commit it. False if there was nothing to fill."""
+        shop = self._shop
+        if await self._adopt():
+            await shop.writers.run(self._drop_stray)
+            return True
+        size, marked = await shop.writers.run(part.recover, shop.boot)
+        note = await shop.writers.run(part.note)
+        if note is not None and note.size is not None and size > note.size:
+            await shop.writers.run(self._reject, part, f"{size} bytes of {note.size}")
+            return False
+        self.total = note.size if note is not None else None
+        hasher = self.digest.hasher()
+        if marked:
+            self.total = self._written = size
+            self._opened = self._marked = True
+            self._wake()
+        else:
+            if size:
+                await shop.writers.run(part.hash_existing, hasher, size)
+            self._grow(size)
+            if note is not None and (note.upstream, note.repository) == self.source.place:
+                shop.granted(self.source.target, self.digest, note.size)
+            try:
+                await _Pull(self, part, hasher, shop).run()
+            except (StoreFull, UpstreamInvalid, OSError):
+                await shop.writers.run(part.drop)
+                raise
+            except MirrorError:
+                if part.status[0] == 0:
+                    await shop.writers.run(part.drop)
+                raise
+            await self._check(part, hasher)
+        await self._commit(part)
+        return True
+
+    def _drop_stray(self) -> None:
+        """Remove the empty part that was opened beside a blob that is here."""
+        stray = Part.open(self._shop.layout, self.digest, create=False)
+        if stray is None:
+            return
+        try:
+            if stray.try_lock() and not stray.moved:
+                stray.drop()
+        finally:
+            stray.close()
+
+    async def _check(self, part: Part, hasher: _Hash) -> None:
+        """Compare the digest; mark the part, or put it away as bad content."""
+        if hasher.hexdigest() == self.digest.hex:
+            await self._shop.writers.run(part.mark)
+            self._opened = self._marked = True
+            self._wake()
+            return
+        self._shop.metrics.add(metrics.FAULTS, "digest_mismatch")
+        _log.error(
+            "digest_mismatch",
+            want=str(self.digest),
+            got=f"{self.digest.algorithm}:{hasher.hexdigest()}",
+            bytes=self._written,
+            name=self.source.target.name,
+        )
+        await self._shop.writers.run(self._reject, part, f"hashes to {hasher.hexdigest()}")
+        raise UpstreamInvalid(f"what upstream sent for {self.digest} has other bytes", "nothing was stored; try later")
+
+    def _reject(self, part: Part, why: str) -> None:
+        self._shop.discard(part.give_away(), f"{self.source.target.name} {self.digest}: {why}")
+
+    async def _commit(self, part: Part) -> None:
+        try:
+            await self._shop.writers.run(part.commit)
+        except OSError as error:
+            # The readers' bytes are verified and their file is open: only the store goes without.
+            _log.error("commit_failed", digest=str(self.digest), error=os.strerror(error.errno or 0))
+            with suppress(OSError):
+                await self._shop.writers.run(part.drop)
+            return
+        self._shop.stored(self.digest, self._written)
+
+    # -- what a pull reports ---------------------------------------------------------------------------------
+
+    def open_for(self, total: int | None) -> None:
+        """An upstream has answered: headers may go out."""
+        self.total = total
+        if not self._began:
+            self._base, self._began = self._written, time.monotonic()
+        self._opened = True
+        self._wake()
+
+    def _grow(self, written: int) -> None:
+        self._written = written
+        self._wake()
+
+    grow = _grow
+
+    def _store_error(self, error: OSError) -> MirrorError:
+        kind = errno.errorcode.get(error.errno or 0, "EIO")
+        self._shop.metrics.add(metrics.FAULTS, f"store_{kind.lower()}")
+        _log.error("store_failed", digest=str(self.digest), error=kind)
+        return StoreFull(f"the store cannot take {self.digest} ({os.strerror(error.errno or 0)})")
+
+
+class _Pull:
+    """The upstream side of one download: ask, drain, ask again from where it stopped."""
+
+    def __init__(self, fill: Fill, part: Part, hasher: _Hash, shop: Workshop) -> None:
+        self._fill = fill
+        self._part = part
+        self._hasher = hasher
+        self._shop = shop
+        self._note: PartNote | None = None
+        self._sync: asyncio.Future[None] | None = None
+        self._synced = fill.written
+
+    async def run(self) -> None:
+        """Append until the total is reached, or, where none is known, until a clean end. Raises MirrorError, OSError."""
+        fill, loop = self._fill, asyncio.get_running_loop()
+        progress, delay = loop.time(), 0.2
+        try:
+            while not self._complete:
+                before = fill.written
+                try:
+                    if await self._leg():
+                        break
+                except UpstreamUnavailable as error:
+                    if fill.written > before:
+                        progress, delay = loop.time(), 0.2
+                    if self._note is None and not isinstance(error, UpstreamInterrupted):
+                        raise
+                    if loop.time() - progress + max(delay, error.retry_after) > PROGRESS_LIMIT:
+                        raise
+                    _log.warning(
+                        "download_interrupted",
+                        digest=str(fill.digest),
+                        name=fill.source.target.name,
+                        bytes=fill.written,
+                        error=error.what,
+                    )
+                    await asyncio.sleep(max(delay, error.retry_after) if fill.written == before else 0)
+                    delay = min(delay * 2, 10)
+        finally:
+            if self._sync is not None:
+                with suppress(OSError):
+                    await self._sync
+        fill.total = fill.written
+
+    @property
+    def _complete(self) -> bool:
+        return self._fill.total is not None and self._fill.written == self._fill.total
+
+    async def _leg(self) -> bool:
+        """Ask upstream once and append what comes; True at a clean end of a body of unknown length."""
+        fill = self._fill
+        source = fill.source
+        body = await source.client.get_blob(source.target.repository, fill.digest, fill.written)
+        try:
+            await self._accept(body)
+            return await self._drain(body)
+        finally:
+            await body.close()
+
+    async def _accept(self, body: BlobBody) -> None:
+        """Agree on the total, promise the room, and let headers out."""
+        fill, shop, source = self._fill, self._shop, self._fill.source
+        total = body.total if body.total is not None else source.expected
+        if source.expected not in (None, total):
+            raise UpstreamInvalid(
+                f"upstream says that {fill.digest} has {total} bytes, and its manifest says {source.expected}", "try later"
+            )
+        if fill.total is not None and total is not None and total != fill.total:
+            raise UpstreamInvalid(
+                f"upstream says that {fill.digest} has {total} bytes, and before it had {fill.total}", "try later"
+            )
+        total = total if total is not None else fill.total
+        if total is not None and total > shop.blob_limit:
+            raise UpstreamInvalid(f"{fill.digest} has {total} bytes", f"limits.blob allows {shop.blob_limit}")
+        if self._note is None:
+            note = PartNote(total, source.target.upstream, source.target.repository, shop.boot, fill.written, shop.who)
+            await shop.writers.run(shop.space.reserve, fill.digest, total, lambda: self._part.write_note(note))
+            self._note = note
+            shop.granted(source.target, fill.digest, total)
+        fill.open_for(total)
+
+    async def _drain(self, body: BlobBody) -> bool:
+        """Append the body: the next read goes on while the last one is hashed and written."""
+        fill, shop = self._fill, self._shop
+        position = fill.written
+        skip = position - body.start  # upstream ignored the Range and began anew
+        pending: asyncio.Future[int] | None = None
+        try:
+            while content := await body.read():
+                if skip:
+                    dropped = min(skip, len(content))
+                    skip -= dropped
+                    content = content[dropped:]
+                    if not content:
+                        continue
+                if pending is not None:
+                    fill.grow(await pending)
+                    pending = None
+                if position + len(content) > (fill.total if fill.total is not None else shop.blob_limit):
+                    raise UpstreamInvalid(f"upstream sends more bytes of {fill.digest} than it has", "try later")
+                pending = shop.writers.run(self._part.append, position, (content,), self._hasher)
+                position += len(content)
+                self._sync_some(fill.written)
+        finally:
+            if pending is not None:
+                fill.grow(await pending)
+        if fill.total is not None and fill.written < fill.total:
+            raise UpstreamInterrupted(f"upstream ended {fill.digest} after {fill.written} of {fill.total} bytes")
+        return True
+
+    def _sync_some(self, written: int) -> None:
+        """Bring what is written to disk now and then, so that a power cut costs little of a large blob."""
+        if self._note is None or written - self._synced < _SYNC_EVERY or (self._sync and not self._sync.done()):
+            return
+        if self._sync is not None and self._sync.exception() is not None:
+            raise StoreFull(f"the store cannot take {self._fill.digest}") from self._sync.exception()
+        self._synced = written
+        self._sync = self._shop.writers.run(self._part.sync, written, replace(self._note, synced=written))

@@ -1,0 +1,80 @@
+"""Files to be sent: one that is whole, and one that grows while it is read. Both are `answers.Readable`."""
+
+from __future__ import annotations
+
+import os
+
+from mirror.content.fill import Fill
+from mirror.store import files
+from mirror.store.files import PageCache
+from mirror.store.threads import Threads
+
+
+class WholeFile:
+    """A sealed file; closes its descriptor with itself."""
+
+    __slots__ = ("_cache", "_size", "_threads", "fd")
+
+    def __init__(self, fd: int, size: int, cache: PageCache, threads: Threads) -> None:
+        self.fd = fd
+        self._size = size
+        self._cache = cache
+        self._threads = threads
+
+    def ready(self) -> int:
+        """Return the file's size in bytes."""
+        return self._size
+
+    async def more(self, position: int) -> int:
+        """Return the file's size in bytes."""
+        return self._size
+
+    async def load(self, start: int, stop: int) -> None:
+        """Make sure that the bytes are in the page cache."""
+        if not self._cache.resident(self.fd, start, stop):
+            await self._threads.run(files.read_ahead, self.fd, start, stop)
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Return bytes start..stop."""
+        return files.read_bytes(self.fd, start, stop)
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+class GrowingFile:
+    """A download under way, read at the client's own pace; holds the fill's file open until it is closed."""
+
+    __slots__ = ("_cache", "_fill", "_threads", "fd")
+
+    def __init__(self, fill: Fill, cache: PageCache, threads: Threads) -> None:
+        self._fill = fill
+        self._cache = cache
+        self._threads = threads
+        self.fd = fill.attach()
+
+    def ready(self) -> int:
+        """Return how many bytes may be sent: never the last 64 KiB of what is not verified."""
+        return self._fill.visible
+
+    async def more(self, position: int) -> int:
+        """Wait for more than `position` bytes; raise what ended the download, or NotYet after two idle minutes."""
+        return await self._fill.more(position)
+
+    async def load(self, start: int, stop: int) -> None:
+        """Make sure that the bytes are in the page cache."""
+        if not self._cache.resident(self.fd, start, stop):
+            await self._threads.run(files.read_ahead, self.fd, start, stop)
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Return bytes start..stop."""
+        return files.read_bytes(self.fd, start, stop)
+
+    def close(self) -> None:
+        """Let go of the fill's file."""
+        if self.fd >= 0:
+            self.fd = -1
+            self._fill.detach()

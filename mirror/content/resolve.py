@@ -1,0 +1,129 @@
+"""What a client's name means: one table, first match decides (DESIGN, Names on the wire).
+
+    1. an alias
+    2. the first component is an upstream's key: the path decides
+    3. `ns` is an upstream's key, an endpoint's host[:port], or a synonym of docker.io
+    4. `ns` or the first component names loaded or synced repositories: served from the store, never fetched
+    5. a pattern of `hosted`                     6. `default_upstream`                   7. hosted here
+
+A name is looked up in this closed list; it never becomes a host to dial, and never in two upstreams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from mirror.config import Config, UpstreamConfig
+from mirror.config import matches as pattern_matches
+from mirror.content.answers import Target
+from mirror.errors import Denied, NameUnknown
+
+HUB = "docker.io"
+HUB_SYNONYMS = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"})
+_MEMORY = 10_000  # names remembered
+
+
+class Resolver:
+    """The table. `resolve` is pure over the configuration, so its answers are remembered."""
+
+    def __init__(self, config: Config) -> None:
+        self._upstreams: Mapping[str, UpstreamConfig] = config.upstreams
+        self._default = config.default_upstream
+        self._exact = {key: value for key, value in config.aliases.items() if not key.endswith("/")}
+        self._prefixes = sorted(
+            ((key, value) for key, value in config.aliases.items() if key.endswith("/")),
+            key=lambda entry: -len(entry[0]),
+        )
+        self._spaces = dict(_namespaces(config.upstreams))
+        self._own = {host.lower() for host in _own_hosts(config)}
+        self._known: dict[tuple[str, str | None, str | None], Target] = {}
+
+    def resolve(self, name: str, ns: str | None = None, prefix: str | None = None) -> Target:
+        """Return what `name` means; `ns` is the query parameter, `prefix` the component before /v2.
+
+        Raises NameUnknown where nothing takes the name, Denied where `repositories` of its upstream does not allow it.
+        """
+        key = (name, ns, prefix)
+        found = self._known.get(key)
+        if found is None:
+            found = self._decide(f"{prefix}/{name}" if prefix else name, ns)
+            self._allow(found)
+            if len(self._known) >= _MEMORY:
+                self._known.clear()
+            self._known[key] = found
+        return found
+
+    def _decide(self, name: str, ns: str | None) -> Target:
+        aliased = self._alias(name)
+        if aliased is not None:
+            return aliased
+        first, _, rest = name.partition("/")
+        space = self._spaces.get(ns.lower()) if ns else None
+        if first in self._upstreams and rest:
+            if space is not None and space != first:
+                raise NameUnknown(
+                    f"the path names upstream '{first}' and ns names '{space}'", "use one of the two in the mirror's URL"
+                )
+            return self._target(first, rest)
+        if space is not None:
+            return self._target(space, name)
+        if ns and ns.lower() not in self._own:
+            raise NameUnknown(f"no upstream '{ns}' is configured here", "add it under upstreams in mirror.yaml")
+        if self._default is not None:
+            return self._target(self._default, name)
+        if "." in first or ":" in first or first == "localhost":
+            raise NameUnknown(f"no upstream '{first}' is configured here", "add it under upstreams in mirror.yaml")
+        return Target("", name, name)
+
+    def _alias(self, name: str) -> Target | None:
+        value = self._exact.get(name)
+        if value is None:
+            for key, start in self._prefixes:
+                if name.startswith(key):
+                    value = start + name[len(key) :]
+                    break
+        if value is None:
+            return None
+        upstream, _, repository = value.partition("/")
+        return self._target(upstream, repository)
+
+    def _target(self, upstream: str, repository: str) -> Target:
+        hub = upstream == HUB or any(
+            urlsplit(endpoint).hostname in HUB_SYNONYMS for endpoint in self._upstreams[upstream].endpoints
+        )
+        if hub and "/" not in repository:
+            repository = f"library/{repository}"
+        return Target(upstream, repository, f"{upstream}/{repository}")
+
+    def _allow(self, target: Target) -> None:
+        if not target.upstream:
+            return
+        rules = self._upstreams[target.upstream].repositories
+        if not pattern_matches(rules.allow, target.repository) or pattern_matches(rules.deny, target.repository):
+            raise Denied(
+                f"this mirror does not serve {target.name}",
+                f"see repositories of upstream '{target.upstream}' in mirror.yaml",
+            )
+
+
+def _namespaces(upstreams: Mapping[str, UpstreamConfig]) -> dict[str, str]:
+    """Return the upstream that each `ns` names: keys go before the hosts of endpoints."""
+    found: dict[str, str] = {}
+    for key, upstream in upstreams.items():
+        for endpoint in upstream.endpoints:
+            # An endpoint with a path is one of several registries at its host, and does not speak for the host.
+            parts = urlsplit(endpoint)
+            if not parts.path.strip("/"):
+                found.setdefault(parts.netloc.lower(), key)
+    if HUB in upstreams:
+        found.update(dict.fromkeys(HUB_SYNONYMS, HUB))
+    found.update({key: key for key in upstreams})
+    return found
+
+
+def _own_hosts(config: Config) -> list[str]:
+    hosts = [address for address in config.listen if not address.startswith("unix:")]
+    if config.external_url:
+        hosts.append(urlsplit(config.external_url).netloc)
+    return hosts
