@@ -1,0 +1,94 @@
+"""One upstream with all its endpoints: manifests, blobs, tags and referrers, as values or as one of the errors."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from mirror.oci.digest import Digest
+from mirror.upstream import blobs, manifests, referrers, tags
+from mirror.upstream.answers import ManifestBody, ManifestHead, ReferrersBody
+from mirror.upstream.body import BlobBody
+from mirror.upstream.endpoints import ask_in_order
+from mirror.upstream.exchange import Endpoint
+from mirror.upstream.lanes import Lane
+from mirror.upstream.retry import Retry, RetryAllowance
+
+# quay.io allows 50 manifests a second with a burst of 10 over HTTP/1 (protocol.md 3.4).
+_SMALL_REQUESTS = 8
+
+ResultT = TypeVar("ResultT")
+
+
+class UpstreamClient:
+    """What the rest of the program asks of one configured upstream.
+
+    Every method raises UpstreamNotFound, UpstreamDenied, UpstreamLoginRefused, UpstreamUnavailable (after retries)
+    or UpstreamInvalid, and may be cancelled at any time. `fetches` bounds blob bodies, 0 does not.
+    """
+
+    def __init__(self, name: str, endpoints: Sequence[Endpoint], fetches: int, manifest_limit: int) -> None:
+        self.name = name
+        self._endpoints = tuple(endpoints)
+        self._manifest_limit = manifest_limit
+        self._blobs = Lane(fetches)
+        self._small = Lane(_SMALL_REQUESTS)
+        self._retry = Retry(RetryAllowance())
+
+    async def close(self) -> None:
+        """Close every connection."""
+        for endpoint in self._endpoints:
+            await endpoint.transport.close()
+
+    async def head_manifest(self, repository: str, reference: str) -> ManifestHead:
+        """Return what `reference` (a tag or a digest) names now, with the body where a GET was needed to know."""
+        limit = self._manifest_limit
+        return await self._small_one(lambda at: manifests.head_manifest(at, repository, reference, limit))
+
+    async def get_manifest(self, repository: str, reference: str) -> ManifestBody:
+        """Return a manifest's bytes, at most `limits.manifest`; they are not verified here."""
+        limit = self._manifest_limit
+        return await self._small_one(lambda at: manifests.get_manifest(at, repository, reference, limit))
+
+    async def head_blob(self, repository: str, digest: Digest) -> int:
+        """Return a blob's size in bytes."""
+        return await self._small_one(lambda at: blobs.head_blob(at, repository, digest))
+
+    async def get_blob(self, repository: str, digest: Digest, start: int = 0, stop: int | None = None) -> BlobBody:
+        """Return a blob's bytes from `start` up to `stop` (exclusive) as they arrive.
+
+        Where upstream ignores the Range the body begins at 0: look at its `start`. The body holds a place in the
+        blob lane until it is closed or read to its end.
+        """
+        await self._blobs.enter()
+        try:
+            body = await self._first(
+                lambda at: blobs.get_blob(at, repository, digest, start, stop), lambda late: late.close_now()
+            )
+        except BaseException:
+            self._blobs.leave()
+            raise
+        body.when_done(self._finished)
+        return body
+
+    async def list_tags(self, repository: str) -> list[str]:
+        """Return the tags in upstream's order, at most 10 000."""
+        return await self._small_one(lambda at: tags.list_tags(at, repository))
+
+    async def list_referrers(
+        self, repository: str, digest: Digest, artifact_type: str | None = None
+    ) -> ReferrersBody | None:
+        """Return the index of what refers to `digest`; None where upstream has no such API."""
+        return await self._small_one(lambda at: referrers.list_referrers(at, repository, digest, artifact_type))
+
+    async def _small_one(self, unit: Callable[[Endpoint], Awaitable[ResultT]]) -> ResultT:
+        async with self._small:
+            return await self._first(unit, lambda _: None)
+
+    async def _first(
+        self, unit: Callable[[Endpoint], Awaitable[ResultT]], discard: Callable[[ResultT], None]
+    ) -> ResultT:
+        return await self._retry.run(lambda: ask_in_order(self._endpoints, unit, discard))
+
+    def _finished(self, _received: int) -> None:
+        self._blobs.leave()

@@ -1,0 +1,94 @@
+"""What went wrong with a connection, in one sentence: aiohttp's own texts name addresses and print whole URLs."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+
+import aiohttp
+from yarl import URL
+
+from mirror.errors import UpstreamError, UpstreamInvalid, UpstreamUnavailable
+from mirror.upstream.guard import AddressRefused, Reach, Zone, zone_of_text
+
+
+class AddressForbidden(UpstreamInvalid):
+    """The socket guard refused where a redirect, a realm or an endpoint's name leads."""
+
+
+class CertificateRefused(UpstreamUnavailable):
+    """TLS failed because of the certificate; `Endpoint` adds whose it is and when it ends."""
+
+
+def origin(url: URL) -> str:
+    """Return scheme, host and port of `url`: all of it that may be shown."""
+    return str(url.origin()) if url.absolute and url.host else "an unreadable address"
+
+
+def explain(error: BaseException, url: URL, deadline: float, proxied: bool = False) -> UpstreamError:
+    """Return the error of this room for what aiohttp raised while asking `url`."""
+    where = origin(url)
+    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    if isinstance(cause, AddressRefused):
+        return _forbidden(url)
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        reason = error.certificate_error
+        said = reason.verify_message if isinstance(reason, ssl.SSLCertVerificationError) else "it does not match"
+        return CertificateRefused(
+            f"{where} shows a certificate that is not trusted ({said.rstrip('.')})",
+            "renew it there, or name its CA under `ca`; there is no way to go on without",
+            where,
+        )
+    if isinstance(error, aiohttp.ClientConnectorSSLError):
+        said = getattr(cause, "reason", None) or "handshake failed"
+        return UpstreamUnavailable(
+            f"TLS with {where} failed ({said})", "is it an https port, and does it speak TLS 1.2 or later?", where
+        )
+    if isinstance(error, aiohttp.ClientConnectorDNSError) or isinstance(cause, socket.gaierror):
+        return UpstreamUnavailable(
+            f"the name {url.host} cannot be resolved", "check the name and this host's DNS", where
+        )
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return UpstreamUnavailable(
+            f"the egress proxy answered {error.status} when asked for {where}", "check `proxy` and its login", where
+        )
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return UpstreamUnavailable("the egress proxy cannot be reached", "check `proxy`", where)
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return UpstreamUnavailable(f"{where} does not accept connections", "is it up, and is the way open?", where)
+    if isinstance(error, TimeoutError):
+        return UpstreamUnavailable(f"{where} sent no answer within {deadline:.0f} s", "", where)
+    if isinstance(cause, ConnectionRefusedError):
+        return UpstreamUnavailable(f"{where} refuses connections", "is it up, and is the port right?", where)
+    if isinstance(error, aiohttp.ClientConnectorError):
+        said = _strerror(cause)
+        return UpstreamUnavailable(f"{where} cannot be reached{said}", "check the way there", where)
+    if isinstance(error, aiohttp.InvalidURL | ValueError):
+        return UpstreamInvalid(f"an address at {where} cannot be asked for", "", where)
+    if isinstance(error, aiohttp.ClientResponseError):
+        return UpstreamInvalid(f"{where} does not answer in HTTP", "", where)
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return UpstreamUnavailable(f"{where} closed the connection without an answer", "", where)
+    via = " (through the egress proxy)" if proxied else ""
+    return UpstreamUnavailable(f"the connection to {where}{via} broke{_strerror(cause)}", "", where)
+
+
+def _strerror(error: BaseException) -> str:
+    text = error.strerror if isinstance(error, OSError) else ""
+    return f" ({text})" if text else ""
+
+
+def _forbidden(url: URL) -> AddressForbidden:
+    return AddressForbidden(
+        f"{origin(url)} lies in a private network, and nothing says that this upstream may lead there",
+        "if that is right, list the host or its network under `redirects`",
+    )
+
+
+def refuse_literal(url: URL, reach: Reach) -> None:
+    """Raise AddressForbidden for a literal that is out of reach: behind a proxy the socket guard sees only the proxy."""
+    zone = zone_of_text(url.host or "")
+    if zone is None or reach is Reach.LISTED or zone is Zone.PUBLIC:
+        return
+    if zone is not Zone.PRIVATE or reach is Reach.PUBLIC:
+        raise _forbidden(url)

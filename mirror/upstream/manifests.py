@@ -1,0 +1,45 @@
+"""Manifests of one endpoint."""
+
+from __future__ import annotations
+
+from mirror.errors import DigestInvalid, UpstreamDenied, UpstreamInvalid, UpstreamNotFound
+from mirror.oci.digest import Digest
+from mirror.oci.media_types import SCHEMA1, bare
+from mirror.upstream.answers import ManifestBody, ManifestHead
+from mirror.upstream.body import read_whole
+from mirror.upstream.exchange import Ask, Endpoint
+from mirror.upstream.transport import Answer
+
+
+async def head_manifest(endpoint: Endpoint, repository: str, reference: str, limit: int) -> ManifestHead:
+    """Return what `reference` names now: by HEAD, and by GET where HEAD does not serve.
+
+    Harbor answers 404 to HEAD for what it has not cached yet, public ECR 401, others leave out the digest.
+    """
+    try:
+        answer = await endpoint.ask(Ask("manifest", "HEAD", repository, f"manifests/{reference}"))
+    except (UpstreamNotFound, UpstreamDenied, UpstreamInvalid):
+        pass
+    else:
+        answer.close()
+        digest, length = _content_digest(answer), answer.header("Content-Length")
+        if digest is not None and length.isascii() and length.isdecimal():
+            return ManifestHead(digest, bare(answer.header("Content-Type")), int(length), endpoint.name)
+    got = await get_manifest(endpoint, repository, reference, limit)
+    # The bytes decide what a tag names, but a signed schema1 manifest is named by its payload, not by its bytes.
+    named = got.digest if got.media_type in SCHEMA1 and got.digest is not None else Digest.of(got.body)
+    return ManifestHead(named, got.media_type, len(got.body), got.endpoint, got.body)
+
+
+async def get_manifest(endpoint: Endpoint, repository: str, reference: str, limit: int) -> ManifestBody:
+    """Return a manifest's bytes, at most `limit`; they are not verified here."""
+    answer = await endpoint.ask(Ask("manifest", "GET", repository, f"manifests/{reference}"))
+    body = await read_whole(answer, limit, "a manifest", endpoint.name)
+    return ManifestBody(body, bare(answer.header("Content-Type")), _content_digest(answer), endpoint.name)
+
+
+def _content_digest(answer: Answer) -> Digest | None:
+    try:
+        return Digest.parse(answer.header("Docker-Content-Digest"))
+    except DigestInvalid:
+        return None
