@@ -1,0 +1,241 @@
+"""How the service speaks: structured events through structlog, and one line a request that costs microseconds."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+import time
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+
+from mirror.redact import MASK as MASK
+from mirror.redact import escape, is_secret, redact_value
+from mirror.redact import redact as redact
+from mirror.sink import Sink
+
+_Event = MutableMapping[str, Any]
+
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+FORMATS = ("logfmt", "json", "console")
+
+_SAME_A_MINUTE = 50  # identical lines; what is over it is counted (a malformed request must not fill a disk)
+_KINDS = 1024  # of lines that are told apart within a minute
+_LONGEST = 256  # characters of a value that a client chose
+_KNOWN = 4096  # such values whose quoted form is remembered
+
+_PLAIN = re.compile(r"[!#-<>-\[\]-~]*").fullmatch  # what logfmt needs no quotes for
+# No text of this shape is changed by `redact` or needs quotes: the usual path of a request.
+_HARMLESS = re.compile(r"[0-9a-z._/-]*(?:sha256:[0-9a-f]{64})?").fullmatch
+_WORD = re.compile(r"[0-9A-Za-z:.-]*").fullmatch
+
+
+def configure(level: str = "info", format: str = "logfmt", sink: Sink | None = None) -> Sink:  # noqa: A002 - the key's name
+    """Set up structlog and the standard library's loggers; return the sink that all lines go to (stderr by default)."""
+    sink = sink if sink is not None else Sink()
+    console = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), sort_keys=False, timestamp_key="time")
+    tails: dict[str, list[structlog.typing.Processor]] = {
+        "logfmt": [_render_logfmt],
+        "json": [_render_json],
+        "console": [_escape_values, console],
+    }
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.format_exc_info,
+            _redact_event,
+            _Repetition(),
+            structlog.processors.TimeStamper("iso", key="time"),
+            *tails[format],
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        logger_factory=_LoggerFactory(sink),
+        cache_logger_on_first_use=False,
+    )
+    root = logging.getLogger()
+    root.handlers = [handler for handler in root.handlers if not isinstance(handler, _Bridge)] + [_Bridge()]
+    root.setLevel(max(_LEVELS[level], logging.INFO))
+    return sink
+
+
+def get(name: str) -> structlog.typing.FilteringBoundLogger:
+    """Return the logger of a module; its events are stable snake_case names, everything else goes into fields."""
+    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(module=name)
+    return logger
+
+
+def _redact_event(_logger: object, _method: str, event: _Event) -> _Event:
+    return {key: MASK if is_secret(key) else redact_value(value) for key, value in event.items()}
+
+
+class _Repetition:
+    """Lets so many identical lines through a minute, and says how many more there were."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, list[Any]] = {}
+        self._until = 0.0
+
+    def __call__(self, _logger: object, _method: str, event: _Event) -> _Event:
+        now = time.monotonic()
+        if now >= self._until:
+            ended, self._seen, self._until = self._seen, {}, now + 60
+            for name, count in ended.values():
+                if count > _SAME_A_MINUTE:
+                    get(__name__).warning("lines_suppressed", like=name, count=count - _SAME_A_MINUTE)
+        same = str(event.pop("same", "") or repr(event))
+        entry = self._seen.setdefault(same if len(self._seen) < _KINDS else "", [event["event"], 0])
+        entry[1] += 1
+        if entry[1] > _SAME_A_MINUTE:
+            raise structlog.DropEvent
+        return event
+
+
+class _Bridge(logging.Handler):
+    """Takes what libraries log. Lines are identical if their template is: the arguments may be a client's choice."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        template = str(record.msg).partition("\n")[0]
+        kind = record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else ""
+        try:
+            message = record.getMessage()
+        except (TypeError, ValueError):
+            message = template
+        get(record.name).log(
+            record.levelno,
+            "library_message",
+            message=message,
+            same=f"{record.name} {record.levelno} {kind} {template}",
+            exc_info=record.exc_info,
+        )
+
+
+class _LoggerFactory:
+    """What structlog writes to: every level is a line for the sink."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+
+    def __call__(self, *_args: object) -> _LoggerFactory:
+        return self
+
+    def line(self, text: str) -> None:
+        self._sink.write(f"{text}\n")
+
+    debug = info = warning = error = critical = exception = log = msg = line
+
+
+def _render_json(_logger: object, _method: str, event: _Event) -> str:
+    return json.dumps({**_head(event), **event}, default=str)
+
+
+def _render_logfmt(_logger: object, _method: str, event: _Event) -> str:
+    return " ".join(f"{_quote_key(key)}={_quote(_text(value))}" for key, value in {**_head(event), **event}.items())
+
+
+def _head(event: _Event) -> _Event:
+    return {key: event.pop(key) for key in ("time", "level", "event")}
+
+
+def _escape_values(_logger: object, _method: str, event: _Event) -> _Event:
+    return {key: value if key == "exception" else escape(_text(value)) for key, value in event.items()}
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (dict, list, bool)):
+        return json.dumps(value, default=str)
+    return "" if value is None else str(value)
+
+
+def _quote(value: str) -> str:
+    if _PLAIN(value):
+        return value
+    return '"' + escape(value.replace("\\", "\\\\").replace('"', '\\"')) + '"'
+
+
+def _quote_key(key: str) -> str:
+    return key if _WORD(key) else re.sub(r"[^0-9A-Za-z_.-]", "_", key)
+
+
+class RequestLog:
+    """One line for each request, formatted in one go; nothing on this path waits, locks or goes through structlog.
+
+    What a client chose is shortened, redacted and quoted, so that it can neither forge a line nor carry a secret.
+    """
+
+    def __init__(self, sink: Sink, format: str = "logfmt", level: str = "info") -> None:  # noqa: A002 - the key's name
+        self.enabled = _LEVELS[level] <= logging.INFO
+        self._write = sink.write
+        self._json = format == "json"
+        self._mark = '"' if self._json else ""
+        self._known: dict[str, str] = {}
+        self._second = 0
+        self._stamp = ""
+
+    def line(
+        self,
+        *,
+        id: str,  # noqa: A002 - the field's name
+        client: str,
+        method: str,
+        name: str,
+        status: int,
+        bytes: int,  # noqa: A002 - the field's name
+        seconds: float,
+        digest: str = "",
+        cache: str = "",
+        upstream: str = "",
+        why: str = "",
+        agent: str = "",
+    ) -> None:
+        """Log one request. `name` is the path without its query, `bytes` the body's bytes that were sent."""
+        if not self.enabled:
+            return
+        now = time.time()
+        second = int(now)
+        if second != self._second:
+            self._second = second
+            self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        stamp = f"{self._stamp}.{int((now - second) * 1000):03d}Z"
+        known = self._known
+        try:
+            client, method, name, why, agent = known[client], known[method], known[name], known[why], known[agent]
+        except KeyError:
+            client, method, name, why, agent = map(self._quote, (client, method, name, why, agent))
+        # Most requests have an id and a digest of their own: remembering those would only push out the others.
+        mark = self._mark
+        id = f"{mark}{id}{mark}" if _WORD(id) else self._form(id)  # noqa: A001 - the field's name
+        digest = f"{mark}{digest}{mark}" if _WORD(digest) else self._form(digest)
+        if self._json:
+            self._write(
+                f'{{"time":"{stamp}","level":"info","event":"request","id":{id},"client":{client},"method":{method},'
+                f'"name":{name},"digest":{digest},"status":{status},"bytes":{bytes},"seconds":{seconds:.6f},'
+                f'"cache":"{cache}","upstream":"{upstream}","why":{why},"agent":{agent}}}\n'
+            )
+        else:
+            self._write(
+                f"time={stamp} level=info event=request id={id} client={client} method={method} name={name} "
+                f"digest={digest} status={status} bytes={bytes} seconds={seconds:.6f} cache={cache} "
+                f"upstream={upstream} why={why} agent={agent}\n"
+            )
+
+    def _quote(self, value: str) -> str:
+        # The longest value that a client can send is a header's 8 KiB; what is remembered of it is its beginning.
+        value = value if len(value) <= _LONGEST else f"{value[:_LONGEST]}..."
+        known = self._known.get(value)
+        if known is None:
+            if len(self._known) >= _KNOWN:
+                self._known.clear()
+            known = self._known[value] = self._form(value)
+        return known
+
+    def _form(self, value: str) -> str:
+        if _HARMLESS(value):
+            return f"{self._mark}{value}{self._mark}"
+        value = redact(value[: _LONGEST + 3])
+        return json.dumps(value) if self._json else _quote(value)
