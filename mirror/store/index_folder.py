@@ -1,0 +1,61 @@
+"""The folder of the index: who may open or replace what is in it, and when."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mirror.store.layout import Layout
+from mirror.store.lock import FileLock
+from mirror.store.quarantine import Quarantine
+
+_DATABASE = "cache.db"  # diskcache's name for it
+_PATIENCE = 1.0  # seconds for another process that is opening the index
+
+
+class IndexFolder:
+    """Where the database is. A damaged one leaves with its whole folder, so that no half of it stays behind."""
+
+    def __init__(self, layout: Layout, quarantine: Quarantine) -> None:
+        self.path = layout.index
+        self.database = str(layout.index / _DATABASE)
+        self._lock = layout.lock("index")
+        self._quarantine = quarantine
+
+    def identity(self) -> tuple[int, int] | None:
+        """Return (device, inode) of the database, None where there is none: another one was put in its place."""
+        try:
+            found = os.lstat(self.database)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def make(self) -> None:
+        """Make the folder, for its owner alone whatever it was before. Raises OSError."""
+        self.path.mkdir(mode=0o700, exist_ok=True)
+        os.chmod(self.path, 0o700)
+
+    def never_usable(self) -> bool:
+        """Tell whether what is at the database's path (a folder, a link, not ours) can never be one that we write."""
+        if not os.path.lexists(self.database):
+            return False
+        regular = os.path.isfile(self.database) and not os.path.islink(self.database)
+        return not regular or not os.access(self.database, os.R_OK | os.W_OK)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from opening or replacing the database. Raises OSError if one does for too long."""
+        lock = FileLock(self._lock)
+        if not lock.acquire(_PATIENCE):
+            raise OSError("another process is opening the index")
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def replace(self, why: str) -> None:
+        """Move everything into quarantine and make an empty folder; under the lock. Raises OSError."""
+        if not self._quarantine.take(self.path, f"not a usable index: {why}"):
+            raise OSError("what is in the index's place cannot be moved away")
+        self.make()
