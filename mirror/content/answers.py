@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -100,6 +100,18 @@ class Readable(Protocol):
         ...
 
 
+class Chunks(Protocol):
+    """Bytes to be sent as they come. The owner of a BlobAnswer iterates them at most once and always closes them."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def __anext__(self) -> bytes: ...
+
+    async def aclose(self) -> None:
+        """Let go of the connection behind them, whether or not anybody iterated. Safe to call twice."""
+        ...
+
+
 @dataclass(slots=True)
 class BlobAnswer:
     """A blob, or a range of it, to be sent: bytes start..stop of `total`.
@@ -114,12 +126,12 @@ class BlobAnswer:
     stop: int | None
     cache: Cache
     file: Readable | None = None
-    chunks: AsyncIterator[bytes] | None = None
+    chunks: Chunks | None = None
     upstream: str = ""
     why: str = ""
     # Where `file` cannot grow any more for want of room (`more` raises StoreFull), the rest of this answer from a
     # position on, passed through and checked against the digest: a full disk cuts no client off.
-    divert: Callable[[int], AsyncIterator[bytes]] | None = None
+    divert: Callable[[int], AsyncGenerator[bytes]] | None = None
 
     def close(self) -> None:
         """Close the file, if there is one; chunks are closed by whoever iterates them."""

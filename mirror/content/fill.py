@@ -35,7 +35,8 @@ from mirror.store.ingest import Part, PartNote
 from mirror.store.layout import Layout
 from mirror.store.space import Space
 from mirror.store.threads import Threads
-from mirror.upstream.client import BlobBody, UpstreamClient
+from mirror.upstream.answers import BlobBody
+from mirror.upstream.client import UpstreamClient
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -50,6 +51,10 @@ _SYNC_EVERY = 128 * 1024 * 1024
 _RATE_FLOOR = 0.05  # seconds of downloading before a rate means anything
 
 _log = logs.get("content.fill")
+
+
+class FillGoneError(NotYet):
+    """The fill ended and was closed before this reader came: look again, what it brought is in the store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +146,7 @@ class Fill:
     def attach(self) -> int:
         """Count a reader in and return the descriptor that it reads."""
         if self._part is None:
-            raise NotYet("the download has not begun")
+            raise FillGoneError(f"the download of {self.digest} has ended", "ask again")
         self._touched = True
         self._readers += 1
         return self._part.fd
@@ -472,7 +477,8 @@ class _Pull:
         total = body.total if body.total is not None else source.expected
         if source.expected not in (None, total):
             raise UpstreamInvalid(
-                f"upstream says that {fill.digest} has {total} bytes, and its manifest says {source.expected}", "try later"
+                f"upstream says that {fill.digest} has {total} bytes, and its manifest says {source.expected}",
+                "try later",
             )
         if fill.total is not None and total is not None and total != fill.total:
             raise UpstreamInvalid(

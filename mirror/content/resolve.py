@@ -63,7 +63,8 @@ class Resolver:
         if first in self._upstreams and rest:
             if space is not None and space != first:
                 raise NameUnknown(
-                    f"the path names upstream '{first}' and ns names '{space}'", "use one of the two in the mirror's URL"
+                    f"the path names upstream '{first}' and ns names '{space}'",
+                    "use one of the two in the mirror's URL",
                 )
             return self._target(first, rest)
         if space is not None:
@@ -109,13 +110,12 @@ class Resolver:
 
 def _namespaces(upstreams: Mapping[str, UpstreamConfig]) -> dict[str, str]:
     """Return the upstream that each `ns` names: keys go before the hosts of endpoints."""
-    found: dict[str, str] = {}
+    hosts: dict[str, set[str]] = {}
     for key, upstream in upstreams.items():
         for endpoint in upstream.endpoints:
-            # An endpoint with a path is one of several registries at its host, and does not speak for the host.
-            parts = urlsplit(endpoint)
-            if not parts.path.strip("/"):
-                found.setdefault(parts.netloc.lower(), key)
+            hosts.setdefault(urlsplit(endpoint).netloc.lower(), set()).add(key)
+    # A host that several upstreams go through (a bastion with a path for each) speaks for none of them.
+    found = {host: keys.pop() for host, keys in hosts.items() if len(keys) == 1}
     if HUB in upstreams:
         found.update(dict.fromkeys(HUB_SYNONYMS, HUB))
     found.update({key: key for key in upstreams})

@@ -3,23 +3,49 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from mirror.content.fill import HOLD_BACK, PROGRESS_LIMIT, Source
 from mirror.errors import UpstreamInterrupted, UpstreamInvalid, UpstreamUnavailable
 from mirror.oci.digest import Digest
-from mirror.upstream.client import BlobBody
+from mirror.upstream.answers import BlobBody
 
 
-async def pass_range(source: Source, digest: Digest, body: BlobBody, start: int, stop: int) -> AsyncIterator[bytes]:
+class Chunks:
+    """Bytes to be sent and what is to be let go of afterwards, whether or not anybody ever began to read."""
+
+    def __init__(self, source: AsyncGenerator[bytes], release: Callable[[], Awaitable[None]]) -> None:
+        self._source = source
+        self._release: Callable[[], Awaitable[None]] | None = release
+
+    def __aiter__(self) -> Chunks:
+        return self
+
+    async def __anext__(self) -> bytes:
+        return await anext(self._source)
+
+    async def aclose(self) -> None:
+        """Let everything go. Safe to call twice."""
+        release, self._release = self._release, None
+        if release is not None:
+            await self._source.aclose()
+            await release()
+
+
+async def pass_range(source: Source, digest: Digest, body: BlobBody, start: int, stop: int) -> AsyncGenerator[bytes]:
     """Yield bytes start..stop as upstream sends them, unverified; `body` is its answer to that range."""
     async for content in _resumed(source, digest, body, start, stop):
         yield content
 
 
 async def pass_whole(
-    source: Source, digest: Digest, body: BlobBody, total: int, start: int = 0, prefix: Callable[[], bytes] | None = None
-) -> AsyncIterator[bytes]:
+    source: Source,
+    digest: Digest,
+    body: BlobBody,
+    total: int,
+    start: int = 0,
+    prefix: Callable[[], bytes] | None = None,
+) -> AsyncGenerator[bytes]:
     """Yield bytes start..total; the last 64 KiB only when all agree with the digest, else UpstreamInvalid.
 
     `prefix` returns the bytes before `start` piece by piece, b"" at their end, so that they count for the digest.
@@ -42,7 +68,7 @@ async def pass_whole(
     yield bytes(held)
 
 
-async def _resumed(source: Source, digest: Digest, body: BlobBody, start: int, stop: int) -> AsyncIterator[bytes]:
+async def _resumed(source: Source, digest: Digest, body: BlobBody, start: int, stop: int) -> AsyncGenerator[bytes]:
     """Yield bytes start..stop, asking again where a body stops short, for two minutes without progress."""
     loop = asyncio.get_running_loop()
     position, progress, delay = start, loop.time(), 0.2

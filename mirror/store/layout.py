@@ -8,6 +8,7 @@
     ├── repositories/<name>/_tags/<tag>                   which digest a tag means, and since when
     ├── repositories/<name>/_manifests/<alg>/<hex>        membership of a manifest: media type, size
     ├── repositories/<name>/_blobs/<alg>/<hex>            membership of a blob: size; derived from manifests
+    ├── repositories/<name>/_referrers/<alg>/<hex>/index.json   who refers to a digest, as upstream last said
     ├── sets/current                            the complete generations of image sets
     ├── uploads/<uuid>
     ├── run/                                    sockets, housekeeping.lock
@@ -78,6 +79,10 @@ class Layout:
     def membership(self, name: str, digest: Digest) -> str:
         """Return the file that makes `digest` a blob of repository `name`."""
         return f"{self._repositories}{name}/_blobs/{digest.algorithm}/{digest.hex}"
+
+    def referrers(self, name: str, digest: Digest) -> str:
+        """Return where the last list of a digest's referrers is kept."""
+        return f"{self._repositories}{name}/_referrers/{digest.algorithm}/{digest.hex}/index.json"
 
     def lock(self, key: str) -> Path:
         """Return the file that is flocked for `key`, e.g. "space" or "tag quay.io/org/app:latest"."""

@@ -43,6 +43,10 @@ class Manifests:
         """Return what changes when the row of a manifest does. May run on the loop."""
         return files.modified(self._layout.manifest(name, digest))
 
+    def is_member(self, name: str, digest: Digest) -> bool:
+        """Tell whether there is a row of a blob, without reading it. May run on the loop."""
+        return files.modified(self._layout.membership(name, digest)) is not None
+
     def member(self, name: str, digest: Digest) -> Row | None:
         """Return the row of a blob, or of a manifest that another one names. May run on the loop."""
         return _read(self._layout.membership(name, digest))

@@ -1,0 +1,313 @@
+"""Where a blob's bytes are: here, growing, or at an upstream; and what a client gets of them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Mapping
+
+from mirror.content.answers import BlobAnswer, BlobHead, ByteRange, Cache, RangeUnsatisfiable, Target
+from mirror.content.coalesce import Coalesced
+from mirror.content.fetch import CLIENT_PATIENCE, Fetcher
+from mirror.content.fill import HOLD_BACK, Fill, FillGoneError, Source
+from mirror.content.members import Members
+from mirror.content.readers import GrowingFile, WholeFile
+from mirror.content.through import Chunks, pass_range, pass_whole
+from mirror.errors import Corrupt, NotHere, NotYet, StoreError, StoreFull, UpstreamError
+from mirror.oci.digest import Digest
+from mirror.store.blobs import Blobs as StoredBlobs
+from mirror.store.blobs import OpenBlob
+from mirror.store.files import PageCache
+from mirror.store.threads import Threads
+from mirror.upstream.client import UpstreamClient
+
+_RANGES_PASSED = 2  # a digest: more would take from upstream what the fill brings anyway
+_WAIT_AHEAD = 1.0  # seconds of the fill's measured rate that a range may lie ahead of it
+_ATTEMPTS = 3  # to begin anew when what was joined ended for a reason that is not ours
+
+
+class Blobs:
+    """Blobs of every repository. `used(digest, size)` notes a use for the index."""
+
+    def __init__(
+        self,
+        stored: StoredBlobs,
+        members: Members,
+        fetcher: Fetcher,
+        clients: Mapping[str, UpstreamClient],
+        readers: Threads,
+        used: Callable[[Digest, int], None],
+        *,
+        offline: bool,
+    ) -> None:
+        self._stored = stored
+        self._members = members
+        self._fetcher = fetcher
+        self._clients = clients
+        self._readers = readers
+        self._used = used
+        self._offline = offline
+        self._cache = PageCache()
+        self._heads: Coalesced[tuple[str, Digest], int] = Coalesced()
+        self._verifying: Coalesced[Digest, bool] = Coalesced()
+        self._passing: Counter[Digest] = Counter()
+
+    # -- what is here ----------------------------------------------------------------------------------------
+
+    def now(self, target: Target, digest: Digest) -> BlobAnswer | None:
+        """Return the blob if it is here, sealed and known to be the repository's: no wait, four system calls."""
+        if not self._members.now(target, digest):
+            return None
+        found = self._stored.open(digest)
+        if found is None:
+            return None
+        if not found.sealed:
+            os.close(found.fd)
+            return None
+        return self._hit(digest, found, target)
+
+    def _hit(self, digest: Digest, found: OpenBlob, target: Target, why: str = "") -> BlobAnswer:
+        self._used(digest, found.size)
+        file = WholeFile(found.fd, found.size, self._cache, self._readers)
+        return BlobAnswer(found.size, 0, found.size, "HIT", file, upstream=target.upstream, why=why)
+
+    async def _here(self, digest: Digest) -> OpenBlob | None:
+        """Open a blob that is here and verified; one that is not sealed is hashed first, a bad one put away."""
+        for _ in range(_ATTEMPTS):
+            try:
+                found = self._stored.open(digest)
+            except StoreError:
+                await self._readers.run(self._stored.discard, digest, "cannot be opened")
+                continue
+            if found is None or found.sealed:
+                return found
+            os.close(found.fd)
+            try:
+                async with asyncio.timeout(CLIENT_PATIENCE):
+                    await self._verifying.run(digest, lambda: self._verify(digest))
+            except TimeoutError:
+                raise NotYet(f"{digest} is being verified", "ask again: it goes on") from None
+        return None
+
+    async def _verify(self, digest: Digest) -> bool:
+        found = self._stored.open(digest)
+        if found is None:
+            return False
+        try:
+            await self._readers.run(self._stored.verify, digest, found.fd)
+        except Corrupt:
+            return False
+        finally:
+            os.close(found.fd)
+        return True
+
+    # -- HEAD ------------------------------------------------------------------------------------------------
+
+    async def head(self, target: Target, digest: Digest) -> BlobHead:
+        """Return the blob's size, fetching nothing. Raises NotHere, NotYet, UpstreamError."""
+        found = await self._here(digest)
+        if found is not None:
+            os.close(found.fd)
+            if await self._members.find(target, digest) is None:
+                await self._members.prove(self._client(target), target, digest)
+            return BlobHead(found.size, "HIT", target.upstream)
+        fill = self._fetcher.find(digest)
+        if fill is not None and fill.opened and fill.total is not None:
+            if fill.source.target.name != target.name and await self._members.find(target, digest) is None:
+                await self._members.prove(self._client(target), target, digest)
+            return BlobHead(fill.total, "JOINED", target.upstream)
+        client = self._asked(target, digest)
+        try:
+            async with asyncio.timeout(CLIENT_PATIENCE):
+                size = await self._members.prove(client, target, digest)
+        except TimeoutError:
+            raise NotYet(f"upstream has not answered for {digest} yet", "ask again") from None
+        return BlobHead(size, "BYPASS", target.upstream)
+
+    # -- GET -------------------------------------------------------------------------------------------------
+
+    async def get(self, target: Target, digest: Digest, wanted: ByteRange | None) -> BlobAnswer:
+        """Return the blob, or the range of it, from wherever it is.
+
+        Raises NotHere, NotYet, RangeUnsatisfiable, UpstreamError.
+        """
+        for attempt in range(_ATTEMPTS):
+            found = await self._here(digest)
+            if found is not None:
+                return await self._prove_hit(target, digest, found, wanted)
+            client = self._asked(target, digest)
+            row = await self._members.find(target, digest)
+            source = Source(client, target, row.size if row is not None else None)
+            under_way = self._fetcher.find(digest)
+            if row is None and under_way is not None and under_way.source.place != source.place:
+                await self._members.prove(client, target, digest)
+            fill, began = self._fetcher.join(digest, source)
+            try:
+                return await self._from_fill(fill, began, source, wanted)
+            except FillGoneError:
+                continue
+            except StoreFull:
+                return await self._pass_whole(source, digest, wanted, "store full")
+            except (UpstreamError, NotHere):
+                # What ended somebody else's fetch, for their repository, does not end ours.
+                if began or fill.source.place == source.place or attempt == _ATTEMPTS - 1:
+                    raise
+        raise NotYet(f"{digest} cannot be had now", "ask again")
+
+    async def _prove_hit(self, target: Target, digest: Digest, found: OpenBlob, wanted: ByteRange | None) -> BlobAnswer:
+        try:
+            if await self._members.find(target, digest) is None:
+                await self._members.prove(self._client(target), target, digest)
+        except BaseException:
+            os.close(found.fd)
+            raise
+        answer = self._hit(digest, found, target)
+        return cut(answer, wanted)
+
+    async def _from_fill(self, fill: Fill, began: bool, source: Source, wanted: ByteRange | None) -> BlobAnswer:
+        if wanted is None:
+            await self._fetcher.opened(fill)
+            return self._growing(fill, began, source)
+        stop = wanted.last + 1 if wanted.first is not None and wanted.last is not None else None
+        await self._fetcher.opened(fill, stop)
+        if fill.total is None:
+            # Without a total there is no valid Content-Range (protocol: moby reads no `*`): send the whole.
+            return self._growing(fill, began, source)
+        span = wanted.resolve(fill.total)
+        if span is None:
+            raise RangeUnsatisfiable(fill.total)
+        start, stop = span
+        if fill.whole or start <= fill.written + fill.rate * _WAIT_AHEAD:
+            answer = self._growing(fill, began, source)
+            answer.start, answer.stop = start, stop
+            return answer
+        if self._passing[fill.digest] < _RANGES_PASSED:
+            return await self._pass_range(source, fill.digest, fill.total, start, stop)
+        try:
+            async with asyncio.timeout(CLIENT_PATIENCE):
+                await fill.more(min(start, fill.total - 1))
+        except TimeoutError:
+            raise NotYet(f"{fill.digest} is being fetched and has not come to this range yet", "ask again") from None
+        answer = self._growing(fill, began, source)
+        answer.start, answer.stop = start, stop
+        return answer
+
+    def _growing(self, fill: Fill, began: bool, source: Source) -> BlobAnswer:
+        cache: Cache = "MISS" if began and fill.ours else "JOINED"
+        if fill.whole:
+            self._used(fill.digest, fill.written)
+        file = GrowingFile(fill, self._cache, self._readers)
+        upstream = source.target.upstream
+        if fill.total is None:
+
+            async def release() -> None:
+                file.close()
+
+            chunks = Chunks(_unsized(file), release)
+            return BlobAnswer(None, 0, None, cache, chunks=chunks, upstream=upstream, why="no length")
+        total = fill.total
+        return BlobAnswer(
+            total, 0, total, cache, file, upstream=upstream,
+            divert=lambda position: self._divert(source, fill, file, total, position),
+        )  # fmt: skip
+
+    # -- bytes that are not stored -----------------------------------------------------------------------------
+
+    async def _pass_range(self, source: Source, digest: Digest, total: int, start: int, stop: int) -> BlobAnswer:
+        self._passing[digest] += 1
+        try:
+            async with asyncio.timeout(CLIENT_PATIENCE):
+                body = await source.client.get_blob(source.target.repository, digest, start, stop)
+        except TimeoutError:
+            self._passed(digest)
+            raise NotYet(f"upstream has not answered for {digest} yet", "ask again") from None
+        except BaseException:
+            self._passed(digest)
+            raise
+
+        async def release() -> None:
+            await body.close()
+            self._passed(digest)
+
+        chunks = Chunks(pass_range(source, digest, body, start, stop), release)
+        return BlobAnswer(total, start, stop, "BYPASS", chunks=chunks, upstream=source.target.upstream, why="range")
+
+    def _passed(self, digest: Digest) -> None:
+        self._passing[digest] -= 1
+        if self._passing[digest] <= 0:
+            del self._passing[digest]
+
+    async def _pass_whole(self, source: Source, digest: Digest, wanted: ByteRange | None, why: str) -> BlobAnswer:
+        """Pass the blob through, verified but not stored: a full store fails no pull."""
+        repository, upstream = source.target.repository, source.target.upstream
+        try:
+            async with asyncio.timeout(CLIENT_PATIENCE):
+                if wanted is not None:
+                    total = source.expected or await source.client.head_blob(repository, digest)
+                    span = wanted.resolve(total)
+                    if span is None:
+                        raise RangeUnsatisfiable(total)
+                    return await self._pass_range(source, digest, total, *span)
+                body = await source.client.get_blob(repository, digest)
+        except TimeoutError:
+            raise NotYet(f"upstream has not answered for {digest} yet", "ask again") from None
+        total_or_none = body.total if body.total is not None else source.expected
+        if total_or_none is None:
+            total_or_none = await source.client.head_blob(repository, digest)
+        self._members.grant(source.target, digest, total_or_none)
+        chunks = Chunks(pass_whole(source, digest, body, total_or_none), body.close)
+        return BlobAnswer(total_or_none, 0, total_or_none, "BYPASS", chunks=chunks, upstream=upstream, why=why)
+
+    async def _divert(
+        self, source: Source, fill: Fill, file: GrowingFile, total: int, position: int
+    ) -> AsyncGenerator[bytes]:
+        """Go on from `position` without the store; what was sent before counts for the digest."""
+        read = 0
+
+        def prefix() -> bytes:
+            nonlocal read
+            piece = file.read(read, min(position, read + 1024 * 1024))
+            read += len(piece)
+            return piece
+
+        body = await source.client.get_blob(source.target.repository, fill.digest, position)
+        async for content in pass_whole(source, fill.digest, body, total, position, prefix):
+            yield content
+
+    # -- whom to ask -----------------------------------------------------------------------------------------
+
+    def _client(self, target: Target) -> UpstreamClient | None:
+        return self._clients.get(target.upstream)
+
+    def _asked(self, target: Target, digest: Digest) -> UpstreamClient:
+        """Return the upstream to ask for a blob that is not here; raise NotHere where none may be asked."""
+        client = self._client(target)
+        if client is None:
+            raise NotHere(f"{target.name} is not under any upstream, and {digest} is not here")
+        if self._offline:
+            raise NotHere(f"{digest} is not here and the mirror is offline", "fetch it while online")
+        return client
+
+
+def cut(answer: BlobAnswer, wanted: ByteRange | None) -> BlobAnswer:
+    """Narrow a whole-blob answer to a range; closes it and raises RangeUnsatisfiable where there is nothing to send."""
+    if wanted is None or answer.total is None:
+        return answer
+    span = wanted.resolve(answer.total)
+    if span is None:
+        answer.close()
+        raise RangeUnsatisfiable(answer.total)
+    answer.start, answer.stop = span
+    return answer
+
+
+async def _unsized(file: GrowingFile) -> AsyncGenerator[bytes]:
+    """Yield a growing file whose size is not known; the last 64 KiB come when all is verified."""
+    position = 0
+    while (ready := await file.more(position)) > position:
+        while position < ready:
+            stop = min(ready, position + 4 * HOLD_BACK)
+            await file.load(position, stop)
+            yield file.read(position, stop)
+            position = stop

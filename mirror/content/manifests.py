@@ -1,0 +1,277 @@
+"""Manifests by digest and by tag: remembered, here, or fetched once for everybody, verified and kept."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+from mirror.content.answers import ManifestAnswer, Target
+from mirror.content.coalesce import Coalesced
+from mirror.content.fetch import CLIENT_PATIENCE
+from mirror.content.locks import Locks
+from mirror.content.members import Members
+from mirror.content.tags import Tags
+from mirror.errors import (
+    Corrupt,
+    ManifestInvalid,
+    NotHere,
+    NotYet,
+    StoreError,
+    StoreFull,
+    UpstreamDenied,
+    UpstreamInvalid,
+    UpstreamNotFound,
+)
+from mirror.oci import manifest, media_types
+from mirror.oci.digest import Digest
+from mirror.oci.manifest import Manifest
+from mirror.store import files, ingest
+from mirror.store.blobs import Blobs as StoredBlobs
+from mirror.store.layout import Layout
+from mirror.store.manifests import Manifests as Rows
+from mirror.store.space import Space
+from mirror.store.threads import Threads
+from mirror.upstream.answers import ManifestBody
+from mirror.upstream.client import UpstreamClient
+
+_REMEMBERED_SIZE = 256 * 1024  # bytes of one manifest; larger ones are read from the file
+_MEMORY = 64 * 1024 * 1024  # bytes of all remembered ones, a worker
+
+_Stamp = tuple[int, int, int] | None
+
+
+class _Remembered(NamedTuple):
+    """A manifest, and what its file and its membership looked like when it was read."""
+
+    answer: ManifestAnswer
+    file: _Stamp
+    row: _Stamp
+
+
+class Manifests:
+    """Manifests of every repository. `tags` is set by whoever wires the two: each needs the other."""
+
+    tags: Tags
+
+    def __init__(
+        self,
+        layout: Layout,
+        stored: StoredBlobs,
+        rows: Rows,
+        members: Members,
+        locks: Locks,
+        space: Space,
+        clients: Mapping[str, UpstreamClient],
+        writers: Threads,
+        used: Callable[[Digest, int], None],
+        *,
+        offline: bool,
+    ) -> None:
+        self._layout = layout
+        self._stored = stored
+        self._rows = rows
+        self._members = members
+        self._locks = locks
+        self._space = space
+        self._clients = clients
+        self._writers = writers
+        self._used = used
+        self._offline = offline
+        self._memory: OrderedDict[tuple[str, Digest], _Remembered] = OrderedDict()
+        self._memory_bytes = 0
+        self._fetches: Coalesced[tuple[str, str], ManifestAnswer] = Coalesced()
+
+    # -- what a client asks ----------------------------------------------------------------------------------
+
+    def now(self, target: Target, reference: Digest | str) -> ManifestAnswer | None:
+        """Return the manifest if it is remembered and nothing has changed on disk: no wait, at most three stats."""
+        if isinstance(reference, str):
+            state = self.tags.now(target, reference)
+            if state is None:
+                return None
+            reference = state.digest
+        found = self._memory.get((target.name, reference))
+        if (
+            found is None
+            or found.file != self._stored.modified(reference)
+            or found.row != self._rows.modified(target.name, reference)
+        ):
+            return None
+        self._used(reference, found.answer.size)
+        return found.answer
+
+    async def get(self, target: Target, reference: Digest | str) -> ManifestAnswer:
+        """Return the manifest from wherever it is. Raises NotHere, NotYet, UpstreamError."""
+        if isinstance(reference, Digest):
+            return await self._patiently(self._by_digest(target, reference), f"{target.name}@{reference}")
+        state = await self.tags.resolve(target, reference)
+        if state.answer is not None:
+            return state.answer
+        answer = await self._patiently(self._by_digest(target, state.digest), f"{target.name}:{reference}")
+        cache = state.cache if state.cache is not None and answer.cache == "HIT" else answer.cache
+        if state.cache == "STALE":
+            cache = "STALE"
+        if cache == answer.cache and not state.warning and not state.why:
+            return answer
+        return replace(answer, cache=cache, warning=state.warning, why=state.why)
+
+    async def _patiently(self, work: Awaitable[ManifestAnswer], what: str) -> ManifestAnswer:
+        try:
+            async with asyncio.timeout(CLIENT_PATIENCE):
+                return await work
+        except TimeoutError:
+            raise NotYet(f"{what} is being fetched and upstream has not answered yet", "ask again") from None
+
+    async def _by_digest(self, target: Target, digest: Digest) -> ManifestAnswer:
+        found = await self._here(target, digest)
+        if found is not None:
+            return found
+        joined = self._fetches.running((target.name, str(digest)))
+        answer = await self.fetch(target, digest)
+        return replace(answer, cache="JOINED") if joined and answer.cache == "MISS" else answer
+
+    # -- here ------------------------------------------------------------------------------------------------
+
+    async def _here(self, target: Target, digest: Digest) -> ManifestAnswer | None:
+        """Return the manifest if its bytes are here and it is the repository's, asking upstream for the latter once."""
+        content = await self._content(digest)
+        if content is None:
+            return None
+        row = self._rows.manifest(target.name, digest)
+        if row is None:
+            media_type = await self._belongs(target, digest, content)
+            await self._writers.run(self._rows.add_manifest, target.name, digest, media_type, len(content))
+        else:
+            media_type = row.media_type
+        answer = ManifestAnswer(digest, media_type, len(content), content, "HIT", target.upstream)
+        self._remember(target, answer)
+        self._used(digest, len(content))
+        return answer
+
+    async def _content(self, digest: Digest) -> bytes | None:
+        """Return the verified bytes of a manifest that is here; a bad file is put away."""
+        try:
+            found = self._stored.open(digest)
+        except StoreError:
+            await self._writers.run(self._stored.discard, digest, "cannot be opened")
+            return None
+        if found is None:
+            return None
+        try:
+            if not found.sealed:
+                await self._writers.run(self._stored.verify, digest, found.fd)
+            if found.size > _REMEMBERED_SIZE:
+                return await self._writers.run(files.read_bytes, found.fd, 0, found.size)
+            return files.read_bytes(found.fd, 0, found.size)
+        except Corrupt:
+            return None
+        finally:
+            os.close(found.fd)
+
+    async def _belongs(self, target: Target, digest: Digest, content: bytes) -> str:
+        """Return the media type of a manifest that another one of the repository names, or that upstream has there."""
+        member = await self._members.find(target, digest)
+        client = self._clients.get(target.upstream)
+        declared = member.media_type if member is not None else ""
+        if member is None:
+            if client is None or self._offline:
+                raise NotHere(f"{target.name}@{digest} is not here", "the mirror is offline")
+            try:
+                declared = (await client.head_manifest(target.repository, str(digest))).media_type
+            except (UpstreamNotFound, UpstreamDenied) as error:
+                raise NotHere(error.what, error.remedy) from error
+        try:
+            return (await self._parse(content, declared)).media_type
+        except ManifestInvalid as error:
+            raise NotHere(f"{digest} is no manifest of {target.name}: {error.what}") from error
+
+    def _remember(self, target: Target, answer: ManifestAnswer) -> None:
+        if answer.size > _REMEMBERED_SIZE:
+            return
+        key = (target.name, answer.digest)
+        old = self._memory.pop(key, None)
+        self._memory_bytes += answer.size - (old.answer.size if old else 0)
+        file, row = self._stored.modified(answer.digest), self._rows.modified(*key)
+        self._memory[key] = _Remembered(replace(answer, cache="HIT", why=""), file, row)
+        while self._memory_bytes > _MEMORY:
+            _, dropped = self._memory.popitem(last=False)
+            self._memory_bytes -= dropped.answer.size
+
+    # -- fetched ---------------------------------------------------------------------------------------------
+
+    async def fetch(self, target: Target, digest: Digest) -> ManifestAnswer:
+        """Return the manifest from upstream, kept from now on. Raises NotHere, UpstreamError."""
+        client = self._asked(target, f"{target.name}@{digest}")
+        return await self._fetches.run((target.name, str(digest)), lambda: self._fetch(target, digest, client))
+
+    async def fetch_tag(self, target: Target, tag: str) -> ManifestAnswer:
+        """Return the manifest that upstream gives for a tag, kept from now on; for registries without a usable HEAD."""
+        client = self._asked(target, f"{target.name}:{tag}")
+        body = await client.get_manifest(target.repository, tag)
+        said = body.digest
+        actual = said if said is not None and Digest.of(body.body, said.algorithm) == said else Digest.of(body.body)
+        if said is not None and media_types.bare(body.media_type) in media_types.SCHEMA1:
+            actual = said
+        return await self._keep(target, actual, body)
+
+    async def _fetch(self, target: Target, digest: Digest, client: UpstreamClient) -> ManifestAnswer:
+        async with self._locks.hold(f"manifest {digest}"):
+            found = await self._here(target, digest)
+            if found is not None:
+                return replace(found, cache="JOINED")
+            return await self._keep(target, digest, await client.get_manifest(target.repository, str(digest)))
+
+    async def _keep(self, target: Target, digest: Digest, body: ManifestBody) -> ManifestAnswer:
+        """Verify what upstream sent, keep it, and make what it names members of the repository."""
+        content = body.body
+        try:
+            found = await self._parse(content, body.media_type)
+            if not manifest.matches(content, found.media_type, digest):
+                raise ManifestInvalid(f"its bytes hash to {Digest.of(content, digest.algorithm)}")
+        except ManifestInvalid as error:
+            raise UpstreamInvalid(
+                f"what upstream sent for {target.name}@{digest} is not that manifest: {error.what}",
+                "nothing was stored; try later",
+                body.endpoint,
+            ) from error
+        answer = ManifestAnswer(digest, found.media_type, len(content), content, "MISS", target.upstream)
+        if found.media_type in media_types.SCHEMA1:
+            await self._writers.run(self._rows.add_members, target.name, found.named)
+            return replace(answer, cache="BYPASS", why="schema1")
+        try:
+            await self._writers.run(self._store, target, answer, found)
+        except (StoreFull, OSError):
+            return replace(answer, cache="BYPASS", why="store full")
+        self._remember(target, answer)
+        self._used(digest, len(content))
+        return answer
+
+    def _store(self, target: Target, answer: ManifestAnswer, found: Manifest) -> None:
+        assert answer.body is not None
+        content = answer.body
+        self._space.reserve(
+            answer.digest, answer.size, lambda: ingest.store_bytes(self._layout, answer.digest, content)
+        )
+        self._rows.add_manifest(target.name, answer.digest, answer.media_type, answer.size)
+        self._rows.add_members(target.name, found.named)
+
+    async def _parse(self, content: bytes, declared: str) -> Manifest:
+        if len(content) <= _REMEMBERED_SIZE:
+            return manifest.parse(content, declared)
+        return await self._writers.run(manifest.parse, content, declared)
+
+    def _asked(self, target: Target, what: str) -> UpstreamClient:
+        client = self._clients.get(target.upstream)
+        if client is None:
+            raise NotHere(f"{what} is not here")
+        if self._offline:
+            raise NotHere(f"{what} is not here and the mirror is offline", "fetch it while online")
+        return client
+
+    async def stop(self) -> None:
+        """Cancel the fetches under way."""
+        await self._fetches.stop()

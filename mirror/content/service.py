@@ -1,0 +1,173 @@
+"""Content as the face sees it: one object over names, manifests, blobs, tags and referrers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mirror.config import Config
+from mirror.content.answers import (
+    BlobAnswer,
+    BlobHead,
+    ByteRange,
+    ManifestAnswer,
+    ReferrersAnswer,
+    TagPage,
+    Target,
+)
+from mirror.content.blobs import Blobs
+from mirror.content.fetch import Fetcher
+from mirror.content.fill import Workshop
+from mirror.content.locks import Locks
+from mirror.content.manifests import Manifests
+from mirror.content.members import Members
+from mirror.content.referrers import Referrers
+from mirror.content.resolve import Resolver
+from mirror.content.tags import Tags
+from mirror.errors import StoreError
+from mirror.metrics import Metrics
+from mirror.oci.digest import Digest
+from mirror.store.blobs import Blobs as StoredBlobs
+from mirror.store.index import Index
+from mirror.store.ingest import boot_id
+from mirror.store.layout import Layout
+from mirror.store.manifests import Manifests as Rows
+from mirror.store.quarantine import Quarantine
+from mirror.store.referrers import Referrers as StoredReferrers
+from mirror.store.space import Space
+from mirror.store.tags import Tags as StoredTags
+from mirror.store.threads import Threads
+from mirror.upstream.client import UpstreamClient
+
+_READY_PATIENCE = 3.0  # seconds for the store to answer a readiness question
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """What content is built on; app.py makes these."""
+
+    layout: Layout
+    index: Index
+    space: Space
+    quarantine: Quarantine
+    readers: Threads
+    writers: Threads
+    clients: Mapping[str, UpstreamClient]
+    metrics: Metrics
+    who: str
+
+
+class Content:
+    """The face's one way in."""
+
+    def __init__(self, config: Config, rooms: Rooms) -> None:
+        layout, writers, clients = rooms.layout, rooms.writers, rooms.clients
+        used = rooms.index.note
+
+        def discard(path: str, why: str) -> None:
+            rooms.quarantine.take(path, why)
+
+        self._layout = layout
+        self._writers = writers
+        self._resolver = Resolver(config)
+        self._locks = Locks(layout, writers)
+        stored = StoredBlobs(layout, discard)
+        rows = Rows(layout)
+        self._members = Members(rows, writers, offline=config.offline)
+        self._fetcher = Fetcher(
+            Workshop(
+                layout,
+                stored,
+                rooms.space,
+                writers,
+                rooms.metrics,
+                boot_id(),
+                rooms.who,
+                tuple(config.upstreams),
+                config.limits.blob,
+                used,
+                self._members.grant,
+                discard,
+            )
+        )
+        self._blobs = Blobs(stored, self._members, self._fetcher, clients, rooms.readers, used, offline=config.offline)
+        self._manifests = Manifests(
+            layout,
+            stored,
+            rows,
+            self._members,
+            self._locks,
+            rooms.space,
+            clients,
+            writers,
+            used,
+            offline=config.offline,
+        )
+        self._tags = Tags(
+            StoredTags(layout),
+            self._locks,
+            writers,
+            clients,
+            config.upstreams,
+            rooms.metrics,
+            self._manifests.fetch,
+            self._manifests.fetch_tag,
+            offline=config.offline,
+            history=config.storage.tag_history,
+        )
+        self._manifests.tags = self._tags
+        self._referrers = Referrers(StoredReferrers(layout), writers, clients, config.upstreams, offline=config.offline)
+
+    def resolve(self, name: str, ns: str | None, prefix: str | None) -> Target:
+        """Return what a client's name means. Raises NameUnknown, Denied."""
+        return self._resolver.resolve(name, ns, prefix)
+
+    def manifest_now(self, target: Target, reference: Digest | str) -> ManifestAnswer | None:
+        """Return a manifest that is remembered and still true, without waiting."""
+        return self._manifests.now(target, reference)
+
+    async def manifest(self, target: Target, reference: Digest | str, head: bool) -> ManifestAnswer:  # noqa: ARG002 - HEAD fetches and stores too (DESIGN 2.4)
+        """Return a manifest from wherever it is."""
+        return await self._manifests.get(target, reference)
+
+    def blob_now(self, target: Target, digest: Digest) -> BlobAnswer | None:
+        """Return a blob that is here, without waiting."""
+        return self._blobs.now(target, digest)
+
+    async def blob(self, target: Target, digest: Digest, range: ByteRange | None) -> BlobAnswer:  # noqa: A002 - HTTP's word
+        """Return a blob, or the range of it, from wherever it is."""
+        return await self._blobs.get(target, digest, range)
+
+    async def blob_head(self, target: Target, digest: Digest) -> BlobHead:
+        """Return a blob's size, fetching nothing."""
+        return await self._blobs.head(target, digest)
+
+    async def tags(self, target: Target, count: int | None, last: str) -> TagPage:
+        """Return a page of tags."""
+        return await self._tags.page(target, count, last)
+
+    async def referrers(self, target: Target, digest: Digest, artifact_type: str | None) -> ReferrersAnswer:
+        """Return who refers to a digest."""
+        return await self._referrers.get(target, digest, artifact_type)
+
+    async def ready(self) -> None:
+        """Exercise what a pull by tag needs of the store: its format, a lock, a tag's file. Raises StoreError."""
+        try:
+            async with asyncio.timeout(_READY_PATIENCE):
+                if not await self._writers.run(self._layout.format.exists):
+                    raise StoreError("the store is gone", "mount it again, or restart the mirror to make a new one")
+                async with self._locks.hold("ready"):
+                    self._tags.now(Target("", "ready", "ready"), "ready")
+        except TimeoutError:
+            raise StoreError("the store does not answer", "see whether its disk does") from None
+        except OSError as error:
+            raise StoreError(f"the store cannot be used ({error.strerror})") from error
+
+    async def stop(self) -> None:
+        """End what is under way; parts stay and are resumed by whoever asks next."""
+        await self._fetcher.stop()
+        await self._tags.stop()
+        await self._manifests.stop()
+        await self._referrers.stop()
+        await self._members.stop()
