@@ -10,10 +10,11 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from mirror.content.answers import BlobAnswer, BlobHead, ByteRange, Cache, RangeUnsatisfiable, Target
 from mirror.content.coalesce import Coalesced
 from mirror.content.fetch import CLIENT_PATIENCE, Fetcher
-from mirror.content.fill import HOLD_BACK, Fill, FillGoneError, Source
+from mirror.content.fill import HOLD_BACK, Fill, FillGoneError
 from mirror.content.members import Members
 from mirror.content.readers import GrowingFile, WholeFile
 from mirror.content.through import Chunks, pass_range, pass_whole
+from mirror.content.workshop import Source
 from mirror.errors import Corrupt, NotHere, NotYet, StoreError, StoreFull, UpstreamError
 from mirror.oci.digest import Digest
 from mirror.store.blobs import Blobs as StoredBlobs

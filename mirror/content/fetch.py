@@ -8,7 +8,8 @@ from collections import Counter
 from typing import NamedTuple
 
 from mirror import metrics
-from mirror.content.fill import Fill, Source, Workshop
+from mirror.content.fill import Fill
+from mirror.content.workshop import Source, Workshop
 from mirror.errors import NotYet
 from mirror.oci.digest import Digest
 

@@ -11,43 +11,31 @@ import asyncio
 import errno
 import os
 import time
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mirror import logs, metrics
-from mirror.content.answers import Target
+from mirror.content.pull import PROGRESS_LIMIT, Pull
+from mirror.content.workshop import Source, Workshop
 from mirror.errors import (
     Corrupt,
     MirrorError,
     NotYet,
     StoreError,
     StoreFull,
-    UpstreamInterrupted,
     UpstreamInvalid,
-    UpstreamUnavailable,
 )
-from mirror.metrics import Metrics
 from mirror.oci.digest import Digest
-from mirror.store.blobs import Blobs
-from mirror.store.ingest import Part, PartNote
-from mirror.store.layout import Layout
-from mirror.store.space import Space
-from mirror.store.threads import Threads
-from mirror.upstream.answers import BlobBody
-from mirror.upstream.client import UpstreamClient
+from mirror.store.ingest import Part
 
 if TYPE_CHECKING:
     from hashlib import _Hash
 
 HOLD_BACK = 64 * 1024  # bytes at the end that nobody gets before the digest agrees
-PROGRESS_LIMIT = 120.0  # seconds without a byte after which readers are cut
 GROWING = 15.0  # seconds within which a part must have grown to count as being filled
 _POLL = 0.004  # seconds between looks at a part that another process fills
 _POLL_QUIET = 0.05
 _TRY_LOCK_AFTER = 0.25  # seconds without growth before a follower tries the lock
-_SYNC_EVERY = 128 * 1024 * 1024
 _RATE_FLOOR = 0.05  # seconds of downloading before a rate means anything
 
 _log = logs.get("content.fill")
@@ -55,38 +43,6 @@ _log = logs.get("content.fill")
 
 class FillGoneError(NotYet):
     """The fill ended and was closed before this reader came: look again, what it brought is in the store."""
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where a digest can be had: an upstream's repository, and the size that a manifest of it gives, if one does."""
-
-    client: UpstreamClient
-    target: Target
-    expected: int | None = None
-
-    @property
-    def place(self) -> tuple[str, str]:
-        """The upstream and its repository, as a part's note names them."""
-        return self.target.upstream, self.target.repository
-
-
-@dataclass(frozen=True, slots=True)
-class Workshop:
-    """What every fill of a process works with."""
-
-    layout: Layout
-    blobs: Blobs
-    space: Space
-    writers: Threads
-    metrics: Metrics
-    boot: str
-    who: str
-    upstreams: tuple[str, ...]
-    blob_limit: int  # bytes
-    stored: Callable[[Digest, int], None]  # tells the index of a committed blob
-    granted: Callable[[Target, Digest, int | None], None]  # upstream gave the digest for this repository
-    discard: Callable[[str, str], None]  # moves bad content (path, why) into quarantine; for threads
 
 
 class Fill:
@@ -209,7 +165,7 @@ class Fill:
             self.error = error
         except OSError as error:
             self.error = self._store_error(error)
-        except Exception:
+        except Exception:  # noqa: BLE001 - nobody awaits this task: whatever it is must reach the readers
             _log.exception("fill_failed", digest=str(self.digest))
             self.error = NotYet(f"the download of {self.digest} failed inside the mirror", "see its log")
         finally:
@@ -283,7 +239,7 @@ class Fill:
             if size != self._written:
                 if size < self._written and self._touched:
                     raise UpstreamInvalid(f"the download of {self.digest} was begun anew", "ask again")
-                self._grow(size)
+                self.grow(size)
                 quiet_since = now
             if marked and self._opened:
                 self.total = size
@@ -330,11 +286,11 @@ class Fill:
         else:
             if size:
                 await shop.writers.run(part.hash_existing, hasher, size)
-            self._grow(size)
+            self.grow(size)
             if note is not None and (note.upstream, note.repository) == self.source.place:
                 shop.granted(self.source.target, self.digest, note.size)
             try:
-                await _Pull(self, part, hasher, shop).run()
+                await Pull(self, part, hasher, shop).run()
             except (StoreFull, UpstreamInvalid, OSError):
                 await shop.writers.run(part.drop)
                 raise
@@ -399,135 +355,12 @@ class Fill:
         self._opened = True
         self._wake()
 
-    def _grow(self, written: int) -> None:
+    def grow(self, written: int) -> None:
         self._written = written
         self._wake()
-
-    grow = _grow
 
     def _store_error(self, error: OSError) -> MirrorError:
         kind = errno.errorcode.get(error.errno or 0, "EIO")
         self._shop.metrics.add(metrics.FAULTS, f"store_{kind.lower()}")
         _log.error("store_failed", digest=str(self.digest), error=kind)
         return StoreFull(f"the store cannot take {self.digest} ({os.strerror(error.errno or 0)})")
-
-
-class _Pull:
-    """The upstream side of one download: ask, drain, ask again from where it stopped."""
-
-    def __init__(self, fill: Fill, part: Part, hasher: _Hash, shop: Workshop) -> None:
-        self._fill = fill
-        self._part = part
-        self._hasher = hasher
-        self._shop = shop
-        self._note: PartNote | None = None
-        self._sync: asyncio.Future[None] | None = None
-        self._synced = fill.written
-
-    async def run(self) -> None:
-        """Append until the total is reached, or, where none is known, until a clean end. Raises MirrorError, OSError."""
-        fill, loop = self._fill, asyncio.get_running_loop()
-        progress, delay = loop.time(), 0.2
-        try:
-            while not self._complete:
-                before = fill.written
-                try:
-                    if await self._leg():
-                        break
-                except UpstreamUnavailable as error:
-                    if fill.written > before:
-                        progress, delay = loop.time(), 0.2
-                    if self._note is None and not isinstance(error, UpstreamInterrupted):
-                        raise
-                    if loop.time() - progress + max(delay, error.retry_after) > PROGRESS_LIMIT:
-                        raise
-                    _log.warning(
-                        "download_interrupted",
-                        digest=str(fill.digest),
-                        name=fill.source.target.name,
-                        bytes=fill.written,
-                        error=error.what,
-                    )
-                    await asyncio.sleep(max(delay, error.retry_after) if fill.written == before else 0)
-                    delay = min(delay * 2, 10)
-        finally:
-            if self._sync is not None:
-                with suppress(OSError):
-                    await self._sync
-        fill.total = fill.written
-
-    @property
-    def _complete(self) -> bool:
-        return self._fill.total is not None and self._fill.written == self._fill.total
-
-    async def _leg(self) -> bool:
-        """Ask upstream once and append what comes; True at a clean end of a body of unknown length."""
-        fill = self._fill
-        source = fill.source
-        body = await source.client.get_blob(source.target.repository, fill.digest, fill.written)
-        try:
-            await self._accept(body)
-            return await self._drain(body)
-        finally:
-            await body.close()
-
-    async def _accept(self, body: BlobBody) -> None:
-        """Agree on the total, promise the room, and let headers out."""
-        fill, shop, source = self._fill, self._shop, self._fill.source
-        total = body.total if body.total is not None else source.expected
-        if source.expected not in (None, total):
-            raise UpstreamInvalid(
-                f"upstream says that {fill.digest} has {total} bytes, and its manifest says {source.expected}",
-                "try later",
-            )
-        if fill.total is not None and total is not None and total != fill.total:
-            raise UpstreamInvalid(
-                f"upstream says that {fill.digest} has {total} bytes, and before it had {fill.total}", "try later"
-            )
-        total = total if total is not None else fill.total
-        if total is not None and total > shop.blob_limit:
-            raise UpstreamInvalid(f"{fill.digest} has {total} bytes", f"limits.blob allows {shop.blob_limit}")
-        if self._note is None:
-            note = PartNote(total, source.target.upstream, source.target.repository, shop.boot, fill.written, shop.who)
-            await shop.writers.run(shop.space.reserve, fill.digest, total, lambda: self._part.write_note(note))
-            self._note = note
-            shop.granted(source.target, fill.digest, total)
-        fill.open_for(total)
-
-    async def _drain(self, body: BlobBody) -> bool:
-        """Append the body: the next read goes on while the last one is hashed and written."""
-        fill, shop = self._fill, self._shop
-        position = fill.written
-        skip = position - body.start  # upstream ignored the Range and began anew
-        pending: asyncio.Future[int] | None = None
-        try:
-            while content := await body.read():
-                if skip:
-                    dropped = min(skip, len(content))
-                    skip -= dropped
-                    content = content[dropped:]
-                    if not content:
-                        continue
-                if pending is not None:
-                    fill.grow(await pending)
-                    pending = None
-                if position + len(content) > (fill.total if fill.total is not None else shop.blob_limit):
-                    raise UpstreamInvalid(f"upstream sends more bytes of {fill.digest} than it has", "try later")
-                pending = shop.writers.run(self._part.append, position, (content,), self._hasher)
-                position += len(content)
-                self._sync_some(fill.written)
-        finally:
-            if pending is not None:
-                fill.grow(await pending)
-        if fill.total is not None and fill.written < fill.total:
-            raise UpstreamInterrupted(f"upstream ended {fill.digest} after {fill.written} of {fill.total} bytes")
-        return True
-
-    def _sync_some(self, written: int) -> None:
-        """Bring what is written to disk now and then, so that a power cut costs little of a large blob."""
-        if self._note is None or written - self._synced < _SYNC_EVERY or (self._sync and not self._sync.done()):
-            return
-        if self._sync is not None and self._sync.exception() is not None:
-            raise StoreFull(f"the store cannot take {self._fill.digest}") from self._sync.exception()
-        self._synced = written
-        self._sync = self._shop.writers.run(self._part.sync, written, replace(self._note, synced=written))

@@ -25,7 +25,7 @@ class WholeFile:
         """Return the file's size in bytes."""
         return self._size
 
-    async def more(self, position: int) -> int:
+    async def more(self, position: int) -> int:  # noqa: ARG002 - Readable's signature
         """Return the file's size in bytes."""
         return self._size
 

@@ -49,7 +49,7 @@ class Referrers:
     async def get(self, target: Target, digest: Digest, artifact_type: str | None) -> ReferrersAnswer:
         """Return the index of referrers, filtered by `artifact_type` if given.
 
-        Raises NotHere where upstream has no such API (the client then asks for the fallback tag), NotYet, UpstreamError.
+        Raises NotHere where upstream has no such API (the client then asks for its tag), NotYet, UpstreamError.
         """
         body, warning = await self._index(target, digest)
         if artifact_type is None:

@@ -18,13 +18,13 @@ from mirror.content.answers import (
 )
 from mirror.content.blobs import Blobs
 from mirror.content.fetch import Fetcher
-from mirror.content.fill import Workshop
 from mirror.content.locks import Locks
 from mirror.content.manifests import Manifests
 from mirror.content.members import Members
 from mirror.content.referrers import Referrers
 from mirror.content.resolve import Resolver
 from mirror.content.tags import Tags
+from mirror.content.workshop import Workshop
 from mirror.errors import StoreError
 from mirror.metrics import Metrics
 from mirror.oci.digest import Digest

@@ -236,7 +236,7 @@ class Tags:
     # -- the list --------------------------------------------------------------------------------------------
 
     async def page(self, target: Target, count: int | None, last: str) -> TagPage:
-        """Return a page of at most `count` tags after `last`, in lexical order. Raises NotHere, NotYet, UpstreamError."""
+        """Return at most `count` tags after `last`, in lexical order. Raises NotHere, NotYet, UpstreamError."""
         tags, warning = await self._all(target)
         begin = bisect_right(tags, last) if last else 0
         end = len(tags) if count is None else begin + count

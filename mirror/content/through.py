@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
-from mirror.content.fill import HOLD_BACK, PROGRESS_LIMIT, Source
+from mirror.content.fill import HOLD_BACK
+from mirror.content.pull import PROGRESS_LIMIT
+from mirror.content.workshop import Source
 from mirror.errors import UpstreamInterrupted, UpstreamInvalid, UpstreamUnavailable
 from mirror.oci.digest import Digest
-from mirror.upstream.answers import BlobBody
+from mirror.upstream.body import BlobBody
 
 
 class Chunks:

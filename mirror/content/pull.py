@@ -1,0 +1,145 @@
+"""The upstream side of a download: ask, append what comes, and ask again from where it stopped."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from mirror import logs
+from mirror.content.workshop import Workshop
+from mirror.errors import StoreFull, UpstreamInterrupted, UpstreamInvalid, UpstreamUnavailable
+from mirror.store.ingest import Part, PartNote
+from mirror.upstream.body import BlobBody
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+    from mirror.content.fill import Fill
+
+PROGRESS_LIMIT = 120.0  # seconds without a byte after which readers are cut
+_SYNC_EVERY = 128 * 1024 * 1024  # bytes
+
+_log = logs.get("content.pull")
+
+
+class Pull:
+    """The upstream side of one download: ask, drain, ask again from where it stopped."""
+
+    def __init__(self, fill: Fill, part: Part, hasher: _Hash, shop: Workshop) -> None:
+        self._fill = fill
+        self._part = part
+        self._hasher = hasher
+        self._shop = shop
+        self._note: PartNote | None = None
+        self._sync: asyncio.Future[None] | None = None
+        self._synced = fill.written
+
+    async def run(self) -> None:
+        """Append until the total is reached, or, where none is known, to a clean end. Raises MirrorError, OSError."""
+        fill, loop = self._fill, asyncio.get_running_loop()
+        progress, delay = loop.time(), 0.2
+        try:
+            while not self._complete:
+                before = fill.written
+                try:
+                    if await self._leg():
+                        break
+                except UpstreamUnavailable as error:
+                    if fill.written > before:
+                        progress, delay = loop.time(), 0.2
+                    if self._note is None and not isinstance(error, UpstreamInterrupted):
+                        raise
+                    if loop.time() - progress + max(delay, error.retry_after) > PROGRESS_LIMIT:
+                        raise
+                    _log.warning(
+                        "download_interrupted",
+                        digest=str(fill.digest),
+                        name=fill.source.target.name,
+                        bytes=fill.written,
+                        error=error.what,
+                    )
+                    await asyncio.sleep(max(delay, error.retry_after) if fill.written == before else 0)
+                    delay = min(delay * 2, 10)
+        finally:
+            if self._sync is not None:
+                with suppress(OSError):
+                    await self._sync
+        fill.total = fill.written
+
+    @property
+    def _complete(self) -> bool:
+        return self._fill.total is not None and self._fill.written == self._fill.total
+
+    async def _leg(self) -> bool:
+        """Ask upstream once and append what comes; True at a clean end of a body of unknown length."""
+        fill = self._fill
+        source = fill.source
+        body = await source.client.get_blob(source.target.repository, fill.digest, fill.written)
+        try:
+            await self._accept(body)
+            return await self._drain(body)
+        finally:
+            await body.close()
+
+    async def _accept(self, body: BlobBody) -> None:
+        """Agree on the total, promise the room, and let headers out."""
+        fill, shop, source = self._fill, self._shop, self._fill.source
+        total = body.total if body.total is not None else source.expected
+        if source.expected not in (None, total):
+            raise UpstreamInvalid(
+                f"upstream says that {fill.digest} has {total} bytes, and its manifest says {source.expected}",
+                "try later",
+            )
+        if fill.total is not None and total is not None and total != fill.total:
+            raise UpstreamInvalid(
+                f"upstream says that {fill.digest} has {total} bytes, and before it had {fill.total}", "try later"
+            )
+        total = total if total is not None else fill.total
+        if total is not None and total > shop.blob_limit:
+            raise UpstreamInvalid(f"{fill.digest} has {total} bytes", f"limits.blob allows {shop.blob_limit}")
+        if self._note is None:
+            note = PartNote(total, source.target.upstream, source.target.repository, shop.boot, fill.written, shop.who)
+            await shop.writers.run(shop.space.reserve, fill.digest, total, lambda: self._part.write_note(note))
+            self._note = note
+            shop.granted(source.target, fill.digest, total)
+        fill.open_for(total)
+
+    async def _drain(self, body: BlobBody) -> bool:
+        """Append the body: the next read goes on while the last one is hashed and written."""
+        fill, shop = self._fill, self._shop
+        position = fill.written
+        skip = position - body.start  # upstream ignored the Range and began anew
+        pending: asyncio.Future[int] | None = None
+        try:
+            while content := await body.read():
+                if skip:
+                    dropped = min(skip, len(content))
+                    skip -= dropped
+                    content = content[dropped:]
+                    if not content:
+                        continue
+                if pending is not None:
+                    fill.grow(await pending)
+                    pending = None
+                if position + len(content) > (fill.total if fill.total is not None else shop.blob_limit):
+                    raise UpstreamInvalid(f"upstream sends more bytes of {fill.digest} than it has", "try later")
+                pending = shop.writers.run(self._part.append, position, (content,), self._hasher)
+                position += len(content)
+                self._sync_some(fill.written)
+        finally:
+            if pending is not None:
+                fill.grow(await pending)
+        if fill.total is not None and fill.written < fill.total:
+            raise UpstreamInterrupted(f"upstream ended {fill.digest} after {fill.written} of {fill.total} bytes")
+        return True
+
+    def _sync_some(self, written: int) -> None:
+        """Bring what is written to disk now and then, so that a power cut costs little of a large blob."""
+        if self._note is None or written - self._synced < _SYNC_EVERY or (self._sync and not self._sync.done()):
+            return
+        if self._sync is not None and self._sync.exception() is not None:
+            raise StoreFull(f"the store cannot take {self._fill.digest}") from self._sync.exception()
+        self._synced = written
+        self._sync = self._shop.writers.run(self._part.sync, written, replace(self._note, synced=written))
