@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import Counter
 from typing import NamedTuple
 
@@ -33,10 +32,6 @@ class Fetcher:
     def find(self, digest: Digest) -> Fill | None:
         """Return the fill of `digest` that is under way in this process."""
         return self._fills.get(digest)
-
-    def growing(self, digest: Digest) -> bool:
-        """Tell whether any process has a part of `digest`. May run on the loop."""
-        return digest in self._fills or os.path.lexists(self._shop.layout.part(digest))
 
     def join(self, digest: Digest, source: Source) -> Joined:
         """Return the fill of `digest`, begun from `source` if nobody has one."""

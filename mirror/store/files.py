@@ -11,7 +11,7 @@ import os
 import stat
 from collections.abc import Callable
 
-ON_LOOP = ("open_content", "status", "modified", "resident", "read_bytes", "read_small")
+ON_LOOP = ("open_content", "status", "look", "modified", "resident", "read_bytes", "read_small")
 
 SEALED_MODE = 0o440
 _SEAL_EPOCH = 1_000_000_000
@@ -47,16 +47,21 @@ def status(fd: int) -> os.stat_result:
     return os.fstat(fd)
 
 
+def look(path: str) -> os.stat_result | None:
+    """Return the status of what `path` leads to, a symbolic link not followed, or None where there is nothing."""
+    try:
+        return os.stat(path, follow_symlinks=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
 def modified(path: str) -> tuple[int, int, int] | None:
     """Return (inode, mtime in ns, size) of `path`, or None where there is nothing: two equal ones are one content.
 
     Every write in the store is a rename, so a changed file has another inode.
     """
-    try:
-        found = os.stat(path, follow_symlinks=False)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return (found.st_ino, found.st_mtime_ns, found.st_size)
+    found = look(path)
+    return None if found is None else (found.st_ino, found.st_mtime_ns, found.st_size)
 
 
 def read_bytes(fd: int, start: int, stop: int) -> bytes:

@@ -108,17 +108,13 @@ class Part:
     @property
     def moved(self) -> bool:
         """Whether the part's path no longer leads to this file: it was committed, or rejected."""
-        try:
-            there = os.stat(self._path, follow_symlinks=False)
-        except FileNotFoundError:
-            return True
-        here = os.fstat(self.fd)
-        return (there.st_ino, there.st_dev) != (here.st_ino, here.st_dev)
+        there, here = files.look(self._path), files.status(self.fd)
+        return there is None or (there.st_ino, there.st_dev) != (here.st_ino, here.st_dev)
 
     @property
     def status(self) -> tuple[int, bool, float]:
         """The part's size in bytes, whether it is marked as verified, and when it last grew (Unix time)."""
-        found = os.fstat(self.fd)
+        found = files.status(self.fd)
         return found.st_size, stat.S_IMODE(found.st_mode) == files.SEALED_MODE, found.st_mtime
 
     def note(self) -> PartNote | None:

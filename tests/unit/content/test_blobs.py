@@ -1,0 +1,328 @@
+"""A blob through content: fetched once, verified, kept, resumed, never wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mirror.content import fill as fill_module
+from mirror.content.answers import ByteRange, RangeUnsatisfiable, Target
+from mirror.errors import MirrorError, NotHere, UpstreamInvalid, UpstreamNotFound, UpstreamUnavailable
+from mirror.oci.digest import Digest
+from mirror.store import files
+from tests.peers import faults
+from tests.peers.images import noise
+from tests.peers.scripted import ScriptedRegistry
+from tests.unit.content.conftest import Room, read
+
+LAB = Target("lab", "team/app", "lab/team/app")
+OTHER = Target("lab", "team/other", "lab/team/other")
+MIB = 1024 * 1024
+
+
+async def get(room: Room, digest: Digest, wanted: ByteRange | None = None, target: Target = LAB) -> tuple[str, bytes]:
+    answer = room.content.blob_now(target, digest) if wanted is None else None
+    if answer is None:
+        answer = await room.content.blob(target, digest, wanted)
+    return answer.cache, await read(answer)
+
+
+async def settled(room: Room) -> None:
+    """Wait until every fill has been committed."""
+    while room.content._fetcher._fills:
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("size", [0, 1, 300, 64 * 1024, 64 * 1024 + 1, 5 * MIB])
+async def test_fetches_once_and_keeps(make_room: Callable[..., Room], upstream: ScriptedRegistry, size: int) -> None:
+    room = make_room()
+    content = noise(size)
+    digest = Digest.parse(upstream.add_blob("team/app", content))
+    assert await get(room, digest) == ("MISS", content)
+    await settled(room)
+    assert await get(room, digest) == ("HIT", content)
+    assert upstream.count("blob", "GET") == 1
+    assert room.parts() == []
+    path = room.layout.blob(digest)
+    assert files.is_sealed(os.stat(path))
+    assert Path(path).read_bytes() == content
+
+
+async def test_many_readers_take_one_fetch(make_room: Callable[..., Room], upstream: ScriptedRegistry) -> None:
+    room = make_room()
+    content = noise(8 * MIB)
+    digest = Digest.parse(upstream.add_blob("team/app", content))
+
+    async def slowly(_: int) -> None:
+        await asyncio.sleep(0.002)
+
+    async def one(number: int) -> None:
+        answer = await room.content.blob(LAB, digest, None)
+        if number % 3 == 0:
+            answer.close()
+            return
+        assert await read(answer, slowly if number % 2 else None) == content
+
+    await asyncio.gather(*(one(number) for number in range(40)))
+    await settled(room)
+    assert upstream.count("blob", "GET") == 1
+    assert upstream.sent("blob") == len(content)
+
+
+async def test_the_leaving_of_the_first_client_touches_nobody(
+    make_room: Callable[..., Room], upstream: ScriptedRegistry
+) -> None:
+    room = make_room()
+    content = noise(4 * MIB)
+    digest = Digest.parse(upstream.add_blob("team/app", content))
+    upstream.fail("blob", faults.HangHeaders(0.3), times=1)
+    first = asyncio.create_task(room.content.blob(LAB, digest, None))
+    await asyncio.sleep(0.1)
+    second = asyncio.create_task(room.content.blob(LAB, digest, None))
+    await asyncio.sleep(0.05)
+    first.cancel()
+    answer = await second
+    assert answer.cache == "JOINED"
+    assert await read(answer) == content
+    assert upstream.count("blob", "GET") == 1
+
+
+@pytest.mark.parametrize("fault", [faults.Truncate(MIB), faults.Truncate(MIB, rst=True), faults.Truncate(0)])
+async def test_resumes_where_upstream_stopped(
+    make_room: Callable[..., Room], upstream: ScriptedRegistry, fault: faults.Fault
+) -> None:
+    room = make_room()
+    content = noise(3 * MIB)
+    digest = Digest.parse(upstream.add_blob("team/app", content))
+    upstream.fail("blob", fault, times=1)
+    assert await get(room, digest) == ("MISS", content)
+    assert upstream.sent("blob") <= len(content) * 1.1
+
+
+async def test_an_ignored_range_is_read_over(make_room: Callable[..., Room], upstream: ScriptedRegistry) -> None:
+    room = make_room()
+    content = noise(3 * MIB)
+    digest = Digest.parse(upstream.add_blob("team/app", content))
+    upstream.fail("blob", faults.Truncate(MIB), times=1)
+    upstream.fail("blob", faults.IgnoreRange())
+    assert await get(room, digest) == ("MISS", content)
+
+
+@pytest.mark.parametrize("size", [1000, 2 * MIB])
+async def test_wrong_bytes_never_reach_a_client_whole(
+    make_room: Callable[..., Room], upstream: ScriptedRegistry, size: int
+) -> None:
+    room = make_room()
+    content = noise(size)
+    digest = Digest.parse(upstream.add_blob("team/app", content))
+    upstream.fail("blob", faults.FlipBit(10))
+    got = bytearray()
+
+    async def keep(count: int) -> None:
+        got.extend(b"x" * (count - len(got)))
+
+    with pytest.raises(UpstreamInvalid):
+        await read(await room.content.blob(LAB, digest, None), keep)
+    assert len(got) <= max(0, size - fill_module.HOLD_BACK)
+    assert room.stored() == set()
+    upstream.heal()
+    await settled(room)
+    assert await get(room, digest) == ("MISS", content)
+
+
+async def test_ranges_of_what_is_here(make_room: Callable[..., Room], upstream: ScriptedRegistry) -> None:
+    room = make_room()
+    content = noise(200_000)
+    digest = Digest.parse(upstream.add_blob("team/app", content))
+    await get(room, digest)
+    await settled(room)
+    assert await get(room, digest, ByteRange(10, 19)) == ("HIT", content[10:20])
+    assert await get(room, digest, ByteRange(199_000, None)) == ("HIT", content[199_000:])
+    assert await get(room, digest, ByteRange(None, 5)) == ("HIT", content[-5:])
+    with pytest.raises(RangeUnsatisfiable) as caught:
+        await room.content.blob(LAB, digest, ByteRange(200_000, None))
+    assert caught.value.total == 200_000
+
+
+async def test_a_range_far_ahead_is_passed_through(make_room: Callable[..., Room], upstream: ScriptedRegistry) -> None:
+    room = make_room()
+    content = noise(6 * MIB)
+    digest = Digest.parse(upstream.add_blob("team/app", content))
+    upstream.fail("blob", faults.Stall(MIB, 1.0), times=1)
+    whole = asyncio.create_task(get(room, digest))
+    await asyncio.sleep(0.3)
+    assert await get(room, digest, ByteRange(5 * MIB, 5 * MIB + 99)) == ("BYPASS", content[5 * MIB : 5 * MIB + 100])
+    assert await get(room, digest, ByteRange(0, 99)) == ("JOINED", content[:100])
+    assert await whole == ("MISS", content)
+    assert not room.content._blobs._passing
+
+
+async def test_a_cold_range_from_zero_starts_the_fill(make_room: Callable[..., Room], upstream: ScriptedRegistry) -> None:
+    room = make_room()
+    content = noise(3 * MIB)
+    digest = Digest.parse(upstream.add_blob("team/app", content))
+    assert await get(room, digest, ByteRange(0, None)) == ("MISS", content)
+    await settled(room)
+    assert await get(room, digest) == ("HIT", content)
+
+
+async def test_no_length_is_sent_chunked_and_stored(make_room: Callable[..., Room], upstream: ScriptedRegistry) -> None:
+    room = make_room()
+    content = noise(MIB)
+    digest = Digest.parse(upstream.add_blob("team/app", content))
+    upstream.fail("blob", faults.NoLength())
+    answer = await room.content.blob(LAB, digest, None)
+    assert answer.total is None
+    assert await read(answer) == content
+    await settled(room)
+    assert await get(room, digest) == ("HIT", content)
+
+
+async def test_another_repository_must_have_the_blob_too(
+    make_room: Callable[..., Room], upstream: ScriptedRegistry
+) -> None:
+    room = make_room()
+    content = noise(1000)
+    digest = Digest.parse(upstream.add_blob("team/app", content))
+    upstream.add_blob("team/other", b"something else")
+    await get(room, digest)
+    await settled(room)
+    with pytest.raises((NotHere, UpstreamNotFound)):
+        await room.content.blob(OTHER, digest, None)
+    upstream.add_blob("team/other", content)
+    asked = upstream.sent("blob")
+    assert await get(room, digest, target=OTHER) == ("HIT", content)
+    assert upstream.sent("blob") == asked, "its membership is asked for, its bytes are here"
+
+
+async def test_a_damaged_file_is_put_away_and_fetched_again(
+    make_room: Callable[..., Room], upstream: ScriptedRegistry
+) -> None:
+    room = make_room()
+    content = noise(100_000)
+    digest = Digest.parse(upstream.add_blob("team/app", content))
+    await get(room, digest)
+    await settled(room)
+    path = Path(room.layout.blob(digest))
+    path.chmod(0o640)
+    path.write_bytes(content[:50_000])
+    assert await get(room, digest) == ("MISS", content)
+    assert any(room.layout.quarantine.iterdir())
+
+
+async def test_an_unsealed_file_is_hashed_and_sealed(make_room: Callable[..., Room], upstream: ScriptedRegistry) -> None:
+    room = make_room()
+    content = noise(100_000)
+    digest = Digest.parse(upstream.add_blob("team/app", content))
+    await get(room, digest)
+    await settled(room)
+    os.utime(room.layout.blob(digest))
+    assert await get(room, digest) == ("HIT", content)
+    assert files.is_sealed(os.stat(room.layout.blob(digest)))
+    assert upstream.count("blob", "GET") == 1
+
+
+async def test_two_processes_on_one_store_take_one_fetch(
+    make_room: Callable[..., Room], upstream: ScriptedRegistry
+) -> None:
+    one, two = make_room(), make_room()
+    content = noise(6 * MIB)
+    digest = Digest.parse(upstream.add_blob("team/app", content))
+    upstream.fail("blob", faults.Stall(2 * MIB, 0.5), times=1)
+    answers = await asyncio.gather(get(one, digest), get(two, digest))
+    assert [body for _, body in answers] == [content, content]
+    assert sorted(cache for cache, _ in answers) == ["JOINED", "MISS"]
+    assert upstream.count("blob", "GET") == 1
+
+
+async def test_another_process_takes_over_where_the_first_stopped(
+    make_room: Callable[..., Room], upstream: ScriptedRegistry
+) -> None:
+    one, two = make_room(), make_room()
+    content = noise(6 * MIB)
+    digest = Digest.parse(upstream.add_blob("team/app", content))
+    upstream.fail("blob", faults.Stall(3 * MIB, 60), times=1)
+    first = asyncio.create_task(get(one, digest))
+    await asyncio.sleep(0.3)
+    second = asyncio.create_task(get(two, digest))
+    await asyncio.sleep(0.2)
+    await one.content.stop()
+    with pytest.raises(MirrorError):
+        await first
+    assert (await second)[1] == content
+    assert upstream.sent("blob") <= len(content) * 1.1
+
+
+async def test_a_part_left_behind_is_resumed(make_room: Callable[..., Room], upstream: ScriptedRegistry) -> None:
+    one = make_room()
+    content = noise(4 * MIB)
+    digest = Digest.parse(upstream.add_blob("team/app", content))
+    upstream.fail("blob", faults.Stall(3 * MIB, 60), times=1)
+    first = asyncio.create_task(get(one, digest))
+    await asyncio.sleep(0.3)
+    await one.content.stop()
+    with pytest.raises(MirrorError):
+        await first
+    assert len(one.parts()) == 2
+    assert await get(make_room(), digest) == ("MISS", content)
+    assert upstream.sent("blob") <= len(content) * 1.1
+
+
+async def test_a_part_of_another_boot_is_cut_back(make_room: Callable[..., Room], upstream: ScriptedRegistry) -> None:
+    one = make_room()
+    content = noise(2 * MIB)
+    digest = Digest.parse(upstream.add_blob("team/app", content))
+    one.layout.part(digest).write_bytes(content[: MIB // 2] + bytes(MIB))
+    one.layout.part_note(digest).write_text(
+        '{"size": %d, "upstream": "lab", "repository": "team/app", "boot": "before", "synced": %d, "who": "x"}'
+        % (len(content), MIB // 2)
+    )
+    assert await get(one, digest) == ("MISS", content)
+    assert upstream.sent("blob") == len(content) - MIB // 2
+
+
+async def test_a_marked_part_of_this_boot_is_committed_without_upstream(
+    make_room: Callable[..., Room], upstream: ScriptedRegistry
+) -> None:
+    one = make_room()
+    content = noise(MIB)
+    digest = Digest.parse(upstream.add_blob("team/app", content))
+    part = one.layout.part(digest)
+    part.write_bytes(content)
+    part.chmod(0o440)
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    one.layout.part_note(digest).write_text(
+        f'{{"size": {MIB}, "upstream": "lab", "repository": "team/app", "boot": "{boot}", "synced": 0, "who": ""}}'
+    )
+    assert (await get(one, digest))[1] == content
+    await settled(one)
+    assert upstream.count("blob", "GET") == 0
+    assert one.stored() == {str(digest)}
+
+
+async def test_upstream_away_is_said_and_leaves_nothing(
+    make_room: Callable[..., Room], upstream: ScriptedRegistry
+) -> None:
+    room = make_room()
+    digest = Digest.parse(upstream.add_blob("team/app", noise(1000)))
+    await upstream.stop()
+    with pytest.raises(UpstreamUnavailable):
+        await room.content.blob(LAB, digest, None)
+    assert room.parts() == []
+
+
+async def test_head_fetches_nothing(make_room: Callable[..., Room], upstream: ScriptedRegistry) -> None:
+    room = make_room()
+    digest = Digest.parse(upstream.add_blob("team/app", noise(1000)))
+    head = await room.content.blob_head(LAB, digest)
+    assert (head.size, head.cache) == (1000, "BYPASS")
+    assert room.stored() == set()
+    await get(room, digest)
+    await settled(room)
+    head = await room.content.blob_head(LAB, digest)
+    assert (head.size, head.cache) == (1000, "HIT")
+    assert upstream.count("blob", "HEAD") == 1
