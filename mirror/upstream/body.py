@@ -16,7 +16,7 @@ CRAWL_SECONDS = 60.0  # faults.md 2.1, slow-loris: under CRAWL_RATE over so long
 CRAWL_RATE = 16 * 1024
 
 
-class _Stopped(Exception):
+class _StoppedError(Exception):
     """Set on a stream by the watch; its text says why."""
 
 
@@ -55,12 +55,12 @@ class Watch:
         now = self._loop.time()
         waiting = now - self._since if self._since else 0.0
         if waiting >= STALL_SECONDS:
-            self._content.set_exception(_Stopped(f"sent nothing for {STALL_SECONDS:.0f} s"))
+            self._content.set_exception(_StoppedError(f"sent nothing for {STALL_SECONDS:.0f} s"))
             return
         if self._waited + waiting >= CRAWL_SECONDS:
             arrived = self._content.total_bytes - self._window_bytes
             if arrived < CRAWL_RATE * CRAWL_SECONDS:
-                self._content.set_exception(_Stopped(f"sent {arrived} bytes in {CRAWL_SECONDS:.0f} s"))
+                self._content.set_exception(_StoppedError(f"sent {arrived} bytes in {CRAWL_SECONDS:.0f} s"))
                 return
             self._window_bytes = self._content.total_bytes
             self._waited = -waiting
@@ -100,7 +100,7 @@ class BlobBody:
         self._watch.begin()
         try:
             piece = await content.read(BLOB_BUFFER)
-        except (aiohttp.ClientError, OSError, _Stopped) as error:
+        except (aiohttp.ClientError, OSError, _StoppedError) as error:
             piece = _rescue(content)
             self._failed = self._interrupted(error)
             self.close_now()
@@ -133,7 +133,7 @@ class BlobBody:
 
     def _interrupted(self, error: BaseException | None) -> UpstreamInterrupted:
         where = failures.origin(self._answer.url)
-        why = str(error) if isinstance(error, _Stopped) else "ended the body early"
+        why = str(error) if isinstance(error, _StoppedError) else "ended the body early"
         missing = "" if self._left is None else f", {self._left} bytes are missing"
         return UpstreamInterrupted(f"{where} {why}{missing}", "", self.endpoint)
 

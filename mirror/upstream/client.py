@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
@@ -11,7 +12,9 @@ from mirror.upstream.answers import ManifestBody, ManifestHead, ReferrersBody
 from mirror.upstream.body import BlobBody
 from mirror.upstream.endpoints import ask_in_order
 from mirror.upstream.exchange import Endpoint
+from mirror.upstream.health import EndpointHealth, ProbeResult
 from mirror.upstream.lanes import Lane
+from mirror.upstream.observations import Observations
 from mirror.upstream.retry import Retry, RetryAllowance
 
 # quay.io allows 50 manifests a second with a burst of 10 over HTTP/1 (protocol.md 3.4).
@@ -27,9 +30,17 @@ class UpstreamClient:
     or UpstreamInvalid, and may be cancelled at any time. `fetches` bounds blob bodies, 0 does not.
     """
 
-    def __init__(self, name: str, endpoints: Sequence[Endpoint], fetches: int, manifest_limit: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        endpoints: Sequence[Endpoint],
+        observations: Observations,
+        fetches: int,
+        manifest_limit: int,
+    ) -> None:
         self.name = name
         self._endpoints = tuple(endpoints)
+        self._observations = observations
         self._manifest_limit = manifest_limit
         self._blobs = Lane(fetches)
         self._small = Lane(_SMALL_REQUESTS)
@@ -38,7 +49,25 @@ class UpstreamClient:
     async def close(self) -> None:
         """Close every connection."""
         for endpoint in self._endpoints:
-            await endpoint.transport.close()
+            await endpoint.close()
+
+    @property
+    def budget_low(self) -> bool:
+        """Whether upstream said that less than a tenth of our requests are left (Docker Hub)."""
+        return self._observations.budget_low
+
+    def health(self) -> list[EndpointHealth]:
+        """Return how each endpoint fares, in the order they are asked."""
+        return [endpoint.health() for endpoint in self._endpoints]
+
+    async def probe(self) -> list[ProbeResult]:
+        """Ask every endpoint for `/v2/` with the login we have, and say what came of it."""
+        return list(await asyncio.gather(*(endpoint.probe() for endpoint in self._endpoints)))
+
+    async def credential_source(self, repository: str) -> str:
+        """Return where the login for `repository` was found, in words; empty for none. Asks no upstream."""
+        credential = await self._endpoints[0].login.credential(repository)
+        return credential.source if credential is not None else ""
 
     async def head_manifest(self, repository: str, reference: str) -> ManifestHead:
         """Return what `reference` (a tag or a digest) names now, with the body where a GET was needed to know."""
@@ -88,7 +117,12 @@ class UpstreamClient:
     async def _first(
         self, unit: Callable[[Endpoint], Awaitable[ResultT]], discard: Callable[[ResultT], None]
     ) -> ResultT:
-        return await self._retry.run(lambda: ask_in_order(self._endpoints, unit, discard))
+        try:
+            return await self._retry.run(lambda: ask_in_order(self._endpoints, unit, discard))
+        finally:
+            self._observations.away(sum(endpoint.breaker.state == "open" for endpoint in self._endpoints))
+            self._observations.login(any(endpoint.login.state == "refused" for endpoint in self._endpoints))
 
-    def _finished(self, _received: int) -> None:
+    def _finished(self, received: int) -> None:
         self._blobs.leave()
+        self._observations.received(received)

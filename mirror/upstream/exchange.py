@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from yarl import URL
 
@@ -17,25 +16,34 @@ from mirror.errors import (
     UpstreamUnavailable,
 )
 from mirror.oci.media_types import ACCEPT, bare
-from mirror.upstream import failures, redirect
+from mirror.upstream import certificates, failures, redirect
 from mirror.upstream.endpoints import LAST_SECONDS, Breaker
 from mirror.upstream.guard import Reach
+from mirror.upstream.health import EndpointHealth, ProbeResult
+from mirror.upstream.login import Login, TokenServiceAway
+from mirror.upstream.observations import Observations
+from mirror.upstream.pauses import Pauses
 from mirror.upstream.retry import parse_retry_after
+from mirror.upstream.secret import Secret
 from mirror.upstream.transport import Answer, Request, Transport
 
 _LOGIN_PAGES = frozenset({"text/html", "application/xhtml+xml"})
 _ABSENT = frozenset({404, 410})
-_LATER = frozenset({408, 425, 429, 500, 502, 503, 504})
-# What a signed URL says when it is over: S3, GCS and Azure use 400, 401 and 403.
+_DENIED = frozenset({401, 402, 403, 451})
+_LATER = frozenset({408, 425, 429})
+# What a signed URL says when its time is over: S3, GCS and Azure use 400, 401 and 403.
 _EXPIRED = frozenset({400, 401, 403})
 _FRESH_LOCATIONS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What an operation wants of a repository: `path` follows `/v2/<repository>/`, its query included."""
+    """What an operation wants of a repository: `path` follows `/v2/<repository>/`, its query included.
 
-    kind: str  # ping, manifest, blob, tags, referrers: for the breaker's pauses, metrics and texts
+    `kind` is one of ping, manifest, blob, tags, referrers.
+    """
+
+    kind: str
     method: str
     repository: str
     path: str
@@ -43,111 +51,166 @@ class Ask:
     buffer: int = 64 * 1024
 
 
-class Login(Protocol):
-    """What makes the Authorization header of one endpoint."""
-
-    async def authorization(self, repository: str) -> str | None:
-        """Return the header for a request to `repository`, or None to ask without."""
-        ...
-
-    async def renew(self, repository: str, refused: Answer, sent: str | None) -> str | None:
-        """Return a new header after a 401, or None when there is nothing else to try."""
-        ...
-
-
 class Endpoint:
     """One base URL of an upstream: requests go to `<base>/v2/<repository>/…`."""
 
-    def __init__(self, base: URL, transport: Transport, login: Login | None, listed: redirect.Listed) -> None:
+    def __init__(
+        self,
+        base: URL,
+        transport: Transport,
+        login: Login,
+        listed: redirect.Listed,
+        observations: Observations,
+    ) -> None:
         self.base = base
-        self.name = str(base)
-        self.transport = transport
+        self.name = str(base).rstrip("/")
         self.login = login
         self.breaker = Breaker(asyncio.get_running_loop().time)
         self.last_error = ""
+        self._transport = transport
         self._listed = listed
+        self._observations = observations
+        self._pauses = Pauses(asyncio.get_running_loop().time)
         self._reach = redirect.reach_of_endpoint(base)
 
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._transport.close()
+
+    def health(self) -> EndpointHealth:
+        """Return how this endpoint fares."""
+        return EndpointHealth(self.name, self.breaker.state, self.breaker.wait(), self.last_error, self.login.state)
+
+    async def probe(self) -> ProbeResult:
+        """Ask for `/v2/` with the login we have, and say what came of it; the breaker is not asked."""
+        source = ""
+        try:
+            credential = await self.login.credential("")
+            source = credential.source if credential is not None else ""
+            answer = await self.ask(Ask("ping", "GET", "", "", {"Accept": "application/json"}))
+            answer.close()
+        except UpstreamDenied as error:
+            if source:
+                return ProbeResult(self.name, source, False, error.what, error.remedy)
+            return ProbeResult(self.name, "", True, "it answers, and wants a login that is not configured")
+        except UpstreamError as error:
+            return ProbeResult(self.name, source, False, error.what, error.remedy)
+        what = {"ok": "it answers, and our login works", "none": "it answers anonymous requests"}
+        return ProbeResult(self.name, source, True, what.get(self.login.state, "it answers, and asks for no login"))
+
     async def ask(self, ask: Ask) -> Answer:
-        """Return the answer, a 2xx, with its body still to be read. Raise UpstreamError; nothing is retried here
-        but what belongs to one question: one login, a fresh signed URL, one encoded answer."""
+        """Return the answer, a 200 or 206, with its body still to be read.
+
+        Raise UpstreamError. Nothing is repeated here but what belongs to one question: one login, a fresh signed
+        URL, one encoded answer.
+        """
+        if (wait := self._pauses.left(ask.kind)) > 0:
+            raise UpstreamUnavailable(
+                f"{self.name} asked us to wait and is asked again in {wait:.0f} s", "", self.name, wait
+            )
         self.breaker.begin()
         try:
             async with asyncio.timeout(LAST_SECONDS):
-                answer = await self._plain(ask)
+                answer = await self._readable(ask)
         except TimeoutError:
-            self.breaker.failed()
-            raise UpstreamUnavailable(
-                f"{failures.origin(self.base)} sent no answer within {LAST_SECONDS:.0f} s", "", self.name
-            ) from None
+            error = UpstreamUnavailable(f"{self.name} sent no answer within {LAST_SECONDS:.0f} s", "", self.name)
+            self._note(ask, error)
+            raise error from None
         except UpstreamError as error:
             error.endpoint = self.name
-            self.last_error = str(error)
-            if isinstance(error, UpstreamUnavailable) and not error.retry_after:
-                self.breaker.failed()
-            else:
-                self.breaker.succeeded()
+            if isinstance(error, failures.CertificateRefused) and error.what.startswith(failures.origin(self.base)):
+                error.add(await certificates.describe(self.base, self._reach))
+            self._note(ask, error)
             raise
         except BaseException:
             self.breaker.abandoned()
             raise
         self.breaker.succeeded()
+        self._pauses.end(ask.kind)
         self.last_error = ""
         return answer
 
-    async def _plain(self, ask: Ask) -> Answer:
-        for last in (False, True):
+    def _note(self, ask: Ask, error: UpstreamError) -> None:
+        self._observations.failed(error)
+        if isinstance(error, UpstreamNotFound):
+            self.breaker.succeeded()
+            return
+        self.last_error = str(error)
+        if isinstance(error, TokenServiceAway):
+            self.breaker.abandoned()
+        elif isinstance(error, _Slower):
+            error.retry_after = self._pauses.begin(ask.kind, error.retry_after)
+            self.breaker.succeeded()
+        elif isinstance(error, UpstreamUnavailable):
+            self.breaker.failed()
+        else:
+            self.breaker.succeeded()
+
+    async def _readable(self, ask: Ask) -> Answer:
+        for again in (True, False):
             answer = await self._landed(ask)
             try:
-                _check(answer, ask)
-            except BaseException:
+                self._check(answer, ask)
+            except UpstreamError:
                 answer.close()
                 raise
-            if answer.header("Content-Encoding").lower() in ("", "identity"):
+            if answer.header("Content-Encoding").strip().lower() in ("", "identity"):
                 return answer
             answer.close()
-            if last:
-                break
-        raise UpstreamInvalid(
-            f"{failures.origin(answer.url)} sends bodies encoded although asked not to",
-            "a proxy on the way may compress: exempt this registry there",
-        )
+            if not again:
+                raise UpstreamInvalid(
+                    f"{failures.origin(answer.url)} sends bodies encoded although asked not to",
+                    "a proxy on the way may compress: exempt this registry there",
+                )
+        raise AssertionError("the second answer returns or raises")
 
     async def _landed(self, ask: Ask) -> Answer:
-        for _ in range(_FRESH_LOCATIONS + 1):
-            answer = await self._registry(ask)
-            answer, away = await self._follow(ask, answer)
+        """Return the answer at the end of all redirects; a signed URL that is over is asked for afresh."""
+        for left in reversed(range(_FRESH_LOCATIONS + 1)):
+            answer, away = await self._follow(ask, await self._registry(ask))
             if not away or answer.status not in _EXPIRED:
                 return answer
             answer.close()
-        raise UpstreamUnavailable(
-            f"{failures.origin(answer.url)} refuses the address that {failures.origin(self.base)} signed for it "
-            f"({answer.status})",
-            "if it goes on, compare the clocks",
-        )
+            if not left:
+                raise UpstreamUnavailable(
+                    f"{failures.origin(answer.url)} refuses what {self.name} signed for it ({answer.status})",
+                    "if it goes on, compare the clocks",
+                )
+        raise AssertionError("the last try returns or raises")
 
     async def _registry(self, ask: Ask) -> Answer:
+        """Return the registry's own answer, after one login if it asks for one."""
         url = self.url(ask)
-        sent = await self.login.authorization(ask.repository) if self.login else None
+        sent = await self.login.authorization(ask.repository)
         answer = await self._send(ask, url, self._reach, sent)
-        if answer.status != 401 or self.login is None:
+        if limit := answer.header("ratelimit-limit"):
+            self._observations.budget(limit, answer.header("ratelimit-remaining"))
+        if answer.status != 401:
             return answer
         answer.close()
         renewed = await self.login.renew(ask.repository, answer, sent)
         return answer if renewed is None else await self._send(ask, url, self._reach, renewed)
 
     def url(self, ask: Ask) -> URL:
-        """Return where to send `ask`."""
+        """Return where `ask` goes."""
         repository = f"{ask.repository}/" if ask.repository else ""
-        return URL(f"{self.name.rstrip('/')}/v2/{repository}{ask.path}", encoded=True)
+        return URL(f"{self.name}/v2/{repository}{ask.path}", encoded=True)
 
-    async def _send(self, ask: Ask, url: URL, reach: Reach, authorization: str | None) -> Answer:
+    async def _send(self, ask: Ask, url: URL, reach: Reach, authorization: Secret | None) -> Answer:
         headers = dict(ask.headers)
-        if authorization:
-            headers["Authorization"] = authorization
-        return await self.transport.send(Request(ask.method, url, headers, None, ask.buffer), reach, LAST_SECONDS)
+        if authorization is not None:
+            headers["Authorization"] = authorization.reveal()
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        answer = await self._transport.send(Request(ask.method, url, headers, None, ask.buffer), reach, LAST_SECONDS)
+        self._observations.answered(clock() - began)
+        return answer
 
     async def _follow(self, ask: Ask, answer: Answer) -> tuple[Answer, bool]:
+        """Return the answer at the end of the redirects, and whether it is another origin's than the endpoint's.
+
+        The login goes along only as long as no other origin had a say in where to go.
+        """
         private, away = True, False
         for _ in range(redirect.MOST_HOPS):
             if answer.status not in redirect.STATUSES:
@@ -155,31 +218,41 @@ class Endpoint:
             answer.close()
             private = private and answer.from_private
             target = redirect.next_url(answer.url, answer.status, answer.header("Location"))
-            at_home = not away and redirect.same_origin(target, self.base)
-            away = not at_home
-            reach = self._reach if at_home else redirect.reach_of(target, self._listed, private)
-            authorization = await self.login.authorization(ask.repository) if at_home and self.login else None
-            answer = await self._send(ask, target, reach, authorization)
-        if answer.status not in redirect.STATUSES:
-            return answer, away
-        answer.close()
-        raise UpstreamInvalid(f"{failures.origin(self.base)} redirects more than {redirect.MOST_HOPS} times")
+            away = away or not redirect.same_origin(target, self.base)
+            if away:
+                reach = redirect.reach_of(target, self._listed, private)
+                answer = await self._send(ask, target, reach, None)
+            else:
+                answer = await self._send(ask, target, self._reach, await self.login.authorization(ask.repository))
+        if answer.status in redirect.STATUSES:
+            answer.close()
+            raise UpstreamInvalid(f"{self.name} redirects more than {redirect.MOST_HOPS} times")
+        return answer, away
+
+    def _check(self, answer: Answer, ask: Ask) -> None:
+        status, where = answer.status, failures.origin(answer.url)
+        named = f"{ask.kind} of '{ask.repository}'" if ask.repository else ask.kind
+        if status in (200, 206):
+            if ask.kind != "ping" and bare(answer.header("Content-Type")) in _LOGIN_PAGES:
+                raise UpstreamInvalid(
+                    f"{where} answers with a web page", "is it a registry, or does a portal or proxy want a login?"
+                )
+        elif status in _ABSENT:
+            raise UpstreamNotFound(f"{where} has no such {named}")
+        elif status in _DENIED:
+            raise UpstreamDenied(f"{where} does not give us that {named} ({status})", self._denied_remedy())
+        elif status in _LATER or status >= 500:
+            later = parse_retry_after(answer.header("Retry-After"))
+            kind = _Slower if status == 429 or later else UpstreamUnavailable
+            raise kind(f"{where} answers {status}", retry_after=later)
+        else:
+            raise UpstreamInvalid(f"{where} answers {status} to a request for a {named}")
+
+    def _denied_remedy(self) -> str:
+        if self.login.state in ("none", "unknown"):
+            return "it does not exist, or needs a login: `credentials` of the upstream, or `pull_secrets`"
+        return "it does not exist, or our login may not pull it"
 
 
-def _check(answer: Answer, ask: Ask) -> None:
-    status, where = answer.status, failures.origin(answer.url)
-    if status in (200, 206):
-        if ask.kind != "ping" and bare(answer.header("Content-Type")) in _LOGIN_PAGES:
-            raise UpstreamInvalid(
-                f"{where} answers with a web page", "is it a registry, or does a portal or proxy ask for a login?"
-            )
-        return
-    named = f"'{ask.repository}'" if ask.repository else "that"
-    if status in _ABSENT:
-        raise UpstreamNotFound(f"{where} has no such {ask.kind} in {named}")
-    if status in (401, 402, 403, 451):
-        raise UpstreamDenied(f"{where} does not give {named} to us ({status})")
-    if status in _LATER or status >= 500:
-        later = parse_retry_after(answer.header("Retry-After"))
-        raise UpstreamUnavailable(f"{where} answers {status}", "", "", later)
-    raise UpstreamInvalid(f"{where} answers {status} to a {ask.kind} of {named}")
+class _Slower(UpstreamUnavailable):
+    """The endpoint works, and wants to be asked less."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import ssl
 
@@ -9,7 +10,7 @@ import aiohttp
 from yarl import URL
 
 from mirror.errors import UpstreamError, UpstreamInvalid, UpstreamUnavailable
-from mirror.upstream.guard import AddressRefused, Reach, Zone, zone_of_text
+from mirror.upstream.guard import AddressRefusedError, IPNetwork, Reach, allows, may_reach, zone_of_text
 
 
 class AddressForbidden(UpstreamInvalid):
@@ -17,7 +18,12 @@ class AddressForbidden(UpstreamInvalid):
 
 
 class CertificateRefused(UpstreamUnavailable):
-    """TLS failed because of the certificate; `Endpoint` adds whose it is and when it ends."""
+    """TLS failed because of the certificate; `add` says whose it is and when it ends."""
+
+    def add(self, description: str) -> None:
+        """Put what the certificate says into the sentence."""
+        if description:
+            self.what = f"{self.what}: {description}"
 
 
 def origin(url: URL) -> str:
@@ -29,7 +35,7 @@ def explain(error: BaseException, url: URL, deadline: float, proxied: bool = Fal
     """Return the error of this room for what aiohttp raised while asking `url`."""
     where = origin(url)
     cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
-    if isinstance(cause, AddressRefused):
+    if isinstance(cause, AddressRefusedError):
         return _forbidden(url)
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         reason = error.certificate_error
@@ -85,10 +91,14 @@ def _forbidden(url: URL) -> AddressForbidden:
     )
 
 
-def refuse_literal(url: URL, reach: Reach) -> None:
-    """Raise AddressForbidden for a literal that is out of reach: behind a proxy the socket guard sees only the proxy."""
+def refuse_literal(url: URL, reach: Reach, listed: tuple[IPNetwork, ...]) -> None:
+    """Raise AddressForbidden for a literal out of reach: of a request through a proxy the guard sees only the proxy."""
     zone = zone_of_text(url.host or "")
-    if zone is None or reach is Reach.LISTED or zone is Zone.PUBLIC:
+    if zone is None or allows(reach, zone):
         return
-    if zone is not Zone.PRIVATE or reach is Reach.PUBLIC:
+    try:
+        address = ipaddress.ip_address(url.host or "")
+    except ValueError:
+        raise _forbidden(url) from None
+    if not may_reach(reach, address, listed):
         raise _forbidden(url)

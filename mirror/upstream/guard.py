@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import errno
 import ipaddress
+import re
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -20,9 +21,9 @@ AddrInfo = tuple[Any, Any, Any, Any, tuple[Any, ...]]
 # Addresses of cloud metadata and host services that look like ordinary private or public ones. What they hand
 # out is credentials, so they count as link-local, like 169.254.169.254: AWS (IPv6), Alibaba, Oracle, Azure.
 _METADATA = frozenset(
-    ipaddress.ip_address(text)
-    for text in ("fd00:ec2::254", "100.100.100.200", "192.0.0.192", "168.63.129.16")
+    ipaddress.ip_address(text) for text in ("fd00:ec2::254", "100.100.100.200", "192.0.0.192", "168.63.129.16")
 )
+_NUMERIC = re.compile(r"(?:0x[0-9a-f]*|[0-9]+)(?:\.(?:0x[0-9a-f]*|[0-9]+)){0,3}")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
@@ -44,7 +45,7 @@ class Reach(enum.Enum):
     LISTED = "listed"  # a host that `redirects` or the endpoint itself spells out
 
 
-class AddressRefused(OSError):
+class AddressRefusedError(OSError):
     """The guard does not let a connection go there."""
 
     def __init__(self) -> None:
@@ -87,12 +88,24 @@ def zone_of_text(host: str) -> Zone | None:
     try:
         return zone_of(ipaddress.ip_address(bare))
     except ValueError:
-        return None
+        pass
+    # 127.1, 0x7f.1 and 2130706433 are addresses too, to whoever resolves them.
+    if _NUMERIC.fullmatch(bare.lower()):
+        try:
+            return zone_of(ipaddress.IPv4Address(socket.inet_aton(bare)))
+        except OSError:
+            return Zone.NEVER
+    return None
+
+
+def allows(reach: Reach, zone: Zone) -> bool:
+    """Tell whether a connection of this reach may go to `zone`."""
+    return zone in _ALLOWED[reach]
 
 
 def may_reach(reach: Reach, address: IPAddress, listed: tuple[IPNetwork, ...] = ()) -> bool:
     """Tell whether a connection of this reach may go to `address`; `listed` networks always may be reached."""
-    if zone_of(address) in _ALLOWED[reach]:
+    if allows(reach, zone_of(address)):
         return True
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
         address = address.ipv4_mapped
@@ -100,12 +113,12 @@ def may_reach(reach: Reach, address: IPAddress, listed: tuple[IPNetwork, ...] = 
 
 
 def socket_guard(reach: Reach, listed: tuple[IPNetwork, ...] = ()) -> Callable[[AddrInfo], socket.socket]:
-    """Return a socket factory for a TCPConnector that raises AddressRefused for what is out of reach."""
+    """Return a socket factory for a TCPConnector that raises AddressRefusedError for what is out of reach."""
 
     def make(info: AddrInfo) -> socket.socket:
         family, kind, protocol, _, address = info
         if not may_reach(reach, ipaddress.ip_address(str(address[0])), listed):
-            raise AddressRefused
+            raise AddressRefusedError
         return socket.socket(family=family, type=kind, proto=protocol)
 
     return make

@@ -1,50 +1,37 @@
-"""Which egress proxy a request goes through, if any: the upstream's own, the configuration's, the environment's."""
+"""Which egress proxy a request takes, with NO_PROXY as OpenShift and Go write it."""
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from aiohttp import BasicAuth
 from yarl import URL
 
-from mirror.upstream.secret import Secret
+from mirror.config import Proxy
+
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 @dataclass(frozen=True, slots=True)
-class Proxy:
-    """One egress proxy; `source` says which setting it came from."""
+class Hop:
+    """One proxy: its URL without the login, and the login to send it as Proxy-Authorization."""
 
     url: URL
-    source: str
-    username: str = ""
-    password: Secret = field(default_factory=lambda: Secret(""))
-
-    @classmethod
-    def parse(cls, text: str, source: str) -> Proxy:
-        """Return the proxy that `text` names: a URL, or host:port as curl takes it. Raise ValueError."""
-        url = URL(text if "://" in text else f"http://{text}")
-        if url.scheme not in ("http", "https") or not url.host:
-            raise ValueError(f"{source} is no http:// or https:// address of a proxy")
-        return cls(url.with_user(None), source, url.user or "", Secret(url.password or ""))
-
-    def login(self) -> BasicAuth | None:
-        """Return what to send as Proxy-Authorization."""
-        return BasicAuth(self.username, self.password.reveal()) if self.username else None
+    login: BasicAuth | None = field(default=None, repr=False)
 
 
 class NoProxy:
-    """NO_PROXY as OpenShift and Go write it: names with their subdomains, `.suffix`, host:port, addresses, CIDRs, `*`.
+    """NO_PROXY: names with their subdomains, `.suffix`, host:port, addresses, CIDRs, `*`.
 
-    aiohttp's own test (urllib's) knows no CIDRs. Names are not resolved to be compared with a CIDR.
+    aiohttp's own test (urllib's) knows no CIDRs. Names are not resolved to be compared with one.
     """
 
     def __init__(self, text: str) -> None:
-        self._entries = [entry for entry in text.replace(",", " ").lower().split() if entry]
+        self._entries = text.replace(",", " ").lower().split()
 
     def covers(self, url: URL) -> bool:
-        """Tell whether `url` is asked directly. Loopback always is."""
+        """Tell whether `url` is asked directly; this host's own loopback always is."""
         host, port = (url.host or "").lower().rstrip("."), url.port or 0
         try:
             address = ipaddress.ip_address(host)
@@ -55,7 +42,7 @@ class NoProxy:
         return any(_covers(entry, host, port, address) for entry in self._entries)
 
 
-def _covers(entry: str, host: str, port: int, address: ipaddress.IPv4Address | ipaddress.IPv6Address | None) -> bool:
+def _covers(entry: str, host: str, port: int, address: _Address | None) -> bool:
     if entry == "*":
         return True
     name, wanted_port = entry, ""
@@ -77,40 +64,24 @@ def _covers(entry: str, host: str, port: int, address: ipaddress.IPv4Address | i
     return host == name or host.endswith(f".{name}")
 
 
-class Proxies:
-    """The proxies of one upstream."""
+class Egress:
+    """The way out of one upstream."""
 
-    def __init__(self, http: Proxy | None, https: Proxy | None, no_proxy: NoProxy) -> None:
-        self._http = http
-        self._https = https
-        self._no_proxy = no_proxy
+    def __init__(self, proxy: Proxy) -> None:
+        self._http = _hop(proxy.http)
+        self._https = _hop(proxy.https)
+        self._no_proxy = NoProxy(proxy.no_proxy)
+        # An upstream's own proxy is meant for it, wherever it is: `effective_proxy` gives it no exceptions.
+        self._always = bool(proxy.source) and proxy.source.startswith("upstreams.")
 
-    @classmethod
-    def choose(cls, own: str | None, configured: str | None, environ: Mapping[str, str]) -> Proxies:
-        """Return the proxies by the first that is set: the upstream's `own`, the `configured` one, the environment's.
-
-        NO_PROXY holds for each but an upstream's own. Raise ValueError for an address that cannot be read.
-        """
-        no_proxy = NoProxy(_variable(environ, "NO_PROXY"))
-        for text, source, exceptions in (
-            (own, "the upstream's proxy", NoProxy("")),
-            (configured, "proxy", no_proxy),
-        ):
-            if text:
-                proxy = Proxy.parse(text, source)
-                return cls(proxy, proxy, exceptions)
-        https, http = _variable(environ, "HTTPS_PROXY"), _variable(environ, "HTTP_PROXY")
-        return cls(
-            Proxy.parse(http, "HTTP_PROXY") if http else None,
-            Proxy.parse(https, "HTTPS_PROXY") if https else None,
-            no_proxy,
-        )
-
-    def for_url(self, url: URL) -> Proxy | None:
-        """Return the proxy for `url`, or None for a direct connection."""
-        proxy = self._https if url.scheme == "https" else self._http
-        return None if proxy is None or self._no_proxy.covers(url) else proxy
+    def for_url(self, url: URL) -> Hop | None:
+        """Return the proxy that a request to `url` takes, or None for the direct way."""
+        hop = self._https if url.scheme == "https" else self._http
+        return None if hop is None or (not self._always and self._no_proxy.covers(url)) else hop
 
 
-def _variable(environ: Mapping[str, str], name: str) -> str:
-    return environ.get(name, "") or environ.get(name.lower(), "")
+def _hop(text: str | None) -> Hop | None:
+    if text is None:
+        return None
+    url = URL(text)
+    return Hop(url.with_user(None), BasicAuth(url.user, url.password or "") if url.user else None)

@@ -57,10 +57,10 @@ def next_url(url: URL, status: int, location: str) -> URL:
         raise UpstreamInvalid(f"{where} answers {status} without saying where to go", "", where)
     try:
         target = url.join(URL(location, encoded=True)).with_fragment(None)
-        unreadable = not target.host or target.scheme not in ("http", "https") or target.port == 0
+        readable = bool(target.host) and target.scheme in ("http", "https") and bool(target.port)
     except ValueError:
-        unreadable = True
-    if unreadable:
+        target, readable = url, False
+    if not readable:
         raise UpstreamInvalid(f"{where} redirects to an address that cannot be asked for", "", where)
     if target.user is not None or target.password is not None:
         raise UpstreamInvalid(f"{where} redirects to an address with a login in it", "", where)

@@ -34,6 +34,24 @@ def client_context(
     return context
 
 
+class Contexts:
+    """The contexts of all upstreams, made once for the same files: the system's authorities take long to load."""
+
+    def __init__(self, authorities: Iterable[Path]) -> None:
+        self._authorities = tuple(authorities)
+        self._made: dict[tuple[Path | None, Path | None, Path | None], ssl.SSLContext] = {}
+
+    def for_endpoint(
+        self, authority: Path | None, certificate: Path | None = None, key: Path | None = None
+    ) -> ssl.SSLContext:
+        """Return the context with `authority` beside the general ones; raise ConfigurationError as `client_context`."""
+        files = (authority, certificate, key)
+        if files not in self._made:
+            authorities = [*self._authorities, *([authority] if authority else [])]
+            self._made[files] = client_context(authorities, certificate, key)
+        return self._made[files]
+
+
 def _unusable(code: str, path: Path, error: OSError, remedy: str) -> Problem:
     said = "it holds no usable PEM" if isinstance(error, ssl.SSLError) else (error.strerror or "unreadable")
     return Problem(code, f"{path} cannot be used ({said})", str(path), remedy)

@@ -14,7 +14,7 @@ from yarl import URL
 import mirror
 from mirror.upstream import failures
 from mirror.upstream.guard import IPNetwork, Reach, Zone, socket_guard, zone_of
-from mirror.upstream.proxy import Proxies
+from mirror.upstream.proxy import Egress
 
 # faults.md 2.1, "Connect timeout": one dead address must not eat the time of the next endpoint.
 CONNECT_SECONDS = 3.5
@@ -95,13 +95,13 @@ class Transport:
         self,
         own: ssl.SSLContext,
         away: ssl.SSLContext,
-        proxies: Proxies,
+        egress: Egress,
         listed: tuple[IPNetwork, ...] = (),
         limit: int = 64,
     ) -> None:
         self._own = own
         self._away = away
-        self._proxies = proxies
+        self._egress = egress
         self._listed = listed
         self._limit = limit
         self._sessions: dict[tuple[Reach, bool], aiohttp.ClientSession] = {}
@@ -112,9 +112,9 @@ class Transport:
         Raise UpstreamUnavailable when there is none within `deadline` seconds or the connection fails, and
         UpstreamInvalid when what answers does not speak HTTP or lies out of reach.
         """
-        proxy = self._proxies.for_url(request.url)
+        proxy = self._egress.for_url(request.url)
         if proxy is not None:
-            failures.refuse_literal(request.url, reach)
+            failures.refuse_literal(request.url, reach, self._listed)
         session = self._session(reach, proxied=proxy is not None)
         try:
             async with asyncio.timeout(deadline):
@@ -125,7 +125,7 @@ class Transport:
                     data=request.form,
                     allow_redirects=False,
                     proxy=proxy.url if proxy else None,
-                    proxy_auth=proxy.login() if proxy else None,
+                    proxy_auth=proxy.login if proxy else None,
                     read_bufsize=request.buffer,
                 )
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
