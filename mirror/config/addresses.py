@@ -23,7 +23,7 @@ _PATH = re.compile(r"(?:/[A-Za-z0-9._~%+-]+)*")
 
 def parse_listen(value: object, base: Path) -> str:
     """Return `host:port`, `[v6]:port` or `unix:/absolute/path` in canonical form; raise SpellingError."""
-    text = expect_text(value)
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else expect_text(value)
     if text.startswith(UNIX):
         path = base / text.removeprefix(UNIX)
         if len(str(path).encode()) > _LONGEST_SOCKET_PATH:

@@ -69,7 +69,7 @@ def read(path: Path) -> Document:
     try:
         node = yaml.compose(text, Loader=yaml.CSafeLoader)
     except yaml.YAMLError as error:
-        raise _syntax_error(error, path) from None
+        raise _syntax_error(error, text, path) from None
     if node is not None:
         document.data = _construct(node, (), document)
     return document
@@ -131,14 +131,20 @@ def _parse(text: str, path: Path) -> Iterator[yaml.Event]:
     try:
         yield from yaml.parse(text, Loader=yaml.CSafeLoader)
     except yaml.YAMLError as error:
-        raise _syntax_error(error, path) from None
+        raise _syntax_error(error, text, path) from None
 
 
-def _syntax_error(error: yaml.YAMLError, path: Path) -> ConfigurationError:
+def _syntax_error(error: yaml.YAMLError, text: str, path: Path) -> ConfigurationError:
     """Return what the parser says, without the line's text, which may hold a secret."""
+    position = getattr(error, "position", None)
+    if isinstance(position, int):
+        # The parser was handed UTF-8, so that is what it counts.
+        line = text.encode()[:position].count(b"\n") + 1
+        problem = Problem("syntax", "here is a character that YAML does not allow", f"{path}:{line}", "remove it")
+        return ConfigurationError([problem])
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     where = f"{path}:{mark.line + 1}" if mark else str(path)
-    what = getattr(error, "problem", None) or getattr(error, "reason", None) or "is not YAML"
+    what = getattr(error, "problem", None) or "is not YAML"
     context = getattr(error, "context", None)
     remedy = 'look at the indentation, and put values that begin with [ { * & ! % @ or hold ": " in quotes'
     return ConfigurationError([Problem("syntax", f"{context}: {what}" if context else what, where, remedy)])

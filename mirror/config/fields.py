@@ -137,7 +137,8 @@ def not_served(default: object) -> BeforeValidator:
 
 def as_list(value: object) -> object:
     """Return one text as a list of it; everything else as it is. An empty list is refused: it would listen nowhere."""
-    if isinstance(value, str):
+    # A number is on its way to be told that it names no host.
+    if isinstance(value, str | int) and not isinstance(value, bool):
         return (value,)
     if isinstance(value, list | tuple) and not value:
         raise SpellingError("is an empty list", "name at least one address")

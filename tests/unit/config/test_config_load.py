@@ -1,0 +1,437 @@
+"""mirror.yaml as a file: what it may hold, and that everything wrong in it is said at once, with its line."""
+
+from __future__ import annotations
+
+import json
+import math
+import traceback
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mirror.config import Amount, Config, Credentials, load
+from mirror.errors import ConfigurationError
+
+
+def line_of(problem):
+    return int(problem.where.rpartition(":")[2])
+
+
+def only(problems, code, line):
+    assert [(problem.code, line_of(problem)) for problem in problems] == [(code, line)]
+    return problems[0]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "\n", "# nothing\n", "---\n", "{}\n", "listen:\nca:\nlimits:\n", "limits: {blob: }\n"]
+)
+def test_an_empty_file_is_the_defaults(read, text):
+    assert read(text) == Config()
+
+
+def test_the_defaults_are_those_of_the_contract():
+    config = Config()
+    assert config.listen == ("127.0.0.1:5000",)
+    assert config.workers == "auto"
+    assert config.storage.path == Path("/var/lib/mirror")
+    assert config.storage.keep_free == Amount(percent=5)
+    assert config.storage.tag_history == 10
+    assert config.clients.anonymous == "pull"
+    assert config.limits.manifest == 4 * 2**20
+    assert config.limits.blob == 50 * 2**30
+    assert (config.limits.header_timeout, config.limits.idle_timeout, config.limits.write_stall) == (10, 75, 60)
+    assert config.metrics.listen == "127.0.0.1:9000"
+
+
+def test_what_a_file_says_is_what_the_configuration_holds(read, tmp_path):
+    config = read("""
+listen: ["[::]:5000", unix:run/mirror.sock]
+external_url: https://mirror.lab:5000/
+tls: {certificate: tls.pem, key: /etc/mirror/key.pem}
+workers: 3
+offline: yes
+ca: [lab.pem]
+proxy: proxy.lab:3128
+pull_secrets: [secret.json]
+default_upstream: docker.io
+upstreams:
+  docker.io:
+  lab:
+    endpoints: [bastion:5000/lab, "http://reg.lab:5000"]
+    plain_http: true
+    credentials: {username: robot, password_file: lab.password}
+    auth_realms: [auth.example:8443]
+    redirects: [s3.lab, 10.0.0.0/8]
+    repositories: {allow: [team/**], deny: [team/private/*]}
+    tags: {fresh_for: 0s, absent_for: 1m, stale_for: 7d}
+aliases: {openshift/: lab/ocp/, web: docker.io/library/nginx}
+storage: {path: store, cache_size: 200GiB, keep_free: 20GiB, tag_history: 0}
+clients: {anonymous: none}
+limits: {connections: 0, blob: 0, write_stall: 0s, trusted_proxies: [10.1.2.3]}
+log: {level: debug, format: json}
+metrics: {listen: none}
+""")
+    assert config.listen == ("[::]:5000", f"unix:{tmp_path}/run/mirror.sock")
+    assert config.external_url == "https://mirror.lab:5000"
+    assert config.tls.certificate == tmp_path / "tls.pem"
+    assert config.tls.key == Path("/etc/mirror/key.pem")
+    assert config.worker_count == 3
+    assert config.offline is True
+    assert config.ca == (tmp_path / "lab.pem",)
+    assert config.proxy == "http://proxy.lab:3128"
+    assert config.pull_secrets == (tmp_path / "secret.json",)
+    lab = config.upstreams["lab"]
+    assert lab.name == "lab"
+    assert lab.endpoints == ("http://bastion:5000/lab", "http://reg.lab:5000")
+    assert lab.credentials == Credentials(username="robot", password_file=tmp_path / "lab.password")
+    assert lab.auth_realms == ("auth.example:8443",)
+    assert lab.redirects == ("s3.lab", "10.0.0.0/8")
+    assert lab.repositories.allows("team/web")
+    assert not lab.repositories.allows("team/private/x")
+    assert (lab.tags.fresh_for, lab.tags.absent_for, lab.tags.stale_for) == (0, 60, 604800)
+    assert config.upstreams["docker.io"].endpoints == ("https://registry-1.docker.io",)
+    assert config.upstreams["docker.io"].tags.stale_for == math.inf
+    assert config.aliases == {"openshift/": "lab/ocp/", "web": "docker.io/library/nginx"}
+    assert config.storage.path == tmp_path / "store"
+    assert config.storage.cache_size == 200 * 2**30
+    assert config.storage.keep_free.of(1) == 20 * 2**30
+    assert config.clients.anonymous == "none"
+    assert config.limits.connections == 0
+    assert config.limits.blob > 2**62
+    assert config.limits.write_stall == math.inf
+    assert config.limits.trusted_proxies == ("10.1.2.3/32",)
+    assert config.metrics.listen is None
+
+
+def test_a_report_of_a_configuration_can_be_read_back_as_one(read):
+    config = read(
+        "upstreams: {quay.io: {tags: {stale_for: 7d}}}\nstorage: {keep_free: 3%}\nlimits: {idle_timeout: 0s}\n"
+    )
+    again = read(json.dumps(config.model_dump(mode="json")))
+    assert again == config
+
+
+def test_a_link_to_the_file_is_not_followed_for_what_lies_beside_it(tmp_path):
+    real = tmp_path / "..data"
+    real.mkdir()
+    (real / "mirror.yaml").write_text("storage: {path: store}\n")
+    (tmp_path / "mirror.yaml").symlink_to("..data/mirror.yaml")
+    assert load(tmp_path / "mirror.yaml").storage.path == tmp_path / "store"
+
+
+def test_each_key_tells_its_line(read, tmp_path):
+    config = read("\nstorage:\n  path: x\nupstreams:\n  quay.io:\n    endpoints:\n      - a\n      - b\n")
+    assert config.source.where("storage", "path") == f"{tmp_path}/mirror.yaml:3"
+    assert config.source.where("upstreams", "quay.io", "endpoints", 1) == f"{tmp_path}/mirror.yaml:8"
+    assert config.source.where("upstreams", "quay.io", "tags", "fresh_for") == f"{tmp_path}/mirror.yaml:5"
+    assert config.source.where("tls") == f"{tmp_path}/mirror.yaml"
+
+
+def test_every_problem_is_said_in_the_order_of_the_lines(refused):
+    problems = refused("""
+lisen: 127.0.0.1:5000
+workers: 65
+workers: 2
+limits: {blob: 5Gi, idle_timeout: 75}
+upstreams:
+  reg.lab:5000:
+  docker.io: {endpoint: x}
+default_upstream: quay.io
+hosted: [apps/**]
+tls: {key: k.pem}
+""")
+    assert [(line_of(problem), problem.code) for problem in problems] == [
+        (2, "unknown_key"),
+        (3, "invalid_value"),
+        (4, "duplicate_key"),
+        (5, "invalid_value"),
+        (5, "invalid_value"),
+        (7, "invalid_value"),
+        (8, "unknown_key"),
+        (9, "no_such_upstream"),
+        (10, "not_supported"),
+        (11, "missing_key"),
+    ]
+    assert all(problem.remedy for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        ("lisen: x", "did you mean `listen`?"),
+        ("cache_size: 5GiB", "it belongs under `storage`"),
+        ("storage: {offline: true}", "it belongs at the top level, without indentation"),
+        ("fresh_for: 5m", "it belongs under `upstreams.<upstream>.tags`"),
+        ("log: {zzz: 1}", "the keys here are level, format"),
+        ("upstreams: {quay.io: {endpoint: [x]}}", "did you mean `endpoints`?"),
+        (
+            "upstreams: {quay.io: {insecure: true}}",
+            "certificates are always verified: give `ca`, or an http:// endpoint",
+        ),
+        ("upstreams: {quay.io: {name: x}}", "the keys here are plain_http,"),
+        ("nothing_here:", "the keys here are listen,"),
+        ("<<: {offline: true}", "the keys here are listen,"),
+    ],
+)
+def test_an_unknown_key_is_answered_with_the_nearest(refused, text, remedy):
+    assert only(refused(text), "unknown_key", 1).remedy.startswith(remedy)
+
+
+def test_an_inline_password_is_told_where_to_go_and_never_shown(refused):
+    text = "upstreams:\n  quay.io:\n    credentials: {username: ann, password: hunter2, password_file: f}\n"
+    problem = only(refused(text), "unknown_key", 3)
+    assert "password_file" in problem.remedy
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "upstreams: {quay.io: {credentials: hunter2}}",
+        "upstreams: {quay.io: {credentials: [hunter2]}}",
+        "upstreams: {quay.io: hunter2}",
+        "upstreams: {quay.io: {endpoints: ['https://ann:hunter2@quay.io']}}",
+        "upstreams: {quay.io: {endpoints: ['ann:hunter2@quay.io']}}",
+        "proxy: http://ann:hunter2@proxy.lab",
+        "external_url: https://ann:hunter2@mirror.lab",
+        "pull_secrets: hunter2",
+        "password: hunter2",
+        "upstreams: {quay.io: {credentials: {username: ann, password: hunter2}}}",
+        "upstreams: {quay.io: {credentials: {username: 12345678, password_file: f}}}\n# hunter2",
+        "upstreams: {quay.io: {credentials: {password: 'hunter2",
+    ],
+)
+def test_no_message_shows_a_secret_in_the_wrong_place(read, text):
+    with pytest.raises(ConfigurationError) as raised:
+        read(text)
+    assert "hunter2" not in "".join(traceback.format_exception(raised.value)).partition("ConfigurationError")[2]
+    assert "hunter2" not in repr(raised.value.problems)
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("no: 1", 'put it in quotes: "no"'),
+        ("upstreams: {1.10: {}}", 'put it in quotes: "1.10"'),
+        ("storage: {path: 4.10}", 'put it in quotes: "4.10"'),
+        ("default_upstream: off", 'put it in quotes: "off"'),
+        ("clients: {anonymous: no}", 'put it in quotes: "no"'),
+        ("storage: {path: 2024-01-01}", 'put it in quotes: "2024-01-01"'),
+    ],
+)
+def test_what_yaml_reads_in_its_own_way_is_to_be_quoted(refused, text, part):
+    assert only(refused(text), "wrong_type", 1).remedy == part
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "workers: 1.5",
+        "workers: yes",
+        "offline: 'true'",
+        "offline: 1",
+        "limits: {connections: '5'}",
+        "limits: {connections: 0755}",
+        "limits: {connections: 1:30}",
+        "limits: {connections: 1_000}",
+        "limits: []",
+        "upstreams: [quay.io]",
+        "upstreams: {quay.io: true}",
+        "ca: lab.pem",
+        "ca: {a: b}",
+        "ca: [[a]]",
+        "ca: [null]",
+        "aliases: {a: }",
+        "aliases: {a: [b]}",
+        "listen: {a: b}",
+        "upstreams: {quay.io: {tags: {fresh_for: 300.0}}}",
+        "upstreams: {quay.io: {credentials: {username: 12345, password_file: f}}}",
+        "[a, b]",
+        "just text",
+        "? [a]\n: b",
+    ],
+)
+def test_a_wrong_type_is_refused_and_never_converted(refused, text):
+    only(refused(text), "wrong_type", 1)
+
+
+def test_a_list_where_only_text_was_given_says_how_to_write_one(refused):
+    assert "[...]" in refused("pull_secrets: secret.json")[0].remedy
+
+
+def test_a_duplicate_key_names_the_first(refused):
+    problem = only(
+        refused("upstreams:\n  quay.io: {}\n  docker.io: {}\n  quay.io: {plain_http: true}\n"), "duplicate_key", 4
+    )
+    assert "line 2" in problem.remedy
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ca: &x [a]\npull_secrets: *x",
+        "ca: *x",
+        "listen: *:5000",
+        "offline: !!bool true",
+        "offline: !x true",
+        "a: 1\n---\nb: 2",
+        "listen: [::]:5000",
+        "listen: [",
+        "a:\n\tb: 1",
+        "a: b: c",
+        "'unclosed",
+        "a: \x07",
+        "%YAML 9.9\n---\na: 1",
+        "[" * 100_000,
+        "{a: " * 100_000,
+        "- " * 100_000,
+        b"\xff\xfe",
+        b"a: caf\xe9",
+    ],
+)
+def test_what_is_not_plain_yaml_is_refused_with_its_line(refused, text):
+    problems = refused(text)
+    assert {problem.code for problem in problems} == {"syntax"}
+    assert all(line_of(problem) >= 1 for problem in problems)
+
+
+def test_a_syntax_error_shows_its_line_and_not_what_stands_there(refused):
+    problem = only(refused("offline: true\nupstreams: {a: 'hunter2: }\n# hunter2\n"), "syntax", 3 + 1)
+    assert "hunter2" not in str(problem)
+
+
+def test_a_huge_file_is_refused_unread(refused):
+    assert [problem.code for problem in refused("#" * (2**20 + 1))] == ["too_large"]
+
+
+def test_a_list_of_problems_stays_one_that_a_person_reads(refused):
+    assert len(refused("a: 1\n" * 10_000)) <= 102
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_no_problem(read):
+    assert read(b"\xef\xbb\xbfoffline: true\r\nworkers: 2\r\n").workers == 2
+
+
+def test_a_file_that_is_not_there_says_what_to_do(tmp_path):
+    with pytest.raises(ConfigurationError) as raised:
+        load(tmp_path / "mirror.yaml")
+    assert [(problem.code, problem.where) for problem in raised.value.problems] == [
+        ("unreadable", str(tmp_path / "mirror.yaml"))
+    ]
+    with pytest.raises(ConfigurationError):
+        load(tmp_path)
+
+
+NOT_YET = [
+    ("hosted: [apps/**]", 1),
+    ("tls: {client_ca: x}", 1),
+    ("clients: {htpasswd: x}", 1),
+    ("clients: {rules: [{who: ci}]}", 1),
+    ("clients: {catalog: true}", 1),
+    ("clients: {anonymous: push}", 1),
+    ("releases: {graph: https://example}", 1),
+    ("releases:\n  signature_stores: [https://example]", 2),
+    ("releases: {keyring: k}", 1),
+    ("releases: {require_signature: false}", 1),
+    ("notifications: [{url: https://ci.lab/hook}]", 1),
+    ("storage: {sparse_indexes: true}", 1),
+    ("admin: {socket: /run/x}", 1),
+]
+
+
+@pytest.mark.parametrize(("text", "line"), NOT_YET)
+def test_a_key_that_nothing_serves_yet_is_refused_and_never_ignored(refused, text, line):
+    assert "not yet supported" in only(refused(text), "not_supported", line).what
+
+
+def test_the_default_of_a_key_that_nothing_serves_yet_may_be_stated(read):
+    text = """
+hosted: []
+notifications: []
+tls: {client_ca: }
+clients: {htpasswd: , rules: [], catalog: false}
+releases:
+  graph: https://api.openshift.com/api/upgrades_info/v1/graph
+  signature_stores: [https://mirror.openshift.com/pub/openshift-v4/signatures/openshift/release, https://storage.googleapis.com/openshift-release/official/signatures/openshift/release]
+  keyring:
+  require_signature: true
+storage: {sparse_indexes: false}
+admin: {socket: }
+"""
+    assert read(text) == Config()
+
+
+def test_workers_are_the_cores_at_hand_and_at_most_four(monkeypatch):
+    for cores, workers in ((1, 1), (3, 3), (64, 4)):
+        monkeypatch.setattr("os.sched_getaffinity", lambda _, cores=cores: set(range(cores)))
+        assert Config().worker_count == workers
+
+
+def test_a_configuration_cannot_be_changed():
+    config = Config()
+    with pytest.raises(ValueError, match="frozen"):
+        config.offline = True
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.one_of(
+        st.text(max_size=200),
+        st.lists(
+            st.sampled_from(
+                [
+                    "upstreams",
+                    "quay.io",
+                    "listen",
+                    "endpoints",
+                    "ca",
+                    "aliases",
+                    "tags",
+                    ":",
+                    " ",
+                    "\n",
+                    "\n  ",
+                    "{",
+                    "}",
+                ]
+                + [
+                    "[",
+                    "]",
+                    ",",
+                    "'",
+                    "5m",
+                    "1.5",
+                    "no",
+                    "x/",
+                    "https://a",
+                    "@",
+                    "*",
+                    "-",
+                    "null",
+                    "#",
+                    "limits",
+                    "blob",
+                ]
+            ),
+            max_size=30,
+        ).map("".join),
+        st.recursive(
+            st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=10)),
+            lambda inner: st.one_of(
+                st.lists(inner, max_size=3),
+                st.dictionaries(
+                    st.sampled_from([*Config.model_fields, "quay.io", "path", "endpoints", "tags", "credentials"]),
+                    inner,
+                ),
+            ),
+            max_leaves=12,
+        ).map(json.dumps),
+    )
+)
+def test_whatever_a_file_holds_it_is_a_configuration_or_a_list_of_problems(read, text):
+    try:
+        assert isinstance(read(text.encode("utf-8", "surrogatepass")), Config)
+    except ConfigurationError as error:
+        assert error.problems
+        assert all(problem.code and problem.what and problem.where for problem in error.problems)
