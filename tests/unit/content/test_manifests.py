@@ -8,6 +8,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -84,7 +85,7 @@ async def test_a_tag_keeps_its_earlier_digests(make_room: Callable[..., Room], u
     for seed in range(3):
         digests.append(upstream.add_image("team/app", "v1", seed=seed).digest)
         await get(room, "v1")
-    record = json.loads(open(room.layout.tag(LAB.name, "v1")).read())
+    record = json.loads(Path(room.layout.tag(LAB.name, "v1")).read_text())
     assert record["digest"] == digests[2]
     assert [entry["digest"] for entry in record["history"]] == [digests[1], digests[0]]
 
