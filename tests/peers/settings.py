@@ -1,42 +1,38 @@
-"""The smallest configuration that leads to a peer, with the names of mirror.config."""
+"""The smallest configuration that leads to a peer, and the clients it makes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from types import SimpleNamespace
+import contextlib
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-
-def upstream(*endpoints: str, name: str = "peer", **more: Any) -> SimpleNamespace:
-    """Return what a configuration says of one upstream."""
-    values: dict[str, Any] = {
-        "name": name,
-        "endpoints": endpoints,
-        "plain_http": True,
-        "ca": None,
-        "client_certificate": None,
-        "client_key": None,
-        "proxy": None,
-        "credentials": None,
-        "auth_realms": (),
-        "redirects": (),
-    }
-    return SimpleNamespace(**{**values, **more})
+from mirror.config import Config, UpstreamConfig
+from mirror.metrics import Metrics
+from mirror.upstream.client import UpstreamClient
+from mirror.upstream.factory import open_upstreams
 
 
-def credentials(username: str, password_file: Path) -> SimpleNamespace:
-    """Return a login of an upstream."""
-    return SimpleNamespace(username=username, password_file=password_file)
+def upstream(*endpoints: str, name: str = "peer", **more: Any) -> UpstreamConfig:
+    """Return what a configuration says of one upstream; `more` are further keys of it."""
+    return UpstreamConfig(name=name, endpoints=endpoints, plain_http=True, **more)
 
 
-def config(*upstreams: SimpleNamespace, limits: Mapping[str, Any] | None = None, **more: Any) -> SimpleNamespace:
+def config(*upstreams: UpstreamConfig, **more: Any) -> Config:
     """Return a configuration with these upstreams."""
-    values: dict[str, Any] = {
-        "ca": (),
-        "proxy": None,
-        "pull_secrets": (),
-        "upstreams": {one.name: one for one in upstreams},
-        "limits": SimpleNamespace(**{"fetches_per_upstream": 16, "manifest": 4 << 20, **(limits or {})}),
-    }
-    return SimpleNamespace(**{**values, **more})
+    return Config.model_validate({"upstreams": {one.name: one for one in upstreams}, **more})
+
+
+@contextlib.asynccontextmanager
+async def client_of(
+    *endpoints: str,
+    general: Mapping[str, Any] | None = None,
+    metrics: Metrics | None = None,
+    environ: Mapping[str, str] | None = None,
+    **more: Any,
+) -> AsyncIterator[UpstreamClient]:
+    """Yield the client of one upstream with these endpoints; `more` are further keys of it, `general` of the whole."""
+    opened = open_upstreams(config(upstream(*endpoints, **more), **(general or {})), metrics, environ or {})
+    try:
+        yield opened["peer"]
+    finally:
+        await opened.close()
