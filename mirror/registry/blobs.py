@@ -1,0 +1,150 @@
+"""GET and HEAD of a blob, whole or one range of it."""
+
+from __future__ import annotations
+
+from aiohttp import HttpVersion11, web
+
+from mirror.content.answers import BlobAnswer, ByteRange, RangeUnsatisfiable
+from mirror.errors import Corrupt, MirrorError
+from mirror.registry import ranges
+from mirror.registry.errors import RangeInvalid
+from mirror.registry.face import Content
+from mirror.registry.flow import ClientGone, abort
+from mirror.registry.patience import Patience
+from mirror.registry.responses import Answer, Responses, namespace_field
+from mirror.registry.routes import Route
+from mirror.registry.sending import Sender, close_chunks
+
+# A blob up to this size leaves in one piece with its head: one read and one write.
+SMALL = 64 * 1024
+
+
+class Cut(Exception):
+    """A body broke off after its head was out and the connection was aborted; `answer` says how much was sent."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__()
+        self.answer = answer
+
+
+class Blobs:
+    """Answers blobs from open files, or as an upstream sends them."""
+
+    def __init__(self, content: Content, responses: Responses, sender: Sender) -> None:
+        self._content = content
+        self._responses = responses
+        self._sender = sender
+
+    async def __call__(self, request: web.BaseRequest, route: Route, arrived: float) -> Answer:
+        """Answer one request that came at `arrived` on the loop's clock.
+
+        Raises MirrorError before the head is out and Cut, from its cause, after it.
+        """
+        digest = route.digest
+        headers = request.headers
+        target = self._content.resolve(route.name, route.ns, route.prefix)
+        known = "If-None-Match" in headers and ranges.has_already(headers, digest)
+        if known or request.method == "HEAD":
+            async with Patience(arrived):
+                head = await self._content.blob_head(target, digest)
+            fields = _fields(route, head.cache)
+            if known:
+                answer = self._responses.compose(request, 304, fields)
+            else:
+                answer = self._responses.compose(request, 200, f"Content-Length: {head.size}\r\n{fields}")
+            answer.cache, answer.upstream, answer.why = head.cache, head.upstream, head.why
+            return answer
+        wanted = ranges.wanted(headers, digest) if "Range" in headers else None
+        found = self._content.blob_now(target, digest)
+        if found is not None:
+            if wanted is not None:
+                _narrow(found, wanted)
+        else:
+            async with Patience(arrived):
+                try:
+                    found = await self._content.blob(target, digest, wanted)
+                except RangeUnsatisfiable as error:
+                    raise RangeInvalid(error.total) from None
+        try:
+            return await self._send(request, route, found, wanted)
+        finally:
+            found.close()
+            await close_chunks(found.chunks)
+
+    async def _send(
+        self, request: web.BaseRequest, route: Route, found: BlobAnswer, wanted: ByteRange | None
+    ) -> Answer:
+        status, framing = _framing(found, wanted)
+        fields = f"{framing}{_fields(route, found.cache)}"
+        file, start, stop = found.file, found.start, found.stop
+        if file is not None and stop is not None and stop - start <= SMALL and file.ready() >= stop:
+            await file.load(start, stop)
+            body = file.read(start, stop)
+            if len(body) != stop - start:
+                raise Corrupt("a stored blob is shorter than it was")
+            answer = self._responses.compose(request, status, fields, body)
+            answer.cache, answer.upstream, answer.why = found.cache, found.upstream, found.why
+            return answer
+        delimited = stop is not None or request.version >= HttpVersion11
+        if stop is None and delimited:
+            fields += "Transfer-Encoding: chunked\r\n"
+        answer = self._responses.compose(request, status, fields, close=not delimited)
+        answer.cache, answer.upstream, answer.why = found.cache, found.upstream, found.why
+        complete = False
+        try:
+            await self._stream(request, answer, found)
+            complete = True
+        except Exception as error:
+            raise Cut(answer) from error
+        finally:
+            if not complete:
+                abort(request, reset=not delimited)
+        return answer
+
+    async def _stream(self, request: web.BaseRequest, answer: Answer, found: BlobAnswer) -> None:
+        try:
+            await answer.prepare(request)
+        except ConnectionError as error:
+            raise ClientGone from error
+        if found.file is not None and found.stop is not None:
+            await self._sender.file(request, answer, found.file, found.start, found.stop, found.divert)
+        elif found.chunks is not None and found.stop is not None:
+            await self._sender.chunks(request, answer, found.chunks, found.stop - found.start)
+        elif found.chunks is not None:
+            await self._sender.unmeasured(request, answer, found.chunks)
+        else:
+            raise MirrorError("content gave a blob without bytes")
+
+
+def _fields(route: Route, cache: str) -> str:
+    digest = str(route.digest)
+    return (
+        "Content-Type: application/octet-stream\r\n"
+        f'Docker-Content-Digest: {digest}\r\nETag: "{digest}"\r\nX-Cache: {cache}\r\n'
+        "Accept-Ranges: bytes\r\nCache-Control: max-age=31536000, immutable\r\n"
+        f"{namespace_field(route.ns)}"
+    )
+
+
+def _framing(found: BlobAnswer, wanted: ByteRange | None) -> tuple[int, str]:
+    """Return the status and how long the body is; 206 only for exactly what was asked, always with the total."""
+    total, start, stop = found.total, found.start, found.stop
+    if total is None or stop is None:
+        if start == 0 and stop is None:
+            return 200, ""
+    elif wanted is not None and wanted.resolve(total) == (start, stop):
+        return 206, f"Content-Length: {stop - start}\r\nContent-Range: bytes {start}-{stop - 1}/{total}\r\n"
+    elif (start, stop) == (0, total):
+        return 200, f"Content-Length: {total}\r\n"
+    raise MirrorError(f"content gave bytes {start}..{stop} of {total} for {wanted}")
+
+
+def _narrow(found: BlobAnswer, wanted: ByteRange) -> None:
+    """Reduce a whole blob to the range asked for; raise RangeInvalid and close it if there is none."""
+    if found.total is None:
+        return
+    span = wanted.resolve(found.total)
+    if span is None:
+        found.close()
+        raise RangeInvalid(found.total)
+    found.start, found.stop = span

@@ -1,0 +1,125 @@
+"""One table: which error becomes which status and code, and how it is written (protocol.md 1.6 and 2.7, DESIGN 2.9)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+from mirror import errors
+from mirror.errors import MirrorError
+from mirror.registry.routes import Kind
+
+_MESSAGE_LIMIT = 1000
+_RETRY_AFTER = 5
+_RETRY_AFTER_LIMIT = 300
+
+
+class Unauthorized(MirrorError):
+    """The client must say who it is."""
+
+
+class Unsupported(MirrorError):
+    """The method is not one of `allowed` for this route."""
+
+    def __init__(self, what: str, remedy: str = "", allowed: tuple[str, ...] = ("GET", "HEAD")) -> None:
+        super().__init__(what, remedy)
+        self.allowed = allowed
+
+
+class RangeInvalid(MirrorError):
+    """The range lies outside the blob; `total` is the blob's size in bytes."""
+
+    def __init__(self, total: int) -> None:
+        super().__init__(f"the range lies outside the blob of {total} bytes")
+        self.total = total
+
+
+class Row(NamedTuple):
+    """How one class of error is answered.
+
+    `code` empty means the route's own word for "not here". What is not `told` is said to the log only: the client
+    reads that something failed, and its request's id. `retry` is the Retry-After in seconds where the error has none.
+    """
+
+    status: int
+    code: str = ""
+    told: bool = True
+    retry: int = 0
+
+
+# A 404 on a manifest must say MANIFEST_UNKNOWN: with NAME_UNKNOWN containers/image does not take a signature for
+# absent (protocol.md 1.6). A refused login is 503, not 401: no client may be sent to fetch a token for us.
+TABLE: Mapping[type[MirrorError], Row] = MappingProxyType(
+    {
+        MirrorError: Row(500, "UNKNOWN", told=False),
+        errors.ConfigurationError: Row(500, "UNKNOWN", told=False),
+        errors.InvalidRequest: Row(400, "UNSUPPORTED"),
+        errors.NameInvalid: Row(400, "NAME_INVALID"),
+        errors.DigestInvalid: Row(400, "DIGEST_INVALID"),
+        errors.TagInvalid: Row(400, "MANIFEST_INVALID"),
+        errors.ManifestInvalid: Row(502, "MANIFEST_INVALID"),
+        errors.NotHere: Row(404),
+        errors.NameUnknown: Row(404),
+        errors.Denied: Row(404),
+        errors.NotYet: Row(503, "UNKNOWN", retry=_RETRY_AFTER),
+        errors.StoreError: Row(503, "UNKNOWN", told=False, retry=30),
+        errors.StoreUnusable: Row(503, "UNKNOWN", told=False, retry=30),
+        errors.StoreFull: Row(503, "UNKNOWN", retry=30),
+        errors.Corrupt: Row(503, "UNKNOWN", told=False, retry=_RETRY_AFTER),
+        errors.UpstreamError: Row(502, "UNKNOWN"),
+        errors.UpstreamNotFound: Row(404),
+        errors.UpstreamDenied: Row(404),
+        errors.UpstreamLoginRefused: Row(503, "UNKNOWN", retry=30),
+        errors.UpstreamUnavailable: Row(503, "UNKNOWN", retry=_RETRY_AFTER),
+        errors.UpstreamInterrupted: Row(503, "UNKNOWN", retry=_RETRY_AFTER),
+        errors.UpstreamInvalid: Row(502, "UNKNOWN"),
+        Unauthorized: Row(401, "UNAUTHORIZED"),
+        Unsupported: Row(405, "UNSUPPORTED"),
+        RangeInvalid: Row(416, "RANGE_INVALID"),  # distribution's code: the specification has none for a read
+    }
+)
+
+_ABSENT: Mapping[Kind, str] = MappingProxyType(
+    {
+        Kind.MANIFEST: "MANIFEST_UNKNOWN",
+        Kind.BLOB: "BLOB_UNKNOWN",
+        Kind.UPLOAD: "BLOB_UPLOAD_UNKNOWN",
+        Kind.TAGS: "NAME_UNKNOWN",
+        Kind.REFERRERS: "NAME_UNKNOWN",
+    }
+)
+
+
+def row_of(error: MirrorError) -> Row:
+    """Return the row of an error's class, or of the nearest class above it."""
+    return next(TABLE[cls] for cls in type(error).__mro__ if cls in TABLE)
+
+
+def code_of(error: MirrorError, kind: Kind) -> str:
+    """Return the error's code on a route of this kind."""
+    return row_of(error).code or _ABSENT.get(kind, "UNSUPPORTED")
+
+
+def retry_after(error: MirrorError) -> int:
+    """Return Retry-After in whole seconds, 0 for none: what the error carries, else its row's."""
+    seconds = getattr(error, "retry_after", 0)
+    if not isinstance(seconds, (int, float)) or not math.isfinite(seconds) or seconds <= 0:
+        return row_of(error).retry
+    return min(max(math.ceil(seconds), 1), _RETRY_AFTER_LIMIT)
+
+
+def body_of(code: str, message: str) -> bytes:
+    """Return the body of an error answer (distribution-spec, Error Codes)."""
+    if len(message) > _MESSAGE_LIMIT:
+        message = message[:_MESSAGE_LIMIT] + "…"
+    return json.dumps({"errors": [{"code": code, "message": message}]}, separators=(",", ":")).encode("ascii")
+
+
+def message_of(error: MirrorError) -> str:
+    """Return what a client may read about an error."""
+    if row_of(error).told:
+        return str(error)
+    return "this registry has a fault: its log says more under the request's X-Request-Id"

@@ -1,0 +1,229 @@
+"""One pass over a request: parse, admit, answer, and say in one line what happened."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping
+
+from aiohttp import web
+
+from mirror.errors import InvalidRequest, MirrorError, NotHere
+from mirror.registry.blobs import Blobs, Cut
+from mirror.registry.clients import Clients
+from mirror.registry.errors import (
+    RangeInvalid,
+    Unauthorized,
+    Unsupported,
+    body_of,
+    code_of,
+    message_of,
+    retry_after,
+    row_of,
+)
+from mirror.registry.face import Content, Events, RequestLog, Requests
+from mirror.registry.flow import ClientGone
+from mirror.registry.health import Health
+from mirror.registry.manifests import Manifests
+from mirror.registry.pace import Pace
+from mirror.registry.patience import Patience
+from mirror.registry.referrers import Referrers
+from mirror.registry.responses import Answer, Responses, namespace_field
+from mirror.registry.routes import Kind, Route, parse
+from mirror.registry.sending import Sender
+from mirror.registry.tags import Tags
+
+_BODY_LIMIT = 64 * 1024
+_ROUTES_REMEMBERED = 4096
+_TARGET_REMEMBERED = 512  # longer request targets are parsed each time, so that the memory stays small
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+
+_METHODS = frozenset({"GET", "HEAD"})
+_PROBES = frozenset({Kind.LIVE, Kind.READY})
+_CLIENT_LEFT = "client left"
+# Stands for a target until it is parsed, and for one that cannot be: its text is not repeated in the log.
+_UNPARSED = Route(Kind.NOWHERE, "", folder="(malformed)")
+
+_Handler = Callable[[web.BaseRequest, Route, float], Awaitable[Answer]]
+
+
+class Dispatcher:
+    """The handler that `web.Server` calls for every request. It lets no exception out but cancellation.
+
+    `rate` is requests a second for each client, 0 for no limit. Deadlines of slow clients are the connections' part.
+    """
+
+    def __init__(
+        self,
+        content: Content,
+        clients: Clients,
+        requests: Requests,
+        log: RequestLog,
+        events: Events,
+        *,
+        rate: float = 0,
+        sender: Sender | None = None,
+    ) -> None:
+        self._clients = clients
+        self._requests = requests
+        self._log = log
+        self._events = events
+        self._clock = time.monotonic  # the loop's clock as well
+        self._pace = Pace(rate, self._clock) if rate else None
+        self._responses = responses = Responses()
+        health = Health(content, responses, events, self._clock)
+        self._handlers: Mapping[Kind, _Handler] = {
+            Kind.MANIFEST: Manifests(content, responses),
+            Kind.BLOB: Blobs(content, responses, sender or Sender()),
+            Kind.TAGS: Tags(content, responses),
+            Kind.REFERRERS: Referrers(content, responses),
+            Kind.PING: self._ping,
+            Kind.LIVE: health,
+            Kind.READY: health,
+        }
+        self._routes: dict[str, Route] = {}
+        self._prefix = os.urandom(4).hex()
+        self._count = 0
+
+    def leave(self) -> None:
+        """Say on /readyz and with every answer that this process is about to end."""
+        self._responses.leaving = True
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request completely, and note it."""
+        arrived = self._clock()
+        target = request.raw_path
+        route = self._routes.get(target, _UNPARSED)
+        client = self._clients.address(request)
+        identity = self._identify(request)
+        trouble = ""
+        try:
+            if route is _UNPARSED:
+                route = self._parse(target)
+            answer = await self._answer(request, route, client, arrived)
+        except MirrorError as error:
+            answer = self._refuse(request, route, error, identity)
+            trouble = str(error)
+            if not row_of(error).told:
+                self._events.warning("request_fault", request=identity, error=trouble)
+        except Cut as cut:
+            answer = cut.answer
+            answer.force_close()
+            trouble = self._explain(cut.__cause__, identity)
+        except Exception as error:  # noqa: BLE001 - the last resort: what aiohttp would say instead is HTML
+            self._events.error("request_failed", request=identity, exc_info=error)
+            answer = self._refuse(request, route, MirrorError(type(error).__name__), identity)
+            trouble = type(error).__name__
+        try:
+            await answer.prepare(request)
+            await answer.write_eof()
+        except ConnectionError:
+            answer.force_close()
+            trouble = trouble or _CLIENT_LEFT
+        if request.body_exists and _is_unread(request) and request.transport is not None:
+            request.transport.close()
+        try:
+            self._note(request, route, answer, client, identity, trouble, self._clock() - arrived)
+        except Exception as error:  # noqa: BLE001 - it would make aiohttp send a second answer behind this one
+            self._events.error("request_not_noted", request=identity, exc_info=error)
+        return answer
+
+    async def _answer(self, request: web.BaseRequest, route: Route, client: str, arrived: float) -> Answer:
+        probe = route.kind in _PROBES
+        if not probe:
+            self._clients.admit()
+        if request.method not in _METHODS:
+            raise Unsupported("this registry takes no pushes yet", "push to the upstream registry")
+        if request.body_exists:
+            raise InvalidRequest("a GET or HEAD has no body")
+        if self._pace is not None and not probe:
+            async with Patience(arrived):
+                await self._pace.wait(client)
+        handler = self._handlers.get(route.kind)
+        if handler is None:
+            raise NotHere("there is nothing at this path")
+        return await handler(request, route, arrived)
+
+    async def _ping(self, request: web.BaseRequest, route: Route, _arrived: float) -> Answer:
+        """Answer /v2/ without asking any upstream: clients choose this mirror by it."""
+        return self._responses.whole(request, 200, "application/json", b"{}", namespace_field(route.ns))
+
+    def _parse(self, target: str) -> Route:
+        """Parse a request target and remember it: the same few are asked for again and again."""
+        route = parse(target)
+        if len(target) <= _TARGET_REMEMBERED:
+            if len(self._routes) >= _ROUTES_REMEMBERED:
+                del self._routes[next(iter(self._routes))]
+            self._routes[target] = route
+        return route
+
+    def _identify(self, request: web.BaseRequest) -> str:
+        """Return the request's id: the client's own if it is sane."""
+        given = request.headers.get("X-Request-Id")
+        if given is not None and _REQUEST_ID.fullmatch(given) is not None:
+            return given
+        self._count += 1
+        return f"{self._prefix}-{self._count:x}"
+
+    def _refuse(self, request: web.BaseRequest, route: Route, error: MirrorError, identity: str) -> Answer:
+        """Return the answer that the error table has for `error`."""
+        row = row_of(error)
+        fields = f"X-Request-Id: {identity}\r\n"
+        seconds = retry_after(error)
+        if seconds:
+            fields += f"Retry-After: {seconds}\r\n"
+        if isinstance(error, Unauthorized):
+            fields += 'WWW-Authenticate: Basic realm="mirror"\r\n'
+        elif isinstance(error, Unsupported):
+            fields += f"Allow: {', '.join(error.allowed)}\r\n"
+        elif isinstance(error, RangeInvalid):
+            fields += f"Content-Range: bytes */{error.total}\r\n"
+        body = body_of(code_of(error, route.kind), message_of(error))
+        close = request.body_exists and _is_unread(request)
+        return self._responses.whole(request, row.status, "application/json", body, fields, close=close)
+
+    def _explain(self, cause: BaseException | None, identity: str) -> str:
+        """Say why a body broke off. A client's leaving is everyday; what is no error of the tree is a fault of ours."""
+        if isinstance(cause, ClientGone):
+            return _CLIENT_LEFT
+        if isinstance(cause, MirrorError):
+            self._events.warning("answer_cut", request=identity, error=str(cause))
+            return str(cause)
+        self._events.error("answer_cut", request=identity, exc_info=cause)
+        return type(cause).__name__
+
+    def _note(
+        self,
+        request: web.BaseRequest,
+        route: Route,
+        answer: Answer,
+        client: str,
+        identity: str,
+        trouble: str,
+        seconds: float,
+    ) -> None:
+        kind = route.kind
+        self._requests.request(kind, request.method, answer.status, answer.cache, answer.upstream, answer.sent, seconds)
+        if kind in _PROBES and answer.status == 200:
+            return
+        self._log.line(
+            id=identity,
+            client=client,
+            method=request.method,
+            name=route.folder,
+            status=answer.status,
+            bytes=answer.sent,
+            seconds=seconds,
+            digest=route.digest_text,
+            cache=answer.cache,
+            upstream=answer.upstream,
+            why=trouble or answer.why,
+            agent=request.headers.get("User-Agent", ""),
+        )
+
+
+def _is_unread(request: web.BaseRequest) -> bool:
+    """Tell whether a request's body is one that is not read: aiohttp takes what is short, the rest closes."""
+    length = request.content_length
+    return request.method in _METHODS or length is None or length > _BODY_LIMIT

@@ -1,0 +1,159 @@
+"""A request target becomes one checked value: which route, which repository, which manifest, tag or blob."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from mirror.errors import InvalidRequest, NameInvalid, TagInvalid
+from mirror.oci.digest import Digest
+from mirror.oci.reference import check_name, check_tag, parse_reference
+
+# CVE-2023-2253 was an unbounded n: no page is longer than this.
+PAGE_LIMIT = 1000
+
+_QUERY_LIMIT = 1024
+# What a path may hold before it is taken apart: visible ASCII, no escapes, nothing that starts a query or fragment.
+_PATH = re.compile(r"/[!-\"$&->@-~]*")
+# Some clients escape the colon of a digest; no other escape means anything in a path (faults.md E9).
+_ESCAPED_COLON = re.compile(r"(sha256|sha512)%3[Aa](?=[0-9a-f]+\Z)")
+_ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
+_NUMBER = re.compile(r"[0-9]{1,19}")
+_NAMESPACE = re.compile(r"(?:[A-Za-z0-9]+(?:[._-]+[A-Za-z0-9]+)*|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
+# RFC 6838 section 4.2: the restricted names of a media type.
+_MEDIA_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}")
+
+
+class Kind(StrEnum):
+    """The routes; the value is the metrics' and the log's word for it."""
+
+    PING = "ping"
+    MANIFEST = "manifest"
+    BLOB = "blob"
+    TAGS = "tags"
+    REFERRERS = "referrers"
+    UPLOAD = "upload"
+    CATALOG = "catalog"
+    LIVE = "live"
+    READY = "ready"
+    NOWHERE = "nowhere"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One request target, checked.
+
+    `path` is the target without its query; `folder` is that without a digest at its end, for the log. `prefix` is
+    <upstream> of /<upstream>/v2/…, `ns` the query's. `reference` is a digest or, for a manifest, a tag. `count` is the
+    query's n, at most PAGE_LIMIT.
+    """
+
+    kind: Kind
+    path: str
+    prefix: str | None = None
+    name: str = ""
+    reference: Digest | str = ""
+    ns: str | None = None
+    count: int | None = None
+    last: str = ""
+    artifact_type: str | None = None
+    folder: str = ""
+    digest_text: str = ""
+
+    @property
+    def digest(self) -> Digest:
+        """The digest of a blob or of what referrers refer to."""
+        if isinstance(self.reference, str):
+            raise TypeError(f"a {self.kind} route has no digest")
+        return self.reference
+
+
+def parse(target: str) -> Route:
+    """Return the route that a raw request target in origin form names; raise InvalidRequest or one of its kinds."""
+    path, _, query = target.partition("?")
+    if "%" in path:
+        before, slash, last = path.rpartition("/")
+        path = before + slash + _ESCAPED_COLON.sub(r"\1:", last, count=1)
+    if _PATH.fullmatch(path) is None:
+        raise NameInvalid("the path holds what no name, tag or digest holds", "write them plainly, without escapes")
+    if path in ("/livez", "/readyz"):
+        return Route(Kind.LIVE if path == "/livez" else Kind.READY, path, folder=path)
+    prefix, rest = _split_version(path)
+    if rest is None:
+        return Route(Kind.NOWHERE, path, folder=path)
+    ns, count, last, artifact_type = _parse_query(query)
+    kind, name, reference = _parse_rest(rest)
+    text = "" if isinstance(reference, str) else str(reference)
+    folder = path[: -len(text) - 1] if text else path
+    return Route(kind, path, prefix, name, reference, ns, count, last, artifact_type, folder, text)
+
+
+def _split_version(path: str) -> tuple[str | None, str | None]:
+    """Return (<upstream> or None, what follows /v2/), or (None, None) where there is no /v2/."""
+    if path == "/v2" or path.startswith("/v2/"):
+        return None, path[4:]
+    prefix, slash, rest = path[1:].partition("/")
+    if slash and (rest == "v2" or rest.startswith("v2/")):
+        return check_name(prefix), rest[3:]
+    return None, None
+
+
+def _parse_rest(rest: str) -> tuple[Kind, str, Digest | str]:
+    """Take apart what follows /v2/. A name may hold the words of the routes, so the last ones decide."""
+    if not rest:
+        return Kind.PING, "", ""
+    if rest == "_catalog":
+        return Kind.CATALOG, "", ""
+    before, _, last = rest.rpartition("/")
+    name, _, noun = before.rpartition("/")
+    if noun == "uploads" and (name == "blobs" or name.endswith("/blobs")):
+        return Kind.UPLOAD, check_name(name[: -len("/blobs")]), ""
+    if noun == "blobs" and last == "uploads":
+        return Kind.UPLOAD, check_name(name), ""
+    if noun == "manifests":
+        return Kind.MANIFEST, check_name(name), parse_reference(last)
+    if noun == "blobs":
+        return Kind.BLOB, check_name(name), Digest.parse(last)
+    if noun == "referrers":
+        return Kind.REFERRERS, check_name(name), Digest.parse(last)
+    if noun == "tags" and last == "list":
+        return Kind.TAGS, check_name(name), ""
+    if not rest.startswith("_"):  # extensions (_oci/…) are well-formed, only not offered
+        check_name(rest)
+    return Kind.NOWHERE, "", ""
+
+
+def _parse_query(query: str) -> tuple[str | None, int | None, str, str | None]:
+    """Return (ns, n, last, artifactType); other keys are ignored, one of these given twice is refused."""
+    if not query:
+        return None, None, "", None
+    if len(query) > _QUERY_LIMIT:
+        raise InvalidRequest(f"the query has more than {_QUERY_LIMIT} characters")
+    found: dict[str, str] = {}
+    for pair in query.split("&"):
+        key, _, value = pair.partition("=")
+        if key in ("ns", "n", "last", "artifactType"):
+            if key in found:
+                raise InvalidRequest(f"the query gives {key} twice")
+            found[key] = _unescape(value)
+    ns, number, last, artifact_type = (found.get(key) for key in ("ns", "n", "last", "artifactType"))
+    if ns is not None and (len(ns) > 255 or _NAMESPACE.fullmatch(ns) is None):
+        raise NameInvalid("ns is not a host name with an optional port")
+    if number is not None and _NUMBER.fullmatch(number) is None:
+        raise InvalidRequest("n is not a whole number of at most 19 digits")
+    if artifact_type is not None and _MEDIA_TYPE.fullmatch(artifact_type) is None:
+        raise InvalidRequest("artifactType is not a media type")
+    if last:
+        try:
+            check_tag(last)
+        except TagInvalid:
+            raise InvalidRequest("last is not a tag") from None
+    return ns, None if number is None else min(int(number), PAGE_LIMIT), last or "", artifact_type
+
+
+def _unescape(value: str) -> str:
+    """Undo percent escapes, but leave those of control and other characters as they are, to be refused."""
+    if "%" not in value:
+        return value
+    return _ESCAPE.sub(lambda match: chr(code) if 0x20 < (code := int(match[1], 16)) < 0x7F else match[0], value)
