@@ -7,6 +7,7 @@ import logging
 import re
 import sys
 import time
+import traceback
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -24,6 +25,8 @@ FORMATS = ("logfmt", "json", "console")
 
 _SAME_A_MINUTE = 50  # identical lines; what is over it is counted (a malformed request must not fill a disk)
 _KINDS = 1024  # of lines that are told apart within a minute
+_CAUSES, _FRAMES = 4, 12  # of an exception that are told
+_LONGEST_ERROR = 2000  # characters of an exception's text
 _LONGEST = 256  # characters of a value that a client chose
 _KNOWN = 4096  # such values whose quoted form is remembered
 
@@ -46,7 +49,7 @@ def configure(level: str = "info", format: str = "logfmt", sink: Sink | None = N
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
-            structlog.processors.format_exc_info,
+            structlog.processors.ExceptionRenderer(_describe),
             _redact_event,
             _Repetition(),
             structlog.processors.TimeStamper("iso", key="time"),
@@ -66,6 +69,27 @@ def get(name: str) -> structlog.typing.FilteringBoundLogger:
     """Return the logger of a module; its events are stable snake_case names, everything else goes into fields."""
     logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(module=name)
     return logger
+
+
+def _describe(exc_info: structlog.typing.ExcInfo) -> str:
+    """Return an exception and its causes in one line, each with the places it came through.
+
+    Not the usual traceback: that reads source files, on the event loop, to quote lines which the places name already.
+    """
+    parts: list[str] = []
+    error: BaseException | None = exc_info[1]
+    while error is not None and len(parts) < _CAUSES:
+        frames = list(traceback.walk_tb(error.__traceback__))[-_FRAMES:]
+        places = " > ".join(
+            f"{_place(frame.f_code.co_filename)}:{line} {frame.f_code.co_name}" for frame, line in frames
+        )
+        parts.append(f"{type(error).__name__}: {str(error)[:_LONGEST_ERROR]} [{places}]")
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return " caused by ".join(parts)
+
+
+def _place(path: str) -> str:
+    return "/".join(path.split("/")[-2:])
 
 
 def _redact_event(_logger: object, _method: str, event: _Event) -> _Event:
@@ -141,7 +165,7 @@ def _head(event: _Event) -> _Event:
 
 
 def _escape_values(_logger: object, _method: str, event: _Event) -> _Event:
-    return {key: value if key == "exception" else escape(_text(value)) for key, value in event.items()}
+    return {key: escape(_text(value)) for key, value in event.items()}
 
 
 def _text(value: object) -> str:

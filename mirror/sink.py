@@ -16,6 +16,10 @@ _PIPE_CHUNK = select.PIPE_BUF
 _FILE_CHUNK = 1 << 18
 
 
+class _Mark(threading.Event):
+    """Stands between the lines; set when all lines before it are written."""
+
+
 class Sink:
     """Writes lines to a descriptor.
 
@@ -29,18 +33,19 @@ class Sink:
         self._fd = fd
         self._capacity = capacity
         self._patience = patience
-        self._lines: deque[str | threading.Event] = deque()
+        self._lines: deque[str | _Mark] = deque()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
+        self._stopping = False
         self._on_drop: Callable[[int], None] | None = None
-        self._told = 0
         self._chunk = _FILE_CHUNK if stat.S_ISREG(os.fstat(fd).st_mode) else _PIPE_CHUNK
         self.dropped = 0
 
     def start(self, on_drop: Callable[[int], None] | None = None) -> None:
-        """Write from a thread from now on, which calls `on_drop` with the number of lines that were newly dropped."""
+        """Write from a thread from now on; `on_drop` is told how many lines are dropped whenever some are."""
         self._on_drop = on_drop
         if self._thread is None:
+            self._stopping = False
             self._thread = threading.Thread(target=self._run, name="log", daemon=True)
             self._thread.start()
             atexit.register(self.flush)
@@ -48,53 +53,55 @@ class Sink:
     def write(self, line: str) -> None:
         """Take a line, which ends in a newline. After `start` it never blocks; it never raises."""
         if self._thread is None:
-            if not (self._ready() and self._put(_encode(line))):
-                self.dropped += 1
+            if not (self._ready(self._patience) and self._put(_encode(line))):
+                self._drop(1)
         elif len(self._lines) < self._capacity:
             self._lines.append(line)
         else:
-            self.dropped += 1
+            self._drop(1)
 
     def flush(self, timeout: float = 1.0) -> bool:
         """Wait until everything taken so far is written, at most `timeout` seconds; return whether it is."""
         if self._thread is None:
             return True
-        written = threading.Event()
-        self._lines.append(written)
+        mark = _Mark()
+        self._lines.append(mark)
         self._wake.set()
-        return written.wait(timeout)
+        return mark.wait(timeout)
+
+    def stop(self, timeout: float = 1.0) -> None:
+        """Write what was taken, if the reader lets us, and end the thread; lines are written at once again."""
+        if self._thread is None:
+            return
+        self._stopping = True
+        self.flush(timeout)
+        self._thread.join(timeout)
+        self._thread = None
+        atexit.unregister(self.flush)
 
     def _run(self) -> None:
-        while True:
+        while self._lines or not self._stopping:
             self._wake.wait(_PERIOD)
             self._wake.clear()
-            dropped = self.dropped - self._told
-            if dropped and self._on_drop is not None:
-                self._told += dropped
-                self._on_drop(dropped)
-            self._empty()
+            self._write_out()
 
-    def _empty(self) -> None:
+    def _write_out(self) -> None:
         chunk: list[bytes] = []
         size = 0
         for _ in range(len(self._lines)):
             line = self._lines.popleft()
-            if isinstance(line, threading.Event):
-                self._put_lines(chunk)
+            data = b"" if isinstance(line, _Mark) else _encode(line)
+            if not data or size + len(data) > self._chunk:
+                if not self._put(b"".join(chunk)):
+                    self._drop(len(chunk))
                 chunk, size = [], 0
+            if isinstance(line, _Mark):
                 line.set()
-                continue
-            data = _encode(line)
-            if size + len(data) > self._chunk:
-                self._put_lines(chunk)
-                chunk, size = [], 0
-            chunk.append(data)
-            size += len(data)
-        self._put_lines(chunk)
-
-    def _put_lines(self, lines: list[bytes]) -> None:
-        if not self._put(b"".join(lines)):
-            self.dropped += len(lines)
+            else:
+                chunk.append(data)
+                size += len(data)
+        if not self._put(b"".join(chunk)):
+            self._drop(len(chunk))
 
     def _put(self, data: bytes) -> bool:
         while data:
@@ -102,14 +109,18 @@ class Sink:
                 data = data[os.write(self._fd, data) :]
             except BlockingIOError:
                 # Whoever gave us the descriptor made it non-blocking; its reader is behind.
-                if not self._ready():
+                if not self._ready(self._patience if self._thread is None else None):
                     return False
             except OSError:
                 return False
         return True
 
-    def _ready(self) -> bool:
-        patience = self._patience if self._thread is None else None
+    def _drop(self, count: int) -> None:
+        self.dropped += count
+        if self._on_drop is not None:
+            self._on_drop(count)
+
+    def _ready(self, patience: float | None) -> bool:
         poll = select.poll()
         poll.register(self._fd, select.POLLOUT)
         return bool(poll.poll(None if patience is None else patience * 1000))

@@ -1,0 +1,301 @@
+"""All connections of a worker: accepting them one at a time, watching that they move, and draining them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import math
+import os
+import resource
+import socket
+import ssl
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+from aiohttp import http_parser, web
+from aiohttp.streams import EMPTY_PAYLOAD
+
+from mirror import logs
+from mirror.errors import ConfigurationError, Problem
+from mirror.metrics import ACCEPT_PAUSES, ACCEPTED, CONNECTIONS, CUT, FAULTS, LOOP_LAG, Metrics
+from mirror.registry.connection import Connection, refusal
+from mirror.registry.tls import ServerTls
+
+_log = logs.get(__name__)
+
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+_RESERVE = 64  # descriptors kept for files, upstreams and the store while clients take the others
+_HANDSHAKE = 10.0  # seconds for a TLS handshake
+_USER_TIMEOUT = 60  # seconds that sent bytes may stay unacknowledged by a peer that is gone (tcp(7))
+_KEEPALIVE_IDLE, _KEEPALIVE_INTERVAL, _KEEPALIVE_COUNT = 30, 10, 3
+_NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_GRACE = 0.5  # seconds that a drain gives a new connection to bring its first request
+_SLICE = 256  # connections that are looked at in one turn of the loop
+
+
+class Connections(web.Server):
+    """The server that `handler` answers for.
+
+    `connections` is this worker's share of the limit, `connections_per_client` counts by peer address; both 0 for no
+    limit. Timeouts are in seconds: `header_timeout` from the connect, or from the first byte of a later request, to
+    the end of its head; `idle_timeout` between requests; `write_stall` without the peer taking (or, while its body
+    is awaited, sending) a byte. Raises ConfigurationError where aiohttp has no compiled parser.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        metrics: Metrics,
+        *,
+        connections: int = 4096,
+        connections_per_client: int = 0,
+        header_timeout: float = 10.0,
+        idle_timeout: float = 75.0,
+        write_stall: float = 60.0,
+    ) -> None:
+        require_compiled_parser()
+        super().__init__(self._answer)
+        self._handler = handler
+        self._metrics = metrics
+        self._most = connections or math.inf
+        self._most_per_client = connections_per_client
+        self._header_timeout = header_timeout or math.inf
+        self._idle_timeout = idle_timeout or math.inf
+        self._write_stall = write_stall or math.inf
+        self._listeners: dict[socket.socket, ServerTls | None] = {}
+        self._clients: Counter[str] = Counter()
+        self._establishing: set[asyncio.Task[None]] = set()
+        self._open = 0
+        self._accepted = 0
+        self._paused = False
+        self._told_at = -math.inf
+        self._draining = False
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._highest = max(descriptors - _RESERVE, descriptors // 2)
+        self._sweeper: asyncio.Task[None] | None = None
+
+    @property
+    def open(self) -> int:
+        """Connections that are open, those in a TLS handshake too."""
+        return self._open
+
+    def listen(self, listener: socket.socket, tls: ServerTls | None = None) -> None:
+        """Accept from a listening socket, which stays the caller's; other processes may accept from it too."""
+        listener.setblocking(False)
+        if listener.family != socket.AF_UNIX:
+            _tune(listener)
+        self._listeners[listener] = tls
+        if self._sweeper is None:
+            self._sweeper = self._loop.create_task(self._sweep_forever())
+        if not self._paused:
+            self._loop.add_reader(listener, self._accept, listener)
+
+    async def drain(self, timeout: float) -> None:
+        """Stop accepting, let answers under way end for up to `timeout` seconds, then abort what is left."""
+        self._draining = True
+        while self._listeners:
+            self._loop.remove_reader(self._listeners.popitem()[0])
+        deadline = self._loop.time() + timeout
+        while self._open and self._loop.time() < deadline:
+            for connection in self.connections:
+                if connection.transport is None:
+                    continue
+                if _own(connection).between_requests(self._loop.time() - _GRACE):
+                    connection.force_close()
+                else:
+                    _own(connection).answer_with(self._answer_last)
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(0)
+        for connection, transport in list(self._connections.items()):
+            if _own(connection).counted:
+                self._cut(_own(connection), transport, "drain")
+        for task in self._establishing:
+            task.cancel()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+        # Aborted transports tell their protocols, and those their handlers, in the next turns of the loop.
+        for _ in range(3):
+            await asyncio.sleep(0)
+        self._report()
+
+    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
+        super().connection_lost(handler, exc)
+        self._gone(_own(handler))
+
+    def _answer(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
+        # A body where none belongs is how a second request is smuggled past a proxy in front.
+        if request.content is not EMPTY_PAYLOAD and request.method in ("GET", "HEAD"):
+            return self._refuse_body()
+        return self._handler(request)
+
+    async def _refuse_body(self) -> web.StreamResponse:
+        return refusal(400, "GET and HEAD take no body")
+
+    async def _answer_last(self, request: web.BaseRequest) -> web.StreamResponse:
+        response = await self._answer(request)
+        response.force_close()
+        return response
+
+    def _accept(self, listener: socket.socket) -> None:
+        """Take one connection: the other workers are woken too, and a burst is shared between them."""
+        try:
+            sock, address = listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            self._pause("descriptors" if error.errno in _NO_DESCRIPTORS else "accept")
+            return
+        client = str(address[0]) if listener.family != socket.AF_UNIX else ""
+        if client and 0 < self._most_per_client <= self._clients[client]:
+            sock.close()
+            self._metrics.add(CUT, "per_client")
+            return
+        sock.setblocking(False)
+        self._accepted += 1
+        self._open += 1
+        self._clients[client] += 1
+        tls = self._listeners[listener]
+        task = self._loop.create_task(self._establish(sock, client, tls.context if tls else None))
+        self._establishing.add(task)
+        task.add_done_callback(self._establishing.discard)
+        if self._open >= self._most:
+            self._pause("connections")
+        elif sock.fileno() >= self._highest:
+            self._pause("descriptors")
+
+    async def _establish(self, sock: socket.socket, client: str, context: ssl.SSLContext | None) -> None:
+        connection = Connection(self, client, loop=self._loop)
+        timeouts = {"ssl_handshake_timeout": _HANDSHAKE, "ssl_shutdown_timeout": 5.0} if context else {}
+        try:
+            await self._loop.connect_accepted_socket(lambda: connection, sock, ssl=context, **timeouts)
+        except (OSError, asyncio.CancelledError) as error:
+            # A handshake that failed (ssl.SSLError is an OSError) or was given up; the transport has closed the socket.
+            if isinstance(error, asyncio.CancelledError):
+                sock.close()
+            else:
+                self._metrics.add(CUT, "handshake")
+            self._gone(connection)
+
+    def _gone(self, connection: Connection) -> None:
+        if not connection.counted:
+            return
+        connection.counted = False
+        self._open -= 1
+        self._clients[connection.client] -= 1
+        if self._clients[connection.client] <= 0:
+            del self._clients[connection.client]
+        if self._paused:
+            self._resume()
+
+    def _pause(self, why: str) -> None:
+        self._paused = True
+        for listener in self._listeners:
+            self._loop.remove_reader(listener)
+        self._metrics.add(ACCEPT_PAUSES, why)
+        if self._loop.time() - self._told_at > 60:
+            self._told_at = self._loop.time()
+            _log.warning("accepting_paused", why=why, connections=self._open)
+
+    def _resume(self) -> None:
+        if self._draining or self._open >= self._most or not self._descriptors_left():
+            return
+        self._paused = False
+        for listener in self._listeners:
+            self._loop.add_reader(listener, self._accept, listener)
+
+    def _descriptors_left(self) -> bool:
+        # A new descriptor gets the lowest free number, so the number says how many are taken.
+        try:
+            descriptor = os.dup(next(iter(self._listeners)).fileno())
+        except OSError:
+            return False
+        os.close(descriptor)
+        return descriptor < self._highest
+
+    async def _sweep_forever(self) -> None:
+        period = min(1.0, self._header_timeout / 4, self._idle_timeout / 4, self._write_stall / 4)
+        while True:
+            await asyncio.sleep(period)
+            try:
+                await self._sweep()
+            except Exception:  # noqa: BLE001 - without the sweeper nothing watches the connections any more
+                self._metrics.add(FAULTS, "sweep")
+                _log.exception("sweep_failed")
+
+    async def _sweep(self) -> None:
+        if self._paused:
+            self._resume()
+        self._report()
+        for number, (connection, transport) in enumerate(list(self._connections.items()), 1):
+            why = self._overdue(_own(connection), transport, self._loop.time()) if _own(connection).counted else ""
+            if why:
+                self._cut(_own(connection), transport, why)
+            if number % _SLICE == 0:
+                await asyncio.sleep(0)
+
+    def _overdue(self, connection: Connection, transport: asyncio.Transport, now: float) -> str:
+        """Return why this connection must end now, or nothing."""
+        if connection.idle and not transport.is_closing() and not transport.get_write_buffer_size():
+            connection.progress()
+            if connection.head_since or not connection.served:
+                since = connection.head_since or connection.accepted_at
+                return "header_timeout" if now - since >= self._header_timeout else ""
+            return "idle" if now - connection.idle_since >= self._idle_timeout else ""
+        return "write_stall" if connection.stalled_for(transport, now) >= self._write_stall else ""
+
+    def _cut(self, connection: Connection, transport: asyncio.Transport, why: str) -> None:
+        self._metrics.add(CUT, why)
+        if why != "idle":
+            _log.info("connection_cut", why=why, client=connection.client)
+        if why in ("header_timeout", "idle"):
+            connection.force_close()
+            return
+        # Whoever sends the body may hold a duplicate of the descriptor: this ends the connection for all of them.
+        sock: socket.socket = transport.get_extra_info("socket")
+        with contextlib.suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
+        transport.abort()
+
+    def _report(self) -> None:
+        accepted, self._accepted = self._accepted, 0
+        self._metrics.add(ACCEPTED, by=accepted)
+        self._metrics.set(CONNECTIONS, to=self._open)
+
+
+async def sample_loop_lag(metrics: Metrics, period: float = 0.1) -> None:
+    """Measure every `period` seconds how late the loop wakes a sleeper, until cancelled."""
+    while True:
+        begun = time.monotonic()
+        await asyncio.sleep(period)
+        metrics.observe(LOOP_LAG, value=max(0.0, time.monotonic() - begun - period))
+
+
+def require_compiled_parser() -> None:
+    """Raise ConfigurationError unless llhttp parses requests: the pure Python parser is laxer about smuggled ones."""
+    if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
+        problem = Problem(
+            "parser",
+            "aiohttp runs without its compiled HTTP parser",
+            "",
+            "install aiohttp from a wheel and unset AIOHTTP_NO_EXTENSIONS",
+        )
+        raise ConfigurationError([problem])
+
+
+def _tune(listener: socket.socket) -> None:
+    """Set what accepted connections inherit from their listening socket (Linux)."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_IDLE)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE_INTERVAL)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVE_COUNT)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _USER_TIMEOUT * 1000)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _own(handler: web.RequestHandler) -> Connection:
+    assert isinstance(handler, Connection)
+    return handler

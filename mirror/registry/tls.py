@@ -1,0 +1,93 @@
+"""The certificate that the registry shows, reread when its files change."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from pathlib import Path
+
+from cryptography import x509
+
+from mirror import logs
+from mirror.errors import ConfigurationError, Problem
+from mirror.metrics import CERTIFICATE_EXPIRES, Metrics
+
+_log = logs.get(__name__)
+
+_REREAD = 5.0  # seconds between looks at the files
+# Forward secrecy and AEAD only (RFC 9325, 4.2.1); TLS 1.3 has no other suites.
+_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+
+
+class ServerTls:
+    """A context for new connections. Connections that are open keep the one that they began with.
+
+    Raises ConfigurationError if the files do not make a certificate and its key. With `client_ca`, clients must
+    show a certificate that it signed.
+    """
+
+    def __init__(self, certificate: Path, key: Path, client_ca: Path | None = None) -> None:
+        self._certificate = certificate
+        self._key = key
+        self._client_ca = client_ca
+        self._seen = self._look()
+        try:
+            self.context, self.expires = self._load()
+        except (OSError, ValueError) as error:
+            problem = Problem(
+                "tls",
+                f"{certificate} and {key} are no certificate and its key ({_reason(error)})",
+                "tls",
+                "give PEM files, the certificate with its chain, the key without a passphrase",
+            )
+            raise ConfigurationError([problem]) from error
+
+    def reread(self) -> bool:
+        """Take changed files into use and return True; a bad pair changes nothing and is logged. It blocks."""
+        seen = self._look()
+        if seen == self._seen:
+            return False
+        self._seen = seen
+        try:
+            self.context, self.expires = self._load()
+        except (OSError, ValueError) as error:
+            _log.error("tls_reload_failed", certificate=str(self._certificate), why=_reason(error))
+            return False
+        _log.info("tls_reloaded", certificate=str(self._certificate))
+        return True
+
+    async def watch(self, metrics: Metrics, period: float = _REREAD) -> None:
+        """Look at the files every `period` seconds, until cancelled."""
+        while True:
+            metrics.set(CERTIFICATE_EXPIRES, to=self.expires)
+            await asyncio.sleep(period)
+            await asyncio.to_thread(self.reread)
+
+    def _load(self) -> tuple[ssl.SSLContext, float]:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_ciphers(_CIPHERS)
+        context.set_alpn_protocols(["http/1.1"])
+        context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+        # Without an answer OpenSSL would ask the terminal for the passphrase of an encrypted key.
+        context.load_cert_chain(self._certificate, self._key, password=lambda: b"")
+        if self._client_ca is not None:
+            context.load_verify_locations(self._client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+        leaf = x509.load_pem_x509_certificate(self._certificate.read_bytes())
+        return context, leaf.not_valid_after_utc.timestamp()
+
+    def _look(self) -> tuple[object, ...]:
+        return tuple(_stamp(path) for path in (self._certificate, self._key, self._client_ca) if path is not None)
+
+
+def _stamp(path: Path) -> object:
+    try:
+        status = path.stat()
+    except OSError as error:
+        return error.errno
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "reason", None) or getattr(error, "strerror", None) or type(error).__name__
