@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -12,6 +13,7 @@ from mirror.store.threads import Threads
 
 _FIRST_WAIT = 0.005  # seconds; doubles up to _LONGEST_WAIT
 _LONGEST_WAIT = 0.08
+_FILES = 4096  # lock files are never deleted, so there is not one for each tag ever asked for
 
 
 class Locks:
@@ -22,9 +24,13 @@ class Locks:
         self._threads = threads
 
     @asynccontextmanager
-    async def hold(self, key: str) -> AsyncIterator[None]:
-        """Hold the lock of `key` while the block runs; waits as long as another process holds it."""
-        lock = FileLock(self._layout.lock(key))
+    async def hold(self, kind: str, key: str) -> AsyncIterator[None]:
+        """Hold the lock of `key` among its `kind` while the block runs; waits as long as anybody else holds it.
+
+        Keys share _FILES files a kind. So nothing that holds a lock may take another one of the same kind.
+        """
+        share = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4]) % _FILES
+        lock = FileLock(self._layout.lock(f"{kind} {share}"))
         wait = _FIRST_WAIT
         try:
             while not await self._threads.run(lock.try_acquire):

@@ -219,7 +219,7 @@ class Manifests:
         return await self._keep(target, actual, body)
 
     async def _fetch(self, target: Target, digest: Digest, client: UpstreamClient) -> ManifestAnswer:
-        async with self._locks.hold(f"manifest {digest}"):
+        async with self._locks.hold("manifest", str(digest)):
             found = await self._here(target, digest)
             if found is not None:
                 return replace(found, cache="JOINED")
@@ -252,10 +252,8 @@ class Manifests:
 
     def _store(self, target: Target, answer: ManifestAnswer, found: Manifest) -> None:
         assert answer.body is not None
-        content = answer.body
-        self._space.reserve(
-            answer.digest, answer.size, lambda: ingest.store_bytes(self._layout, answer.digest, content)
-        )
+        self._space.reserve(answer.digest, answer.size)
+        ingest.store_bytes(self._layout, answer.digest, answer.body)
         self._rows.add_manifest(target.name, answer.digest, answer.media_type, answer.size)
         self._rows.add_members(target.name, found.named)
 

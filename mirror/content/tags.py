@@ -164,7 +164,7 @@ class Tags:
 
     async def _check(self, target: Target, tag: str, client: UpstreamClient) -> tuple[float, TagState]:
         arrived = time.time()
-        async with self._locks.hold(f"tag {target.name}:{tag}"):
+        async with self._locks.hold("tag", f"{target.name}:{tag}"):
             record = self._known(target, tag)
             if record is not None and arrived <= record.checked <= time.time():
                 return record.checked, TagState(record.digest, why="revalidated")
