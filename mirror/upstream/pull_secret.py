@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mirror.errors import UpstreamLoginRefused
 from mirror.upstream.credential import Credential
 from mirror.upstream.secret import Secret
 from mirror.upstream.watched import WatchedFile
@@ -21,9 +22,10 @@ _TOKEN_USER = "<token>"  # noqa: S105 a marker, no secret
 class PullSecret:
     """The logins of one file, by the keys `host[:port][/path]` that containers-auth.json(5) describes."""
 
-    def __init__(self, entries: Mapping[str, Credential]) -> None:
+    def __init__(self, entries: Mapping[str, Credential | None]) -> None:
+        """Take the entries by key; None stands for one that cannot be read."""
         self._exact = dict(entries)
-        self._by_host: dict[str, Credential] = {}
+        self._by_host: dict[str, Credential | None] = {}
         for key, credential in entries.items():
             self._by_host.setdefault(_normal(key), credential)
 
@@ -36,21 +38,35 @@ class PullSecret:
         auths = document.get("auths")
         if auths is None and not document.keys() & {"auths", "credHelpers", "credsStore"}:
             auths = document  # dockercfg: the entries without a wrapper
+        if auths is None:
+            auths = {}  # credential helpers alone
         if not isinstance(auths, dict) or not all(isinstance(entry, dict) for entry in auths.values()):
             raise ValueError("no object of objects under auths")
-        entries = {key: _credential(key, entry) for key, entry in auths.items()}
-        return cls({key: credential for key, credential in entries.items() if credential is not None})
+        entries: dict[str, Credential | None] = {}
+        for key, entry in auths.items():
+            try:
+                credential = _credential(key, entry)
+            except ValueError:
+                entries[key] = None
+                continue
+            if credential is not None:
+                entries[key] = credential
+        return cls(entries)
 
     def find(self, host: str, repository: str) -> Credential | None:
-        """Return the login for `repository` at `host`: the longest key wins, a host alone comes last."""
+        """Return the login for `repository` at `host`: the longest key wins, a host alone comes last.
+
+        Raise UpstreamLoginRefused if the entry that counts cannot be read: that is not "anonymous".
+        """
         hosts = _HUB if host in _HUB else (host,)
         for path in _parents(repository):
             for name in hosts:
-                if (found := self._exact.get(f"{name}/{path}")) is not None:
-                    return found
-        for name in hosts:
-            if (found := self._exact.get(name) or self._by_host.get(name)) is not None:
-                return found
+                if (key := f"{name}/{path}") in self._exact:
+                    return _readable(key, self._exact[key])
+        for entries in (self._exact, self._by_host):
+            for name in hosts:
+                if name in entries:
+                    return _readable(name, entries[name])
         return None
 
 
@@ -85,6 +101,12 @@ class OwnLogin:
         return Credential(self._username, password, source=f"credentials with {self._file.path}")
 
 
+def _readable(key: str, credential: Credential | None) -> Credential:
+    if credential is None:
+        raise UpstreamLoginRefused(f"the pull secret's entry {key} cannot be read", "write it anew: podman login does")
+    return credential
+
+
 def _named(credential: Credential, path: Path) -> Credential:
     return Credential(
         credential.username,
@@ -101,7 +123,7 @@ def _credential(key: str, entry: Mapping[str, Any]) -> Credential | None:
     encoded = _text(entry, "auth")
     if encoded:
         try:
-            decoded = base64.b64decode(encoded).decode()
+            decoded = base64.b64decode(encoded.replace("\n", ""), validate=True).decode()
         except (binascii.Error, UnicodeDecodeError):
             raise ValueError("auth is no base64 of a text") from None
         if ":" not in decoded:

@@ -10,7 +10,7 @@ from publicsuffixlist import PublicSuffixList
 from yarl import URL
 
 from mirror.errors import UpstreamInvalid
-from mirror.upstream import failures
+from mirror.upstream import failures, redirect
 
 
 class Suffixes:
@@ -52,7 +52,7 @@ class RealmRule:
         Raise UpstreamInvalid for one that this endpoint may not name.
         """
         try:
-            url = asked.join(URL(realm, encoded=True)).with_fragment(None)
+            url = asked.join(redirect.as_spelled(realm)).with_fragment(None)
             readable = bool(url.host) and url.scheme in ("http", "https") and url.user is None and url.password is None
             allowed = readable and self._allows(url)
         except ValueError:

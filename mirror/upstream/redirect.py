@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from mirror.errors import UpstreamInvalid
 from mirror.upstream import failures
 from mirror.upstream.guard import IPNetwork, Reach, zone_of_text
 
+_HOST = re.compile(r"[a-z0-9._-]+")
 MOST_HOPS = 5
 STATUSES = frozenset({301, 302, 303, 307, 308})
 
@@ -46,6 +48,14 @@ def same_origin(one: URL, other: URL) -> bool:
     return (one.scheme, one.host, one.port) == (other.scheme, other.host, other.port)
 
 
+def as_spelled(text: str) -> URL:
+    """Return the URL that `text` spells, untouched. Raise ValueError for what is none, or has no host name's host."""
+    url = URL(text, encoded=True)
+    if url.host and ":" not in url.host and _HOST.fullmatch(url.host) is None:
+        raise ValueError("not a host name")
+    return url
+
+
 def next_url(url: URL, status: int, location: str) -> URL:
     """Return where an answer of `url` redirects to; its query stays exactly as it was signed.
 
@@ -56,7 +66,7 @@ def next_url(url: URL, status: int, location: str) -> URL:
     if not location:
         raise UpstreamInvalid(f"{where} answers {status} without saying where to go", "", where)
     try:
-        target = url.join(URL(location, encoded=True)).with_fragment(None)
+        target = url.join(as_spelled(location)).with_fragment(None)
         readable = bool(target.host) and target.scheme in ("http", "https") and bool(target.port)
     except ValueError:
         target, readable = url, False
