@@ -113,11 +113,11 @@ class Blobs:
             if await self._members.find(target, digest) is None:
                 await self._members.prove(self._client(target), target, digest)
             return BlobHead(found.size, "HIT", target.upstream)
-        fill = self._fetcher.find(digest)
-        if fill is not None and fill.opened and fill.total is not None:
-            if fill.source.target.name != target.name and await self._members.find(target, digest) is None:
+        growing = await self._fetcher.growing(digest)
+        if growing is not None:
+            if await self._members.find(target, digest) is None:
                 await self._members.prove(self._client(target), target, digest)
-            return BlobHead(fill.total, "JOINED", target.upstream)
+            return BlobHead(growing, "JOINED", target.upstream)
         client = self._asked(target, digest)
         try:
             async with asyncio.timeout(CLIENT_PATIENCE):

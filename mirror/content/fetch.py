@@ -11,6 +11,7 @@ from mirror.content.fill import Fill
 from mirror.content.workshop import Source, Workshop
 from mirror.errors import NotYet
 from mirror.oci.digest import Digest
+from mirror.store.ingest import Part
 
 CLIENT_PATIENCE = 18.0  # seconds: every client falls through to its next mirror at 30 (containerd), some at 20
 
@@ -54,6 +55,25 @@ class Fetcher:
             raise NotYet(
                 f"{fill.digest} is being fetched and upstream has not answered yet", "ask again: the fetch goes on"
             ) from None
+
+    async def growing(self, digest: Digest) -> int | None:
+        """Return the size of a blob that is being filled, here or by another process; None where nobody fills it."""
+        fill = self._fills.get(digest)
+        if fill is not None and fill.opened:
+            return fill.total
+        return await self._shop.writers.run(self._filled_elsewhere, digest)
+
+    def _filled_elsewhere(self, digest: Digest) -> int | None:
+        part = Part.open(self._shop.layout, digest, create=False)
+        if part is None:
+            return None
+        try:
+            note = part.note()
+            if note is None or note.boot != self._shop.boot or part.try_lock():
+                return None
+            return note.size
+        finally:
+            part.close()
 
     async def stop(self) -> None:
         """Cancel every fill; what has come stays in its part and is resumed by whoever asks next."""

@@ -188,7 +188,7 @@ class Fill:
 
     async def _attempt(self) -> bool:
         """Download or follow one part to its end; False if it went away and another must be begun."""
-        part = await self._shop.writers.run(self._open_part)
+        part = await self._shop.writers.complete(self._open_part)
         self._part = part
         if not part.try_lock() and not await self._follow(part):
             return self._marked
@@ -210,7 +210,7 @@ class Fill:
             return False
         if not found.sealed:
             try:
-                await self._shop.writers.run(self._shop.blobs.verify, self.digest, found.fd)
+                await self._shop.writers.complete(self._shop.blobs.verify, self.digest, found.fd)
             except Corrupt:
                 os.close(found.fd)
                 return False
@@ -270,12 +270,12 @@ class Fill:
         """Fill a part whose lock is held, from where it ends; commit it. False if there was nothing to fill."""
         shop = self._shop
         if await self._adopt():
-            await shop.writers.run(self._drop_stray)
+            await shop.writers.complete(self._drop_stray)
             return True
-        size, marked = await shop.writers.run(part.recover, shop.boot)
-        note = await shop.writers.run(part.note)
+        size, marked = await shop.writers.complete(part.recover, shop.boot)
+        note = await shop.writers.complete(part.note)
         if note is not None and note.size is not None and size > note.size:
-            await shop.writers.run(self._reject, part, f"{size} bytes of {note.size}")
+            await shop.writers.complete(self._reject, part, f"{size} bytes of {note.size}")
             return False
         self.total = note.size if note is not None else None
         hasher = self.digest.hasher()
@@ -285,18 +285,18 @@ class Fill:
             self._wake()
         else:
             if size:
-                await shop.writers.run(part.hash_existing, hasher, size)
+                await shop.writers.complete(part.hash_existing, hasher, size)
             self.grow(size)
             if note is not None and (note.upstream, note.repository) == self.source.place:
                 shop.granted(self.source.target, self.digest, note.size)
             try:
                 await Pull(self, part, hasher, shop).run()
             except (StoreFull, UpstreamInvalid, OSError):
-                await shop.writers.run(part.drop)
+                await shop.writers.complete(part.drop)
                 raise
             except MirrorError:
                 if part.status[0] == 0:
-                    await shop.writers.run(part.drop)
+                    await shop.writers.complete(part.drop)
                 raise
             await self._check(part, hasher)
         await self._commit(part)
@@ -316,7 +316,7 @@ class Fill:
     async def _check(self, part: Part, hasher: _Hash) -> None:
         """Compare the digest; mark the part, or put it away as bad content."""
         if hasher.hexdigest() == self.digest.hex:
-            await self._shop.writers.run(part.mark)
+            await self._shop.writers.complete(part.mark)
             self._opened = self._marked = True
             self._wake()
             return
@@ -328,7 +328,7 @@ class Fill:
             bytes=self._written,
             name=self.source.target.name,
         )
-        await self._shop.writers.run(self._reject, part, f"hashes to {hasher.hexdigest()}")
+        await self._shop.writers.complete(self._reject, part, f"hashes to {hasher.hexdigest()}")
         raise UpstreamInvalid(f"what upstream sent for {self.digest} has other bytes", "nothing was stored; try later")
 
     def _reject(self, part: Part, why: str) -> None:
@@ -336,12 +336,12 @@ class Fill:
 
     async def _commit(self, part: Part) -> None:
         try:
-            await self._shop.writers.run(part.commit)
+            await self._shop.writers.complete(part.commit)
         except OSError as error:
             # The readers' bytes are verified and their file is open: only the store goes without.
             _log.error("commit_failed", digest=str(self.digest), error=os.strerror(error.errno or 0))
             with suppress(OSError):
-                await self._shop.writers.run(part.drop)
+                await self._shop.writers.complete(part.drop)
             return
         self._shop.stored(self.digest, self._written)
 

@@ -33,9 +33,18 @@ class Locks:
         lock = FileLock(self._layout.lock(f"{kind} {share}"))
         wait = _FIRST_WAIT
         try:
-            while not await self._threads.run(lock.try_acquire):
+            while not await self._acquired(lock):
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, _LONGEST_WAIT)
             yield
         finally:
             lock.release()
+
+    async def _acquired(self, lock: FileLock) -> bool:
+        trying = self._threads.run(lock.try_acquire)
+        try:
+            return await asyncio.shield(trying)
+        except asyncio.CancelledError:
+            # The thread may still get it after the caller has gone.
+            trying.add_done_callback(lambda _: lock.release())
+            raise

@@ -11,6 +11,7 @@ from mirror import logs
 from mirror.content.workshop import Workshop
 from mirror.errors import StoreFull, UpstreamInterrupted, UpstreamInvalid, UpstreamUnavailable
 from mirror.store.ingest import Part, PartNote
+from mirror.store.threads import settle
 from mirror.upstream.body import BlobBody
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Pull:
         finally:
             if self._sync is not None:
                 with suppress(OSError):
-                    await self._sync
+                    await settle(self._sync)
         fill.total = fill.written
 
     @property
@@ -101,7 +102,7 @@ class Pull:
             raise UpstreamInvalid(f"{fill.digest} has {total} bytes", f"limits.blob allows {shop.blob_limit}")
         if self._note is None:
             note = PartNote(total, source.target.upstream, source.target.repository, shop.boot, fill.written, shop.who)
-            await shop.writers.run(shop.space.reserve, fill.digest, total, lambda: self._part.write_note(note))
+            await shop.writers.complete(shop.space.reserve, fill.digest, total, lambda: self._part.write_note(note))
             self._note = note
             shop.granted(source.target, fill.digest, total)
         fill.open_for(total)
@@ -121,7 +122,7 @@ class Pull:
                     if not content:
                         continue
                 if pending is not None:
-                    fill.grow(await pending)
+                    fill.grow(await settle(pending))
                     pending = None
                 if position + len(content) > (fill.total if fill.total is not None else shop.blob_limit):
                     raise UpstreamInvalid(f"upstream sends more bytes of {fill.digest} than it has", "try later")
@@ -130,7 +131,7 @@ class Pull:
                 self._sync_some(fill.written)
         finally:
             if pending is not None:
-                fill.grow(await pending)
+                fill.grow(await settle(pending))
         if fill.total is not None and fill.written < fill.total:
             raise UpstreamInterrupted(f"upstream ended {fill.digest} after {fill.written} of {fill.total} bytes")
         return True
