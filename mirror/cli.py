@@ -79,7 +79,7 @@ def check(config_file: Path | None, log_format: str | None, quiet: bool, online:
     from mirror import app, logs
 
     logs.configure("warning" if quiet else "error", log_format or "console")
-    sys.exit(app.check(config, path, os.environ, online=online, as_json=as_json, quiet=quiet))
+    sys.exit(app.check(config, os.environ, online=online, as_json=as_json, quiet=quiet))
 
 
 def _path(given: Path | None) -> Path:

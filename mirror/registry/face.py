@@ -74,11 +74,11 @@ class RequestLog(Protocol):
 class Events(Protocol):
     """A structured log for everything that is not a request line."""
 
-    def warning(self, event: str, /, **fields: Any) -> Any:
+    def warning(self, event: str, *args: Any, **fields: Any) -> Any:
         """Note what an operator should know."""
         ...
 
-    def error(self, event: str, /, **fields: Any) -> Any:
+    def error(self, event: str, *args: Any, **fields: Any) -> Any:
         """Note a fault of ours."""
         ...
 

@@ -1,0 +1,249 @@
+"""The service, wired: every room is made here, and nowhere else. One `Worker` a process; the supervisor forks them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+
+import click
+
+from mirror import __version__, logs, systemd
+from mirror.admin import check as checking
+from mirror.admin.housekeeping import Housekeeping
+from mirror.config import Config
+from mirror.content.service import Content, Rooms
+from mirror.errors import ConfigurationError, MirrorError, Problem, StoreUnusable
+from mirror.listeners import bind, close
+from mirror.metrics import Metrics
+from mirror.registry.clients import Clients
+from mirror.registry.connections import Connections, sample_loop_lag
+from mirror.registry.metrics import MetricsPage
+from mirror.registry.middleware import Dispatcher
+from mirror.registry.tls import ServerTls
+from mirror.store import probe
+from mirror.store.index import Index
+from mirror.store.layout import Layout
+from mirror.store.quarantine import Quarantine
+from mirror.store.space import Space
+from mirror.store.threads import Threads
+from mirror.supervisor import Supervisor, WorkerContext
+from mirror.upstream import open_upstreams
+
+INVALID = 78
+DRAIN = 30.0  # seconds that running answers get to end after SIGTERM
+_READERS = 8  # threads: enough to keep a disk busy, few enough not to thrash it
+_WRITERS = 8
+_HEARTBEAT = 1.0  # seconds between proofs of life
+
+_log = logs.get("app")
+
+
+def serve(config: Config, environ: Mapping[str, str]) -> int:
+    """Run the registry until SIGTERM; return the exit code."""
+    sink = logs.configure(config.log.level, config.log.format)
+    opened: list[socket.socket] = []
+    try:
+        adopted = [sock for _, sock in systemd.adopt(environ)]
+        opened = bind(config.listen, adopted=adopted)
+        metrics_listener = bind([config.metrics.listen])[0] if config.metrics.listen else None
+        _become_owner(config.storage.path)
+        for warning in probe.prepare(Layout(config.storage.path)):
+            _log.warning("store_limited", what=warning)
+        tls = None
+        if config.tls.certificate is not None and config.tls.key is not None:
+            tls = ServerTls(config.tls.certificate, config.tls.key)
+    except ConfigurationError as error:
+        close(opened)
+        return _refuse([str(problem) for problem in error.problems])
+    except StoreUnusable as error:
+        close(opened)
+        return _refuse([str(error)])
+    instance = os.urandom(4).hex()
+    _log.info(
+        "starting",
+        version=__version__,
+        instance=instance,
+        listen=",".join(config.listen),
+        metrics=config.metrics.listen or "off",
+        store=str(config.storage.path),
+        workers=config.worker_count,
+        upstreams=",".join(config.upstreams),
+        offline=config.offline,
+    )
+    sink.flush()
+    supervisor = Supervisor(
+        lambda context: Worker(config, context, instance, tls, environ).run(),
+        opened,
+        config.worker_count,
+        notifier=systemd.Notifier(environ),
+        metrics_listener=metrics_listener,
+        flush=sink.flush,
+        drain=DRAIN + 5,
+    )
+    return supervisor.run()
+
+
+def check(config: Config, environ: Mapping[str, str], *, online: bool, as_json: bool, quiet: bool) -> int:
+    """Print what is wrong or missing in a configuration that loads; return the exit code."""
+    report = asyncio.run(_check(config, environ, online=online))
+    click.echo(json.dumps(report.as_dict(), indent=2) if as_json else report.render(quiet=quiet))
+    return report.exit_code
+
+
+async def _check(config: Config, environ: Mapping[str, str], *, online: bool) -> checking.Report:
+    if not online:
+        return await checking.check(config, online=False, environ=environ, probe_store=_probe_store)
+    upstreams = open_upstreams(config, Metrics(), environ)
+    try:
+        return await checking.check(
+            config,
+            online=True,
+            environ=environ,
+            probe=lambda name: upstreams[name].probe(),
+            probe_store=_probe_store,
+        )
+    finally:
+        await upstreams.close()
+
+
+def _probe_store(path: Path) -> list[Problem]:
+    return [Problem("store_limited", warning) for warning in probe.prepare(Layout(path))]
+
+
+def _refuse(reasons: Sequence[str]) -> int:
+    for reason in reasons:
+        click.echo(f"mirror serve: {reason}", err=True)
+    return INVALID
+
+
+def _become_owner(store: Path) -> None:
+    """Run as the store's owner where root starts the service: what root would write, the owner could not replace."""
+    if os.geteuid() != 0:
+        return
+    try:
+        owner = store.stat()
+    except OSError:
+        return
+    if owner.st_uid != 0:
+        os.setgroups([])
+        os.setgid(owner.st_gid)
+        os.setuid(owner.st_uid)
+
+
+class Worker:
+    """One process of the service: its rooms, its connections, and the tasks beside them."""
+
+    def __init__(
+        self,
+        config: Config,
+        context: WorkerContext,
+        instance: str,
+        tls: ServerTls | None,
+        environ: Mapping[str, str],
+    ) -> None:
+        self._config = config
+        self._context = context
+        self._tls = tls
+        self._who = f"{instance}-{context.index}"
+        self._environ = environ
+
+    def run(self) -> None:
+        """Serve until SIGTERM, then let running answers end."""
+        # Standard asyncio: its sendfile is what a warm pull lives by, and uvloop has none.
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        config = self._config
+        loop = asyncio.get_running_loop()
+        leaving = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, leaving.set)
+        async with AsyncExitStack() as rooms:
+            metrics = Metrics(self._context.slots, self._context.index, tuple(config.upstreams))
+            sink = logs.configure(config.log.level, config.log.format)
+            sink.start()
+            rooms.callback(sink.flush)
+            content, housekeeping = await self._open_store(rooms, metrics)
+            dispatcher = Dispatcher(
+                content,
+                Clients(config.clients.anonymous != "none", config.limits.trusted_proxies),
+                metrics,
+                logs.RequestLog(sink, config.log.format, config.log.level),
+                logs.get("registry"),
+                rate=config.limits.requests_per_second,
+            )
+            tasks = [
+                asyncio.create_task(metrics.keep_folding()),
+                asyncio.create_task(sample_loop_lag(metrics)),
+            ]
+            servers = await self._listen(dispatcher, metrics, tasks)
+            await housekeeping.start()
+            tasks.append(asyncio.create_task(self._prove_life(content)))
+            self._context.ready()
+            await leaving.wait()
+            dispatcher.leave()
+            await asyncio.gather(*(server.drain(DRAIN) for server in servers))
+            await content.stop()
+            await housekeeping.stop()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            metrics.fold()
+
+    async def _open_store(self, rooms: AsyncExitStack, metrics: Metrics) -> tuple[Content, Housekeeping]:
+        config = self._config
+        layout = Layout(config.storage.path)
+        quarantine = Quarantine(layout)
+        index = Index(layout, quarantine)
+        space = Space(layout, index, config.storage, offline=config.offline)
+        readers, writers = Threads("read", _READERS), Threads("write", _WRITERS)
+        rooms.callback(index.close)
+        rooms.callback(readers.close)
+        rooms.callback(writers.close)
+        upstreams = open_upstreams(config, metrics, self._environ)
+        rooms.push_async_callback(upstreams.close)
+        content = Content(
+            config,
+            Rooms(layout, index, space, quarantine, readers, writers, upstreams, metrics, self._who),
+        )
+        return content, Housekeeping(layout, index, space, metrics)
+
+    async def _listen(
+        self, dispatcher: Dispatcher, metrics: Metrics, tasks: list[asyncio.Task[None]]
+    ) -> Sequence[Connections]:
+        config, limits = self._config, self._config.limits
+        if self._tls is not None:
+            tasks.append(asyncio.create_task(self._tls.watch(metrics)))
+        face = Connections(
+            dispatcher,
+            metrics,
+            # Each worker takes its share, rounded up: one more is better than none for a small limit.
+            connections=-(-limits.connections // config.worker_count),
+            connections_per_client=limits.connections_per_client,
+            header_timeout=limits.header_timeout,
+            idle_timeout=limits.idle_timeout,
+            write_stall=limits.write_stall,
+        )
+        for listener in self._context.listeners:
+            unix = listener.family == socket.AF_UNIX
+            face.listen(listener, None if unix else self._tls)
+        servers = [face]
+        if self._context.metrics_listener is not None:
+            page = Connections(MetricsPage(metrics, dispatcher), metrics, connections=64)
+            page.listen(self._context.metrics_listener)
+            servers.append(page)
+        return servers
+
+    async def _prove_life(self, content: Content) -> None:
+        """Beat while the store and the path of a tag work: a process that hangs there is replaced."""
+        while True:
+            with suppress(MirrorError):
+                await content.ready()
+            self._context.heartbeat()
+            await asyncio.sleep(_HEARTBEAT)
