@@ -161,7 +161,9 @@ async def test_a_range_far_ahead_is_passed_through(make_room: Callable[..., Room
     assert not room.content._blobs._passing
 
 
-async def test_a_cold_range_from_zero_starts_the_fill(make_room: Callable[..., Room], upstream: ScriptedRegistry) -> None:
+async def test_a_cold_range_from_zero_starts_the_fill(
+    make_room: Callable[..., Room], upstream: ScriptedRegistry
+) -> None:
     room = make_room()
     content = noise(3 * MIB)
     digest = Digest.parse(upstream.add_blob("team/app", content))
@@ -214,7 +216,9 @@ async def test_a_damaged_file_is_put_away_and_fetched_again(
     assert any(room.layout.quarantine.iterdir())
 
 
-async def test_an_unsealed_file_is_hashed_and_sealed(make_room: Callable[..., Room], upstream: ScriptedRegistry) -> None:
+async def test_an_unsealed_file_is_hashed_and_sealed(
+    make_room: Callable[..., Room], upstream: ScriptedRegistry
+) -> None:
     room = make_room()
     content = noise(100_000)
     digest = Digest.parse(upstream.add_blob("team/app", content))
@@ -278,8 +282,8 @@ async def test_a_part_of_another_boot_is_cut_back(make_room: Callable[..., Room]
     digest = Digest.parse(upstream.add_blob("team/app", content))
     one.layout.part(digest).write_bytes(content[: MIB // 2] + bytes(MIB))
     one.layout.part_note(digest).write_text(
-        '{"size": %d, "upstream": "lab", "repository": "team/app", "boot": "before", "synced": %d, "who": "x"}'
-        % (len(content), MIB // 2)
+        f'{{"size": {len(content)}, "upstream": "lab", "repository": "team/app", '
+        f'"boot": "before", "synced": {MIB // 2}, "who": "x"}}'
     )
     assert await get(one, digest) == ("MISS", content)
     assert upstream.sent("blob") == len(content) - MIB // 2
