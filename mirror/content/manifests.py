@@ -35,7 +35,7 @@ from mirror.store.layout import Layout
 from mirror.store.manifests import Manifests as Rows
 from mirror.store.space import Space
 from mirror.store.threads import Threads
-from mirror.upstream.answers import ManifestBody
+from mirror.upstream.answers import ManifestBody, ManifestHead
 from mirror.upstream.client import UpstreamClient
 
 _REMEMBERED_SIZE = 256 * 1024  # bytes of one manifest; larger ones are read from the file
@@ -208,10 +208,16 @@ class Manifests:
         client = self._asked(target, f"{target.name}@{digest}")
         return await self._fetches.run((target.name, str(digest)), lambda: self._fetch(target, digest, client))
 
-    async def fetch_tag(self, target: Target, tag: str) -> ManifestAnswer:
-        """Return the manifest that upstream gives for a tag, kept from now on; for registries without a usable HEAD."""
+    async def fetch_tag(self, target: Target, tag: str, head: ManifestHead | None) -> ManifestAnswer:
+        """Return the manifest that upstream gives for a tag, kept from now on; for registries without a usable HEAD.
+
+        Where the question by HEAD brought the body already, upstream is not asked again.
+        """
         client = self._asked(target, f"{target.name}:{tag}")
-        body = await client.get_manifest(target.repository, tag)
+        if head is not None and head.body is not None:
+            body = ManifestBody(head.body, head.media_type, head.digest, head.endpoint)
+        else:
+            body = await client.get_manifest(target.repository, tag)
         said = body.digest
         actual = said if said is not None and Digest.of(body.body, said.algorithm) == said else Digest.of(body.body)
         if said is not None and media_types.bare(body.media_type) in media_types.SCHEMA1:

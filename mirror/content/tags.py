@@ -32,6 +32,7 @@ from mirror.oci.reference import is_signature_tag
 from mirror.store.tags import TagRecord
 from mirror.store.tags import Tags as StoredTags
 from mirror.store.threads import Threads
+from mirror.upstream.answers import ManifestHead
 from mirror.upstream.client import UpstreamClient
 
 _KNOWN_PATIENCE = 5.0  # seconds that a client waits for a revalidation while an older digest is known
@@ -55,7 +56,8 @@ class TagState:
 class Tags:
     """Tags of proxied repositories.
 
-    `fetch` brings a manifest into the store by digest, `fetch_tag` by tag; both return it.
+    `fetch` brings a manifest into the store by digest, `fetch_tag` by tag, from what a HEAD brought if it brought the
+    body; both return it.
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class Tags:
         upstreams: Mapping[str, UpstreamConfig],
         metrics: Metrics,
         fetch: Callable[[Target, Digest], Awaitable[ManifestAnswer]],
-        fetch_tag: Callable[[Target, str], Awaitable[ManifestAnswer]],
+        fetch_tag: Callable[[Target, str, ManifestHead | None], Awaitable[ManifestAnswer]],
         *,
         offline: bool,
         history: int,
@@ -193,15 +195,15 @@ class Tags:
     ) -> tuple[TagState, ManifestAnswer | None]:
         """Ask what the tag means by HEAD, and have its manifest here before the tag names it."""
         head = await client.head_manifest(target.repository, tag)
-        if head.digest is None or head.body is not None:
-            return self._answered(await self._fetch_tag(target, tag))
         if record is not None and head.digest == record.digest:
             return TagState(head.digest, why="revalidated"), None
+        if head.digest is None or head.body is not None:
+            return self._answered(await self._fetch_tag(target, tag, head))
         try:
             return self._answered(await self._fetch(target, head.digest))
         except (UpstreamNotFound, NotHere):
             # The tag moved between the two questions, or this registry gives nothing by digest.
-            return self._answered(await self._fetch_tag(target, tag))
+            return self._answered(await self._fetch_tag(target, tag, None))
 
     @staticmethod
     def _answered(answer: ManifestAnswer) -> tuple[TagState, ManifestAnswer]:
@@ -254,16 +256,13 @@ class Tags:
             async with asyncio.timeout(CLIENT_PATIENCE):
                 tags = await self._listing.run(target.name, lambda: client.list_tags(target.repository))
         except TimeoutError:
-            raise NotYet(f"upstream has not answered for the tags of {target.name} yet", "ask again") from None
+            late = NotYet(f"upstream has not answered for the tags of {target.name} yet", "ask again")
+            return await self._known_list(target, remembered, late)
         except (UpstreamNotFound, UpstreamDenied) as error:
             self._lists.pop(target.name, None)
             raise NotHere(error.what, error.remedy) from error
         except (UpstreamUnavailable, UpstreamLoginRefused, UpstreamInvalid) as error:
-            try:
-                known = remembered[1] if remembered is not None else await self._local(target)
-            except MirrorError:
-                raise error from None
-            return known, f"the tags of {target.name} may have changed: {error.what}"
+            return await self._known_list(target, remembered, error)
         tags = sorted(set(tags))
         if fresh_for > 0:
             self._lists[target.name] = (time.monotonic(), tags)
@@ -271,6 +270,16 @@ class Tags:
             if len(self._lists) > _LISTS:
                 self._lists.popitem(last=False)
         return tags, ""
+
+    async def _known_list(
+        self, target: Target, remembered: tuple[float, list[str]] | None, error: MirrorError
+    ) -> tuple[list[str], str]:
+        """Return the tags that are known, and a warning; raise `error` where none are."""
+        try:
+            known = remembered[1] if remembered is not None else await self._local(target)
+        except MirrorError:
+            raise error from None
+        return known, f"the tags of {target.name} may have changed: {error.what}"
 
     async def _local(self, target: Target) -> list[str]:
         tags = await self._writers.run(self._stored.list, target.name)
