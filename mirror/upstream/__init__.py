@@ -1,13 +1,13 @@
 """The other registry: connections, logins, redirects, retries. Before it: `content`, which asks for bytes.
 
-    factory        configuration -> the client of every upstream
-    client         what the rest of the program asks; lanes and retries
-    endpoints      which endpoint is asked, and when the next one is
-    manifests, blobs, tags, referrers      what is asked of one endpoint
-    exchange       one question to one endpoint, with its login and redirects
-    login -> auth, challenge, tokens, realm, pull_secret      who we are there
-    transport -> guard, proxy, tls         one request on the wire
-    body           what comes back
+factory        configuration -> the client of every upstream
+client         what the rest of the program asks; lanes and retries
+endpoints      which endpoint is asked, and when the next one is
+manifests, blobs, tags, referrers      what is asked of one endpoint
+exchange       one question to one endpoint, with its login and redirects
+login -> auth, challenge, tokens, realm, pull_secret      who we are there
+transport -> guard, proxy, tls         one request on the wire
+body           what comes back
 """
 
 from mirror.upstream.factory import Upstreams, open_upstreams

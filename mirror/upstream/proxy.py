@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from aiohttp import BasicAuth
 from yarl import URL
 
 from mirror.config import Proxy
+from mirror.upstream.credential import Credential
+from mirror.upstream.secret import Secret
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """One proxy: its URL without the login, and the login to send it as Proxy-Authorization."""
+    """One proxy: its URL without the login, and what to send it as Proxy-Authorization (empty: nothing)."""
 
     url: URL
-    login: BasicAuth | None = field(default=None, repr=False)
+    authorization: Secret
 
 
 class NoProxy:
@@ -84,4 +85,5 @@ def _hop(text: str | None) -> Hop | None:
     if text is None:
         return None
     url = URL(text)
-    return Hop(url.with_user(None), BasicAuth(url.user, url.password or "") if url.user else None)
+    login = Credential(url.user or "", Secret(url.password or ""))
+    return Hop(url.with_user(None), Secret(login.basic if login.username else ""))

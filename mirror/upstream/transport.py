@@ -116,16 +116,22 @@ class Transport:
         if proxy is not None:
             failures.refuse_literal(request.url, reach, self._listed)
         session = self._session(reach, proxied=proxy is not None)
+        headers = dict(request.headers)
+        proxy_headers: dict[str, str] = {}
+        if proxy is not None and proxy.authorization:
+            # Of https the proxy sees only the CONNECT, of http the request itself.
+            to_proxy = proxy_headers if request.url.scheme == "https" else headers
+            to_proxy["Proxy-Authorization"] = proxy.authorization.reveal()
         try:
             async with asyncio.timeout(deadline):
                 response = await session.request(
                     request.method,
                     request.url,
-                    headers=request.headers,
+                    headers=headers,
                     data=request.form,
                     allow_redirects=False,
                     proxy=proxy.url if proxy else None,
-                    proxy_auth=proxy.login if proxy else None,
+                    proxy_headers=proxy_headers or None,
                     read_bufsize=request.buffer,
                 )
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:

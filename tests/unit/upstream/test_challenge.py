@@ -49,7 +49,10 @@ def as_pairs(*lines):
         ('Bearer realm=""', [("bearer", {"realm": ""})]),
         ('realm="no scheme"', []),
         ("", []),
-        ('Digest realm="a", nonce="n==", qop="auth,auth-int"', [("digest", {"realm": "a", "nonce": "n==", "qop": "auth,auth-int"})]),
+        (
+            'Digest realm="a", nonce="n==", qop="auth,auth-int"',
+            [("digest", {"realm": "a", "nonce": "n==", "qop": "auth,auth-int"})],
+        ),
     ],
 )
 def test_forms(line, expected):

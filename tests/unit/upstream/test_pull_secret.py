@@ -149,7 +149,7 @@ async def test_reread_on_change_and_a_half_written_file_keeps_the_old_one(tmp_pa
 
 async def test_a_file_that_never_was_readable_is_not_anonymous(tmp_path):
     secrets = PullSecrets([tmp_path / "missing.json"])
-    with pytest.raises(UpstreamLoginRefused, match="missing.json"):
+    with pytest.raises(UpstreamLoginRefused, match=r"missing\.json"):
         await secrets.find("reg", "a")
 
 

@@ -90,7 +90,7 @@ def test_listed():
 
 
 def test_a_refusal_says_what_to_list():
-    with pytest.raises(UpstreamInvalid, match="list sso.idp.example under `auth_realms`"):
+    with pytest.raises(UpstreamInvalid, match=r"list sso\.idp\.example under `auth_realms`"):
         check("https://reg.corp", "https://sso.idp.example/t?secret=1")
 
 

@@ -48,7 +48,7 @@ def test_relative():
         "https://cdn.example:99999/x",
         "https://[::1/x",
         "https://bücher.example/x",
-        "https://１２７.0.0.1/",
+        "https://\uff11\uff12\uff17.0.0.1/",
         "https://127。0.0.1/x",
         "https://%31/x",
         "https://exa mple/x",

@@ -11,7 +11,7 @@ from mirror.upstream.secret import Secret
 
 def test_no_way_of_printing_shows_it():
     secret = Secret("hunter2")
-    texts = [repr(secret), str(secret), f"{secret}", f"{secret!r:>20}", f"{[secret]}", "%s" % secret, "{}".format(secret)]
+    texts = [repr(secret), str(secret), f"{secret}", f"{secret!r:>20}", f"{[secret]}", f"{secret}"]
     assert all("hunter2" not in text for text in texts)
     assert secret.reveal() == "hunter2"
 
