@@ -77,7 +77,8 @@ def zone_of(address: IPAddress) -> Zone:
         return Zone.LINK_LOCAL
     if address.is_multicast or address == ipaddress.IPv4Address("255.255.255.255"):
         return Zone.NEVER
-    return Zone.PUBLIC if address.is_global else Zone.PRIVATE
+    # What is reserved is nowhere now, but `::127.0.0.1` is among it.
+    return Zone.PUBLIC if address.is_global and not address.is_reserved else Zone.PRIVATE
 
 
 def zone_of_text(host: str) -> Zone | None:
