@@ -69,7 +69,8 @@ class Connections(web.Server):
         self._clients: Counter[str] = Counter()
         self._establishing: set[asyncio.Task[None]] = set()
         self._open = 0
-        self._accepted = 0
+        self._accepted = 0  # since the last report
+        self._reported = 0
         self._paused = False
         self._told_at = -math.inf
         self._draining = False
@@ -263,7 +264,9 @@ class Connections(web.Server):
     def _report(self) -> None:
         accepted, self._accepted = self._accepted, 0
         self._metrics.add(ACCEPTED, by=accepted)
-        self._metrics.set(CONNECTIONS, to=self._open)
+        # By the difference: a worker has a second server, for its metrics.
+        change, self._reported = self._open - self._reported, self._open
+        self._metrics.add(CONNECTIONS, by=change)
 
 
 async def sample_loop_lag(metrics: Metrics, period: float = 0.1) -> None:

@@ -18,6 +18,7 @@ from mirror.metrics import Metrics
 from mirror.registry.connections import Connections
 from mirror.registry.tls import ServerTls
 from mirror.sink import Sink
+from tests.unit.process.running import Running
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -91,3 +92,18 @@ async def serve(said: Callable[[], str]) -> AsyncIterator[Callable[..., Service]
             return Service(connections, metrics, listener)
 
         yield start
+
+
+@pytest.fixture
+def start(tmp_path):
+    running = []
+
+    def start(environ=(), **options):
+        folder = tmp_path / str(len(running))
+        folder.mkdir()
+        running.append(Running(folder, options, dict(environ)))
+        return running[-1]
+
+    yield start
+    for program in running:
+        program.end()

@@ -1,0 +1,184 @@
+"""Opening what the service listens on, once for all workers, and saying who is in the way."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from mirror import logs
+from mirror.errors import ConfigurationError, Problem
+
+_log = logs.get(__name__)
+
+_BACKLOG = 4096  # the kernel cuts it to net.core.somaxconn
+_UNIX = "unix:"
+_LISTENING = "0A"  # TCP_LISTEN as /proc/net/tcp writes it
+# What may pass by itself: a predecessor that still drains, an address that the network is about to give us.
+_PASSING = frozenset({errno.EADDRINUSE, errno.EADDRNOTAVAIL})
+_NO_FAMILY = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
+
+
+def bind(
+    addresses: Sequence[str], *, patience: float = 5.0, adopted: Iterable[socket.socket] = ()
+) -> list[socket.socket]:
+    """Return a listening socket for each of `addresses`: `host:port`, `[v6]:port`, `:port` or `unix:/path`.
+
+    A host may stand for several. What `adopted` (sockets that the service manager opened) already listens on is taken
+    from there. An address in use is tried for `patience` seconds. Raises ConfigurationError, and then holds nothing.
+    """
+    deadline = time.monotonic() + patience
+    wildcard_v4 = {address.rpartition(":")[2] for address in addresses if address.startswith("0.0.0.0:")}
+    theirs = {_name(sock): sock for sock in adopted}
+    opened: list[socket.socket] = []
+    try:
+        for address in addresses:
+            for family, where in _resolve(address):
+                known = theirs.get(where)
+                if known is not None:
+                    opened.append(known)
+                    continue
+                sock = _open(address, family, where, deadline, dual=address.rpartition(":")[2] not in wildcard_v4)
+                if sock is not None:
+                    opened.append(sock)
+    except ConfigurationError:
+        close(opened)
+        raise
+    return opened
+
+
+def close(listeners: Iterable[socket.socket]) -> None:
+    """Close listening sockets, and remove those of the file system if they are still ours."""
+    for listener in listeners:
+        path = listener.getsockname() if listener.family == socket.AF_UNIX else ""
+        listener.close()
+        if isinstance(path, str) and path and _answers(path) is False:
+            Path(path).unlink(missing_ok=True)
+
+
+def _resolve(address: str) -> list[tuple[int, tuple[str, int] | str]]:
+    if address.startswith(_UNIX):
+        return [(socket.AF_UNIX, address.removeprefix(_UNIX))]
+    host, _, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    try:
+        found = socket.getaddrinfo(host or _everywhere(), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, ValueError) as error:
+        raise _problem("listen-address", f"{address} is no address to listen on", "write host:port") from error
+    return [(family, (str(where[0]), int(where[1]))) for family, _, _, _, where in found]
+
+
+def _everywhere() -> str:
+    try:
+        socket.socket(socket.AF_INET6, socket.SOCK_STREAM).close()
+    except OSError:
+        return "0.0.0.0"  # noqa: S104 - what an empty host asks for, on a machine without IPv6
+    return "::"
+
+
+def _open(
+    address: str, family: int, where: tuple[str, int] | str, deadline: float, *, dual: bool
+) -> socket.socket | None:
+    """Bind and listen; None for a family of a host name that this machine does not have."""
+    told = False
+    while True:
+        sock = None
+        try:
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            if isinstance(where, str):
+                _bind_path(sock, where)
+            else:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if dual and where[0] == "::" else 1)
+                sock.bind(where)
+            sock.listen(_BACKLOG)
+        except OSError as error:
+            if sock is not None:
+                sock.close()
+            if error.errno in _NO_FAMILY and address.startswith("localhost:"):
+                return None
+            if error.errno not in _PASSING or time.monotonic() >= deadline:
+                raise _explain(address, where, error) from error
+            if not told:
+                told = True
+                _log.warning("listen_waiting", address=address, why=error.strerror)
+            time.sleep(0.1)
+        else:
+            return sock
+
+
+def _bind_path(sock: socket.socket, path: str) -> None:
+    """Bind a unix socket with mode 0660; a stale one, which nobody answers at, is replaced."""
+    if _answers(path) is False:
+        os.unlink(path)
+    before = os.umask(0o117)
+    try:
+        sock.bind(path)
+    finally:
+        os.umask(before)
+
+
+def _answers(path: str) -> bool | None:
+    """Tell whether somebody listens at `path`; None: there is no socket."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return None
+    except OSError:
+        return None
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return False
+        except OSError:
+            return True
+    return True
+
+
+def _explain(address: str, where: tuple[str, int] | str, error: OSError) -> ConfigurationError:
+    if error.errno == errno.EADDRINUSE:
+        if isinstance(where, str):
+            return _problem("address-in-use", f"{address} is in use", f"see who listens there: ss -xlp src {where}")
+        who = _holder(where[1])
+        look = f"see who listens there: ss -ltnp sport = :{where[1]}"
+        return _problem("address-in-use", f"{address} is in use{who}", "end it or change listen" if who else look)
+    if error.errno == errno.EACCES and isinstance(where, tuple) and where[1] < 1024:
+        remedy = "use a port from 1024 on, or let systemd open it (mirror.socket)"
+        return _problem("address-denied", f"{address} needs a privilege that this user lacks", remedy)
+    return _problem("listen-address", f"cannot listen on {address}: {error.strerror}", "change listen")
+
+
+def _problem(code: str, what: str, remedy: str) -> ConfigurationError:
+    return ConfigurationError([Problem(code, what, "listen", remedy)])
+
+
+def _holder(port: int) -> str:
+    """Return ` by PID (NAME)` of who listens on a TCP port, as far as /proc lets us see; else nothing."""
+    inodes = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            rows = Path(table).read_text(encoding="ascii").splitlines()[1:]
+        except OSError:
+            continue
+        for row in rows:
+            fields = row.split()
+            if fields[3] == _LISTENING and int(fields[1].rpartition(":")[2], 16) == port:
+                inodes.add(f"socket:[{fields[9]}]")
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if any(os.readlink(descriptor) in inodes for descriptor in (process / "fd").iterdir()):
+                return f" by process {process.name} ({(process / 'comm').read_text().strip()})"
+        except OSError:
+            continue
+    return ""
+
+
+def _name(sock: socket.socket) -> tuple[str, int] | str:
+    name = sock.getsockname()
+    return name if isinstance(name, str) else (name[0], name[1])

@@ -1,0 +1,174 @@
+"""A worker process: how it is forked, what it is given, and what it says to its supervisor."""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from mirror import logs
+from mirror.errors import MirrorError
+from mirror.slots import Slots
+
+_log = logs.get(__name__)
+
+READY, ALIVE, RELOADED = b"R", b".", b"L"
+
+# What the supervisor handles. Blocked around a fork: a handler of the parent must not run in the child.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4  # prctl(2)
+
+
+class WorkerContext:
+    """What a worker is given. SIGTERM asks it to drain and end, SIGHUP to reread its configuration.
+
+    `slots` are for Metrics, with `index` as its own. `listeners` stay open in the supervisor, whatever becomes of the
+    worker. `ready`, `heartbeat` and `reloaded` never block.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        listeners: Sequence[socket.socket],
+        metrics_listener: socket.socket | None,
+        slots: Slots,
+        pipe: int,
+    ) -> None:
+        self.index = index
+        self.listeners = tuple(listeners)
+        self.metrics_listener = metrics_listener
+        self.slots = slots
+        self._pipe = pipe
+
+    def ready(self) -> None:
+        """Say that this worker answers."""
+        self._say(READY)
+
+    def heartbeat(self) -> None:
+        """Say that this worker still works; to be called after a look at what its answers depend on."""
+        self._say(ALIVE)
+
+    def reloaded(self) -> None:
+        """Say that the reload which SIGHUP asked for is over, whether it worked or not."""
+        self._say(RELOADED)
+
+    def _say(self, what: bytes) -> None:
+        try:
+            os.write(self._pipe, what)
+        except (BlockingIOError, BrokenPipeError):
+            # A supervisor that is behind has enough to read, one that is gone has sent SIGTERM.
+            return
+
+
+class Worker:
+    """The supervisor's side of one worker, running (`pid` is set) or to be started again when it is `due`."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.pid = 0
+        self.pipe = -1
+        self.ready = False
+        self.born = 0.0
+        self.seen = 0.0  # when it last said something
+        self.aborted = 0.0  # when it was told that it is stuck, or 0
+        self.failures = 0  # ends soon after a start, in a row
+        self.due = 0.0
+
+    def start(self, work: Callable[[int, int], int | None], close: Iterable[int], flush: Callable[[], object]) -> None:
+        """Fork; the child closes the descriptors `close`, calls `work(index, pipe)` and ends. Raises OSError."""
+        ours, theirs = os.pipe()
+        os.set_blocking(ours, False)
+        os.set_blocking(theirs, False)
+        supervisor = os.getpid()
+        sys.stdout.flush()
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            pid = os.fork()
+            if pid == 0:
+                _become(lambda: work(self.index, theirs), supervisor, (ours, *close), flush)
+        except OSError:
+            os.close(ours)
+            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            os.close(theirs)
+        self.pid, self.pipe, self.ready, self.aborted = pid, ours, False, 0.0
+        self.born = self.seen = time.monotonic()
+
+    def hear(self) -> bytes:
+        """Return what the worker said since the last time."""
+        try:
+            said = os.read(self.pipe, 4096)
+        except BlockingIOError:
+            return b""
+        if not said:
+            self._hang_up()  # it has ended, or is about to
+        else:
+            self.seen = time.monotonic()
+        return said
+
+    def kill(self, number: int) -> None:
+        """Send a signal, if the worker runs."""
+        if self.pid:
+            os.kill(self.pid, number)
+
+    def ended(self) -> None:
+        """Note that the process was reaped."""
+        self._hang_up()
+        self.pid, self.ready = 0, False
+
+    def _hang_up(self) -> None:
+        if self.pipe >= 0:
+            os.close(self.pipe)
+            self.pipe = -1
+
+
+def harden() -> None:
+    """Keep memory, which holds credentials, out of core dumps and debuggers; take all descriptors that we may have."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _prctl(_PR_SET_DUMPABLE, 0)
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _become(work: Callable[[], int | None], supervisor: int, close: Iterable[int], flush: Callable[[], object]) -> None:
+    """Be the worker, in the child, and never return."""
+    code = 1
+    try:
+        signal.set_wakeup_fd(-1)
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        # A terminal sends SIGINT to the whole group; the supervisor decides what it means.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        for descriptor in close:
+            os.close(descriptor)
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != supervisor:
+            os._exit(0)  # it ended before we asked to be told
+        faulthandler.enable()
+        code = work() or 0
+    except SystemExit as leaving:
+        code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    except MirrorError as error:
+        _log.error("worker_failed", why=str(error))
+    except BaseException:  # noqa: BLE001 - nothing may unwind into what the parent was doing
+        _log.exception("worker_failed")
+    finally:
+        try:
+            flush()
+            sys.stdout.flush()
+        finally:
+            os._exit(code)
+
+
+def _prctl(option: int, value: int) -> None:
+    if ctypes.CDLL(None, use_errno=True).prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl")
