@@ -37,18 +37,10 @@ _PAUSE = 0.01  # seconds between our own tries
 _RETRY_AFTER = 5.0  # seconds without the index after a fault that may pass
 _LARGEST = 2**63 - 1
 _BUSY = frozenset((sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED))
-_PASSING = frozenset(
-    (
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_NOLFS,
-        sqlite3.SQLITE_NOMEM,
-        sqlite3.SQLITE_PERM,
-        sqlite3.SQLITE_PROTOCOL,
-        sqlite3.SQLITE_READONLY,
-    )
-)
+_PASSING = frozenset((
+    sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOLFS,
+    sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PERM, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_READONLY,
+))  # fmt: skip
 
 T = TypeVar("T")
 
@@ -148,13 +140,19 @@ class _Database:
         """0 while rows may be missing, else the format."""
         return int(self.reader.execute("PRAGMA user_version").fetchone()[0])
 
-    def complete(self) -> None:
-        """Note that every file has its row. In the log after the rows, so that no power cut leaves only this."""
+    def complete(self, identity: tuple[int, int] | None) -> bool:
+        """Note that every file has its row, unless this is another database; say whether it was noted.
+
+        In the log it stands after the rows, so that no power cut leaves it without them.
+        """
+        if identity != self.identity:
+            return False
         writer = sqlite3.connect(f"{self._uri}?mode=rw", uri=True, timeout=_BUSY_WAIT, isolation_level=None)
         try:
             writer.execute(f"PRAGMA user_version = {FORMAT}")
         finally:
             writer.close()
+        return True
 
     def use(self, batch: Sequence[tuple[Digest, int]]) -> None:
         """Write uses in their order, each later than every row there is."""
@@ -302,9 +300,15 @@ class Index:
         """Add rows (digest, bytes, time of use) for files that have none and return how many; at most BATCH."""
         return self._call(_Database.add, found) if found else 0
 
-    def rebuilt(self) -> None:
-        """Note that every file has its row now."""
-        self._call(_Database.complete)
+    def identity(self) -> tuple[int, int] | None:
+        """Return what tells this database from one that replaces it."""
+        found: tuple[int, int] | None = self._call(lambda database: database.identity)
+        return found
+
+    def rebuilt(self, identity: tuple[int, int] | None) -> None:
+        """Note that every file has its row, in the database of that identity; StoreError if it was replaced since."""
+        if not self._call(_Database.complete, identity):
+            raise StoreError("the index was replaced while it was rebuilt", "it is rebuilt again")
 
     def close(self) -> None:
         """Close the database; does not flush and does not wait for a call that hangs."""
@@ -334,11 +338,8 @@ class Index:
                 if time.monotonic() > give_up:
                     raise StoreError("the index is busy") from error
                 time.sleep(_PAUSE)  # some kinds of busy do not wait by themselves
-            except (sqlite3.Error, _ForeignError) as error:
-                self._give_up(str(error), damaged=True)
-                raise StoreError("the index was damaged") from error
-            except OSError as error:
-                self._give_up(str(error), damaged=False)
+            except (sqlite3.Error, _ForeignError, OSError) as error:
+                self._give_up(str(error), damaged=not isinstance(error, OSError))
                 raise StoreError("the index cannot be used now") from error
             else:
                 if self._away:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import errno
-import multiprocessing
 import os
 import pickle
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -25,8 +23,8 @@ from mirror.store import index as index_module
 from mirror.store.index import FORMAT, Index
 from mirror.store.layout import Layout
 from mirror.store.quarantine import Quarantine
-
-SPAWN = multiprocessing.get_context("spawn")
+from tests.tools import mounts
+from tests.tools.mounts import SPAWN
 
 
 def digest(number: int) -> Digest:
@@ -134,12 +132,24 @@ def test_a_new_index_asks_for_a_rebuild_until_it_is_complete(root: Path) -> None
     first.close()
     second = open_index(root)
     assert second.needs_rebuild(), "a rebuild that did not end is begun again"
-    second.rebuilt()
+    second.rebuilt(second.identity())
     third = open_index(root)
     assert not third.needs_rebuild()
     assert not second.needs_rebuild()
     second.close()
     third.close()
+
+
+def test_a_rebuild_that_began_on_another_database_does_not_complete_this_one(index: Index, root: Path) -> None:
+    began = index.identity()
+    index.adopt([(digest(1), 10, 5.0)])
+    (root / "index").rename(root / "gone")
+    index.adopt([(digest(2), 10, 5.0)])
+    with pytest.raises(StoreError, match="replaced"):
+        index.rebuilt(began)
+    assert index.needs_rebuild()
+    index.rebuilt(index.identity())
+    assert not index.needs_rebuild()
 
 
 def test_folder_is_the_owners_alone_and_holds_the_database_only(index: Index, root: Path) -> None:
@@ -202,7 +212,7 @@ def test_a_planted_pickle_is_never_executed(root: Path, tmp_path: Path, place: s
         if place == "key" and call != "oldest":
             calls[call]()  # never meets the row
         else:
-            with pytest.raises(StoreError, match="damaged"):
+            with pytest.raises(StoreError, match="cannot be used"):
                 calls[call]()
             assert index.needs_rebuild(), "what was planted is put aside and the index made anew"
             assert index.count() == 0
@@ -298,7 +308,7 @@ def damage_setting(path: Path) -> None:
 def test_a_damaged_database_is_put_aside_and_made_anew(root: Path, damage) -> None:
     first = open_index(root)
     use(first, *range(200))
-    first.rebuilt()
+    first.rebuilt(first.identity())
     first.close()
     damage(database(root))
     index = open_index(root)
@@ -458,42 +468,14 @@ def test_no_folder_for_locks_means_memory_only(tmp_path: Path) -> None:
     index.close()
 
 
-def in_mount_namespace(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run Python in a mount namespace of its own, where it may mount what it likes; skip where that is not allowed."""
-    unshare = shutil.which("unshare")
-    if unshare is None or os.geteuid() != 0:
-        pytest.skip("mounting needs root and unshare")
-    probe = subprocess.run([unshare, "-m", "true"], capture_output=True, check=False)
-    if probe.returncode:
-        pytest.skip("mount namespaces are not allowed here")
-    command = [unshare, "-m", "--propagation", "private", sys.executable, "-c", script, *arguments]
-    environment = {"PYTHONPATH": os.pathsep.join(sys.path), "PATH": os.environ["PATH"]}
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=environment)
-
-
-READ_ONLY = """
-import subprocess, sys
-from pathlib import Path
-from mirror.errors import StoreError
-from mirror.oci.digest import Digest
-from mirror.store.index import Index
-from mirror.store.layout import Layout
-from mirror.store.quarantine import Quarantine
-root = Path(sys.argv[1])
-subprocess.run(["mount", "--bind", root, root], check=True)
-subprocess.run(["mount", "-o", "remount,ro,bind", root], check=True)
-layout = Layout(root)
-index = Index(layout, Quarantine(layout))
-index.note(Digest("sha256", "1" * 64), 5)
-for call in (index.flush, index.total, lambda: index.oldest(5)):
-    try:
-        call()
-    except StoreError:
-        continue
-    sys.exit("it should say that it cannot")
-assert len(index.noted()) == 1
-index.close()
-"""
+def live_in_memory(root: Path) -> None:
+    index = open_index(root)
+    index.note(digest(1), 5)
+    for call in (index.flush, index.total, lambda: index.oldest(5)):
+        with pytest.raises(StoreError):
+            call()
+    assert index.noted() == [digest(1)]
+    index.close()
 
 
 @pytest.mark.parametrize("there", [False, True])
@@ -502,58 +484,36 @@ def test_on_a_read_only_file_system_it_lives_in_memory(root: Path, there: bool) 
         index = open_index(root)
         use(index, 1)
         index.close()
-    done = in_mount_namespace(READ_ONLY, str(root))
-    assert done.returncode == 0, done.stderr
+    mounts.read_only(live_in_memory, root)
     assert Quarantine(Layout(root)).held() == (0, 0)
 
 
-FULL = """
-import os, subprocess, sys
-from pathlib import Path
-from mirror.errors import StoreError
-from mirror.oci.digest import Digest
-from mirror.store import index as index_module
-from mirror.store.index import Index
-from mirror.store.layout import Layout
-from mirror.store.quarantine import Quarantine
-root = Path(sys.argv[1])
-subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", root], check=True)
-layout = Layout(root)
-layout.locks.mkdir(parents=True)
-layout.quarantine.mkdir()
-index_module._RETRY_AFTER = 0.0
-index = Index(layout, Quarantine(layout))
-digest = lambda number: Digest("sha256", f"{number:064x}")
-for number in range(100):
-    index.note(digest(number), 5)
-assert index.flush() == 100
-filler = open(root / "filler", "wb", buffering=0)
-try:
-    while True:
-        filler.write(bytes(4096))
-except OSError:
-    pass
-for number in range(100, 10000):
-    index.note(digest(number), 5)
-try:
+def fill_the_disk(root: Path) -> None:
+    layout = Layout(root)
+    layout.locks.mkdir(parents=True)
+    layout.quarantine.mkdir()
+    index_module._RETRY_AFTER = 0.0
+    index = open_index(root)
+    use(index, *range(100))
+    with (root / "filler").open("wb", buffering=0) as filler:
+        with suppress(OSError):
+            while True:
+                filler.write(bytes(4096))
+        for number in range(100, 10_000):
+            index.note(digest(number), 10)
+        with pytest.raises(StoreError):
+            index.flush()
+        assert index.noted()
+        filler.truncate(0)
     index.flush()
-except StoreError:
-    pass
-else:
-    sys.exit("a full file system should be told")
-assert index.noted()
-filler.truncate(0)
-index.flush()
-assert index.count() == 10000, index.count()
-assert [int(entry.digest.hex, 16) for entry in index.oldest(10000)] == list(range(10000))
-assert Quarantine(layout).held() == (0, 0)
-index.close()
-"""
+    assert index.count() == 10_000
+    assert numbers(index, 10_000) == list(range(10_000))
+    assert Quarantine(layout).held() == (0, 0)
+    index.close()
 
 
 def test_a_full_file_system_costs_nothing_but_time(root: Path) -> None:
-    done = in_mount_namespace(FULL, str(root))
-    assert done.returncode == 0, done.stderr
+    mounts.on_small_disk(fill_the_disk, root, "4m")
 
 
 def hammer(root: str, process: int, rounds: int, failures) -> None:

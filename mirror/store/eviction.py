@@ -1,0 +1,163 @@
+"""Which content goes when room is needed: what was used longest ago of what an upstream can give again."""
+
+from __future__ import annotations
+
+import heapq
+import os
+import threading
+import time
+from collections.abc import Callable, Container, Iterator
+
+from mirror import logs
+from mirror.errors import StoreError
+from mirror.oci.digest import Digest
+from mirror.store.index import Entry, Index
+from mirror.store.layout import Layout
+from mirror.store.walk import Found, find_blobs
+
+_PAGE = 64  # rows asked for at a time: one eviction needs few
+_OLDEST = 4096  # files remembered of a scan
+_SCAN_LASTS = 10.0  # seconds; a million files take some four
+_MOST_FAILURES = 16  # unlinks in a row: the file system does not let us, so it is left alone
+
+
+class _Scan:
+    """What the files themselves say, for while the index cannot: their bytes, and the oldest of them."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.total = 0
+        self.made = time.monotonic()
+        oldest = heapq.nsmallest(_OLDEST, self._counted(find_blobs(layout)), key=lambda found: found.used)
+        self.oldest = iter(oldest)
+
+    def _counted(self, blobs: Iterator[Found]) -> Iterator[Found]:
+        for found in blobs:
+            self.total += found.size
+            yield found
+
+
+class Eviction:
+    """Frees bytes, one digest at a time: the file, then its row. For threads only.
+
+    `protected` names what stays (pinned, hosted, of a set), as the text of digests, and `protected_size` its bytes.
+    While `offline` nothing goes, because nothing would come back. Removing a file that is being read is fine: whoever
+    has it open reads it to its end.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        index: Index,
+        *,
+        offline: bool = False,
+        protected: Callable[[], Container[str]] = frozenset,
+        protected_size: Callable[[], int] = int,
+    ) -> None:
+        self._layout = layout
+        self._index = index
+        self._offline = offline
+        self._protected = protected
+        self._protected_size = protected_size
+        self._scan: _Scan | None = None
+        self._counting = threading.Lock()
+        self._log = logs.get("eviction")
+        self.blobs = 0  # evicted by this process so far
+        self.bytes = 0
+
+    def cached(self) -> int:
+        """Return the bytes of content that is not protected."""
+        try:
+            if not self._index.needs_rebuild():
+                return max(0, self._index.total() - self._protected_size())
+        except StoreError:
+            pass
+        return max(0, self._files().total - self._protected_size())
+
+    def evictable(self) -> int:
+        """Return how many bytes eviction could free at most."""
+        return 0 if self._offline else self.cached()
+
+    def write_uses(self) -> None:
+        """Write what this process noted, so that the rows say what there is and when it was used."""
+        try:
+            self._index.flush()
+        except StoreError:
+            self._log.debug("uses_not_written")
+
+    def free(self, needed: int, files: int = 0) -> int:
+        """Evict until `needed` bytes and `files` files are gone, or nothing that may go is left; return the bytes."""
+        if self._offline or (needed <= 0 and files <= 0):
+            return 0
+        self.write_uses()
+        protected = self._protected()
+        freed = gone = failures = 0
+        for digest in self._candidates():
+            if str(digest) in protected or os.path.lexists(self._layout.part(digest)):
+                continue
+            removed = self._remove(digest)
+            failures = failures + 1 if removed is None else 0
+            freed += removed or 0
+            gone += bool(removed)
+            if (freed >= needed and gone >= files) or failures >= _MOST_FAILURES:
+                break
+        with self._counting:
+            self.blobs += gone
+            self.bytes += freed
+        return freed
+
+    def _remove(self, digest: Digest) -> int | None:
+        """Remove one digest and return the bytes freed: 0 for a row whose file was gone, None where it cannot be."""
+        path = self._layout.blob(digest)
+        try:
+            found = os.lstat(path)
+            size = found.st_blocks * 512
+            os.unlink(path)
+        except FileNotFoundError:
+            size = 0
+            self._log.debug("phantom_row", digest=str(digest))
+        except OSError as error:
+            self._log.warning("eviction_failed", digest=str(digest), error=error.strerror)
+            return None
+        else:
+            if self._scan is not None:
+                self._scan.total -= found.st_size
+            self._log.debug("evicted", digest=str(digest), bytes=size)
+        try:
+            self._index.forget((digest,))
+        except StoreError:
+            self._log.debug("row_left", digest=str(digest))  # housekeeping finds it
+        return size
+
+    def _candidates(self) -> Iterator[Digest]:
+        """Yield digests, least recently used first.
+
+        Where the index does not know all of them, the files say what is old: to a day's precision (see find_blobs),
+        but for what this process has used and not written.
+        """
+        try:
+            if not self._index.needs_rebuild():
+                yield from self._rows()
+                return
+        except StoreError:
+            self._log.debug("eviction_without_index")
+        recent = set(self._index.noted())
+        later = []
+        for found in self._files().oldest:
+            if found.digest in recent:
+                later.append(found.digest)
+            else:
+                yield found.digest
+        self._scan = None  # used up: the next one who asks looks again
+        yield from later
+
+    def _rows(self) -> Iterator[Digest]:
+        last: Entry | None = None
+        while page := self._index.oldest(_PAGE, last):
+            last = page[-1]
+            for entry in page:
+                yield entry.digest
+
+    def _files(self) -> _Scan:
+        if self._scan is None or time.monotonic() - self._scan.made > _SCAN_LASTS:
+            self._scan = _Scan(self._layout)
+        return self._scan

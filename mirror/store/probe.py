@@ -1,0 +1,235 @@
+"""Is this a store that we can use: made, ours, of our format, on a file system that keeps what we rely on."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pwd
+import stat
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from mirror.errors import StoreUnusable
+from mirror.store import files
+from mirror.store.layout import Layout
+from mirror.store.lock import FileLock
+from mirror.store.mounts import file_system_type
+
+FORMAT = 1
+_FORMAT_LIMIT = 4096
+# What a store may hold beside the folders that every one has, and what a file system puts into its own root.
+_KNOWN = frozenset(("format", "signatures", "graph", "events", "tokens", "lost+found"))
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+# SQLite's shared memory and locks are not to be trusted there; the index is disposable, so it is only said.
+_NETWORKED = frozenset(("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.glusterfs", "fuse.sshfs"))
+
+
+def prepare(layout: Layout) -> tuple[str, ...]:
+    """Make the tree where it is missing, and check that this process can use it; return warnings.
+
+    Takes milliseconds whatever is in the store. Raises StoreUnusable: another owner, another format, something else
+    in the directory, or a file system that does not keep modes, whole-second mtimes, locks, case or atomic renames.
+    A store on a read-only file system, or on a full one, is served as it is.
+    """
+    root = layout.root
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_owner(layout)
+        names = set(os.listdir(root))
+    except OSError as error:
+        raise StoreUnusable(f"the store {root} cannot be used ({error.strerror})", "see storage.path") from error
+    try:
+        _settle_format(layout, names)
+        _make_tree(layout)
+        _probe(layout)
+    except OSError as error:
+        made = layout.format.exists() and all(folder.is_dir() for folder in _folders(layout))
+        if error.errno == errno.EROFS and made:
+            return (f"the store {root} is on a read-only file system: what is here is served, nothing is kept",)
+        if error.errno in _FULL and made:
+            return (f"the file system of the store {root} is full ({error.strerror}); it could not be probed",)
+        raise StoreUnusable(
+            f"the store {root} cannot be used ({error.strerror})", f"look at {error.filename}"
+        ) from error
+    kind = file_system_type(layout.root)
+    if kind in _NETWORKED:
+        return (f"the store {root} is on {kind}: only one machine may use it, and a local disk is faster and safer",)
+    return ()
+
+
+def _check_owner(layout: Layout) -> None:
+    """Raise StoreUnusable if the store belongs to somebody else.
+
+    A volume whose mount point is root's but which lets us write (Kubernetes' fsGroup) is ours once the tree in it is.
+    """
+    user = os.geteuid()
+    owner = os.stat(layout.root).st_uid
+    if owner == 0 and user != 0 and os.access(layout.root, os.W_OK | os.X_OK):
+        made = files.look(str(layout.format))
+        owner = made.st_uid if made is not None else user
+    if owner == user:
+        return
+    name = _user_name(owner)
+    raise StoreUnusable(
+        f"the store {layout.root} belongs to {name}, and this runs as {_user_name(user)}", f"sudo -u {name} mirror …"
+    )
+
+
+def _user_name(user: int) -> str:
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return f"#{user}"
+
+
+def _settle_format(layout: Layout, names: set[str]) -> None:
+    """Write the format of a new store; raise StoreUnusable for one that this release cannot use. Raises OSError."""
+    content = files.read_small(str(layout.format), _FORMAT_LIMIT) if layout.format.name in names else None
+    if content is None:
+        if foreign := sorted(names - _KNOWN - {folder.name for folder in _folders(layout)}):
+            raise StoreUnusable(
+                f"{layout.root} holds other things ({foreign[0]}) and is no store",
+                "point storage.path at a directory of its own",
+            )
+        files.write_atomically(str(layout.format), json.dumps({"format": FORMAT}).encode() + b"\n", durable=True)
+        return
+    try:
+        found = json.loads(content)["format"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        found = None
+    if type(found) is not int or found < 1:
+        raise StoreUnusable(
+            f"the store's format cannot be read from {layout.format}",
+            f'restore it; this release writes {{"format": {FORMAT}}}',
+        )
+    if found > FORMAT:
+        raise StoreUnusable(
+            f"the store {layout.root} has format {found}, and this release knows format {FORMAT}",
+            "use the release that wrote it, or a newer one",
+        )
+
+
+def _folders(layout: Layout) -> tuple[Path, ...]:
+    return (
+        layout.blobs,
+        layout.ingest,
+        layout.repositories,
+        layout.sets,
+        layout.uploads,
+        layout.run,
+        layout.locks,
+        layout.index,
+        layout.quarantine,
+    )
+
+
+def _make_tree(layout: Layout) -> None:
+    """Make what is missing, for the owner alone. Raises OSError, and StoreUnusable for what is mounted inside."""
+    root = os.stat(layout.root)
+    if root.st_uid == os.geteuid():
+        _close(layout.root)
+    for folder in _folders(layout):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        _close(folder)
+        if os.stat(folder).st_dev != root.st_dev:
+            raise StoreUnusable(
+                f"{folder} is on another file system than {layout.root}, and content moves between them by rename",
+                "put the whole store on one file system",
+            )
+    # Made now, because what makes room on a full disk needs them.
+    for lock in (layout.lock("space"), layout.lock("index"), layout.housekeeping_lock):
+        lock.touch(mode=0o600)
+
+
+def _close(folder: Path) -> None:
+    if stat.S_IMODE(os.stat(folder, follow_symlinks=False).st_mode) != 0o700:
+        os.chmod(folder, 0o700)
+
+
+def _probe(layout: Layout) -> None:
+    """Try on the store's file system all that it must keep. Raises StoreUnusable, and OSError where it cannot write."""
+    with tempfile.TemporaryDirectory(prefix="probe-", dir=layout.run) as name:
+        folder = Path(name)
+        checks: tuple[tuple[str, Callable[[Path], bool]], ...] = (
+            ("the mode of a file", _keeps_mode),
+            ("whole-second modification times", _keeps_mtime),
+            ("locks (flock)", _keeps_locks),
+            ("one content a rename", _renames),
+            ("names that differ by case alone", _keeps_case),
+        )
+        for what, keeps in checks:
+            try:
+                kept = keeps(folder)
+            except OSError as error:
+                if error.errno in (*_FULL, errno.EROFS):
+                    raise
+                kept = False
+            if not kept:
+                kind = file_system_type(layout.root) or "of unknown kind"
+                raise StoreUnusable(
+                    f"the file system of {layout.root} ({kind}) does not keep {what}",
+                    "use a local file system such as XFS or ext4",
+                )
+
+
+def _keeps_mode(folder: Path) -> bool:
+    path = folder / "mode"
+    path.touch(mode=0o600)
+    os.chmod(path, files.SEALED_MODE)
+    return stat.S_IMODE(path.stat().st_mode) == files.SEALED_MODE
+
+
+def _keeps_mtime(folder: Path) -> bool:
+    path = folder / "mtime"
+    path.write_bytes(b"12345")
+    sealed = files.seal_time(5)  # an odd second: FAT keeps even ones
+    os.utime(path, (sealed, sealed))
+    return path.stat().st_mtime_ns == sealed * 1_000_000_000
+
+
+def _keeps_locks(folder: Path) -> bool:
+    """Whether a held flock keeps out a second descriptor, and another process where this one may fork."""
+    path = folder / "lock"
+    held, other = FileLock(path), FileLock(path)
+    if not held.try_acquire():
+        return False
+    try:
+        if other.try_acquire():
+            return False
+        # A fork beside threads may deadlock; serve and check come here before they have any.
+        return threading.active_count() > 1 or not _child_gets(other)
+    finally:
+        held.release()
+        other.release()
+
+
+def _child_gets(lock: FileLock) -> bool:
+    child = os.fork()
+    if not child:
+        status = 2
+        try:
+            status = int(lock.try_acquire())
+        finally:
+            os._exit(status)
+    _, ended = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(ended) != 0
+
+
+def _renames(folder: Path) -> bool:
+    """Whether a rename replaces what is there, takes the file itself along, and leaves it to who has it open."""
+    old, new = folder / "old", folder / "new"
+    old.write_bytes(b"old")
+    new.write_bytes(b"new")
+    number = new.stat().st_ino
+    with old.open("rb") as reader:
+        os.rename(new, old)
+        kept = reader.read() == b"old"
+    return kept and not new.exists() and old.read_bytes() == b"new" and old.stat().st_ino == number
+
+
+def _keeps_case(folder: Path) -> bool:
+    (folder / "Case").touch()
+    return not (folder / "case").exists()

@@ -1,0 +1,95 @@
+"""Space that is promised to what is on its way: what notes in ingest/ and uploads/ say is still to come."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import NamedTuple
+
+from mirror.errors import DigestInvalid
+from mirror.oci.digest import Digest
+from mirror.store import files
+from mirror.store.layout import Layout
+
+UNIT = 64 << 20  # bytes at a time for what does not say how large it will be
+_BLOCK = 4096
+_NOTE_LIMIT = 16 * 1024
+
+
+class Promised(NamedTuple):
+    """`owed`: bytes that will still be written. `cached`: what downloads come to, written or not."""
+
+    owed: int
+    cached: int
+
+
+def allocated(path: str | os.PathLike[str]) -> int:
+    """Return the bytes of disk that a file has by now, 0 if it is not there."""
+    try:
+        return os.lstat(path).st_blocks * 512
+    except FileNotFoundError:
+        return 0
+
+
+def owed(size: int | None, written: int) -> int:
+    """Return what is still to be written of `size` bytes, in whole blocks; of an unknown size, up to the next UNIT."""
+    if size is None:
+        return UNIT - written % UNIT
+    return max(0, -(-size // _BLOCK) * _BLOCK - written)
+
+
+def promised(layout: Layout, besides: Digest | None = None) -> Promised:
+    """Return the sum of all promises but that of `besides`. Blocks: for threads.
+
+    A note `<name>.json` holds {"size": bytes or null} and its file is `<name>.part`; both folders keep that form. A
+    note without a file counts in full, unless the download is committed and only its note is left.
+    """
+    skip = layout.part_note(besides).name if besides is not None else ""
+    total, cached = _sum(layout, layout.ingest, skip)
+    return Promised(total + _sum(layout, layout.uploads, "")[0], cached)
+
+
+def _sum(layout: Layout, folder: os.PathLike[str], skip: str) -> tuple[int, int]:
+    rest = whole = 0
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return 0, 0
+    for name in names:
+        if not name.endswith(".json") or name == skip:
+            continue
+        path = os.path.join(folder, name)
+        stem = name.removesuffix(".json")
+        written = allocated(f"{path.removesuffix('.json')}.part")
+        try:
+            size = _size(path)
+        except FileNotFoundError:
+            continue
+        if not written and _committed(layout, stem):
+            continue
+        still = owed(size, written)
+        rest += still
+        whole += written + still
+    return rest, whole
+
+
+def _size(path: str) -> int | None:
+    """Return the total that a note gives; None if it gives none. Raises FileNotFoundError."""
+    try:
+        content = files.read_small(path, _NOTE_LIMIT)
+        if content is None:
+            raise FileNotFoundError(path)
+        size = json.loads(content)["size"]
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return size if type(size) is int and size >= 0 else None
+
+
+def _committed(layout: Layout, stem: str) -> bool:
+    algorithm, _, encoded = stem.partition("-")
+    try:
+        return os.path.lexists(layout.blob(Digest.parse(f"{algorithm}:{encoded}")))
+    except DigestInvalid:
+        return False

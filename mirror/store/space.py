@@ -1,0 +1,231 @@
+"""Room for what comes: promised before the first byte, made by eviction, never promised twice (DESIGN 2.8)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from mirror import logs
+from mirror.config import Storage
+from mirror.errors import StoreFull
+from mirror.oci.digest import Digest
+from mirror.store.eviction import Eviction
+from mirror.store.index import Index
+from mirror.store.layout import Layout
+from mirror.store.leftovers import Leftovers
+from mirror.store.lock import FileLock
+from mirror.store.promises import allocated, owed, promised
+
+_ROUNDS = 4  # of making room under the lock, before another process's growth is held responsible
+_SETTLES = 0.5  # seconds in which a file system counts what was deleted as free (XFS, Btrfs and ZFS do it later)
+_LARGEST_BAND = 10 << 30
+_BAND_SHARE = 100
+_INODE_SHARE = 1000
+_MOST_INODES_KEPT = 1024
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Disk(NamedTuple):
+    """A file system: its size and what we may still write, in bytes; how many inodes are missing."""
+
+    total: int
+    free: int
+    inodes_lacking: int
+
+
+class Lack(NamedTuple):
+    """What must be freed first: bytes, and files."""
+
+    bytes: int
+    inodes: int
+
+    def __bool__(self) -> bool:
+        return self.bytes > 0 or self.inodes > 0
+
+
+class Space:
+    """The store's room. Any number of processes use one store; the lock "space" keeps their promises apart.
+
+    Everything here blocks and is for threads. See Eviction for `offline`, `protected` and `protected_size`.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        index: Index,
+        storage: Storage,
+        *,
+        offline: bool = False,
+        protected: Callable[[], Container[str]] = frozenset,
+        protected_size: Callable[[], int] = int,
+    ) -> None:
+        self._layout = layout
+        self._cache_size = storage.cache_size
+        self._keep_free = storage.keep_free
+        self._offline = offline
+        self._leftovers = Leftovers(layout)
+        self._log = logs.get("space")
+        self.eviction = Eviction(layout, index, offline=offline, protected=protected, protected_size=protected_size)
+
+    def disk(self) -> Disk:
+        """Return the file system's size and room. One that counts no inodes (Btrfs) never lacks any."""
+        found = os.statvfs(self._layout.root)
+        kept = min(_MOST_INODES_KEPT, found.f_files // _INODE_SHARE)
+        return Disk(
+            found.f_blocks * found.f_frsize,
+            found.f_bavail * found.f_frsize,
+            max(0, kept + 1 - found.f_favail) if found.f_files else 0,
+        )
+
+    def promised(self) -> int:
+        """Return the bytes that downloads and uploads under way will still write."""
+        return promised(self._layout).owed
+
+    def reserve(
+        self,
+        digest: Digest,
+        size: int | None,
+        commit: Callable[[], None] = lambda: None,
+        timeout: float = 10.0,
+    ) -> None:
+        """Promise room for `digest` of `size` bytes (None: unknown, up to 64 MiB more), or raise StoreFull.
+
+        `commit` makes the promise known by writing the note that holds the size. It is called once, while no other
+        process can promise anything; so it should be short. Content is evicted only where that is enough.
+        """
+        until = time.monotonic() + timeout
+        if self._cache_size is not None:
+            self.eviction.write_uses()
+        with self._locked(until):
+            lack = self._lack(digest, size)
+            if not lack:
+                self._commit(digest, commit)
+                return
+        # Outside of the lock, because it may take long; somebody else may be quicker and take what it frees.
+        self._make_room(lack, digest, size)
+        with self._locked(until):
+            for _ in range(_ROUNDS):
+                lack = self._settled_lack(digest, size)
+                if not lack:
+                    self._commit(digest, commit)
+                    return
+                if time.monotonic() > until or not self._make_room(lack, digest, size):
+                    break
+        raise self._full(digest, size)
+
+    def trim(self) -> int:
+        """Evict ahead of need, so that a miss seldom waits for it; return the bytes freed.
+
+        Content goes down to cache_size if it is over it; and what is free goes up to keep_free and a hundredth of the
+        disk when half of that is used.
+        """
+        waiting = promised(self._layout)
+        disk = self.disk()
+        band = min(disk.total // _BAND_SHARE, _LARGEST_BAND)
+        spare = disk.free - waiting.owed - self._keep_free.of(disk.total)
+        lack = band - spare if spare < band // 2 else 0
+        if self._cache_size is not None:
+            lack = max(lack, self.eviction.cached() + waiting.cached - self._cache_size)
+        freed = self.eviction.free(lack, disk.inodes_lacking)
+        if freed:
+            self._log.info("trimmed", bytes=freed)
+        return freed
+
+    def remove_leftovers(self) -> int:
+        """Remove what downloads left behind more than a day ago; return the bytes freed."""
+        freed = self._leftovers.remove()
+        with self._locked(time.monotonic() + 10):
+            self._leftovers.remove_notes()
+        return freed
+
+    def _lack(self, digest: Digest, size: int | None) -> Lack:
+        """Return what is missing for `digest`."""
+        written = allocated(self._layout.part(digest))
+        wanted = owed(size, written)
+        # Promises before free space: a part that grows in between is then counted twice and never not at all.
+        waiting = promised(self._layout, besides=digest)
+        disk = self.disk()
+        lack = wanted + waiting.owed + self._keep_free.of(disk.total) - disk.free
+        if self._cache_size is not None:
+            cached = self.eviction.cached() + waiting.cached + written
+            lack = max(lack, cached + wanted - self._cache_size)
+        return Lack(lack, disk.inodes_lacking)
+
+    def _settled_lack(self, digest: Digest, size: int | None) -> Lack:
+        """Return `_lack` once the file system has counted what was deleted, so that no more goes than must."""
+        until = time.monotonic() + _SETTLES
+        while (lack := self._lack(digest, size)) and time.monotonic() < until:
+            time.sleep(_SETTLES / 10)
+        return lack
+
+    def _make_room(self, lack: Lack, digest: Digest, size: int | None) -> int:
+        """Free what is lacking: abandoned downloads first, then content; return the bytes freed.
+
+        Raises StoreFull and evicts nothing where that could not be enough.
+        """
+        freed = self._leftovers.remove()
+        missing = lack.bytes - freed
+        if missing <= 0 and not lack.inodes:
+            return freed
+        if missing > self.eviction.evictable():
+            raise self._full(digest, size)
+        return freed + self.eviction.free(missing, lack.inodes)
+
+    def _commit(self, digest: Digest, commit: Callable[[], None]) -> None:
+        try:
+            commit()
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                raise StoreFull(f"there is no room for {digest} ({error.strerror})", self._remedy()) from error
+            raise
+
+    def _full(self, digest: Digest, size: int | None) -> StoreFull:
+        """Return the error that says what is missing and what would help."""
+        waiting = promised(self._layout, besides=digest)
+        disk = self.disk()
+        bound = "" if self._cache_size is None else f" storage.cache_size is {_text(self._cache_size)},"
+        inodes = " the file system is out of inodes," if disk.inodes_lacking else ""
+        evictable = (
+            "nothing is evicted while offline"
+            if self._offline
+            else (f"{_text(self.eviction.evictable())} can be evicted")
+        )
+        return StoreFull(
+            f"no room for {_text(owed(size, 0))} of {digest}:{bound}{inodes} {_text(disk.free)} are free of"
+            f" {_text(disk.total)}, {_text(self._keep_free.of(disk.total))} of them are kept free,"
+            f" {_text(waiting.owed)} are promised to downloads under way, and {evictable}",
+            self._remedy(),
+        )
+
+    def _remedy(self) -> str:
+        own = "raise storage.cache_size, " if self._cache_size is not None else ""
+        online = "unpin --now what is not needed" if self._offline else "unpin what is not needed"
+        return f"{own}lower storage.keep_free, give the store's file system more room, or {online}"
+
+    @contextmanager
+    def _locked(self, until: float) -> Iterator[None]:
+        lock = FileLock(self._layout.lock("space"))
+        try:
+            taken = lock.acquire(max(0.0, until - time.monotonic()))
+        except OSError as error:
+            raise StoreFull(f"the store cannot be written ({error.strerror})") from error
+        if not taken:
+            raise StoreFull("another process did not make room in time", "try again")
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def _text(size: int) -> str:
+    """Return `size` bytes as a person reads them."""
+    amount = float(size)
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if amount < 1024 or unit == "GiB":
+            break
+        amount /= 1024
+    return f"{amount:.0f} {unit}" if unit == "bytes" else f"{amount:.1f} {unit}"

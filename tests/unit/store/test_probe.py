@@ -1,0 +1,320 @@
+"""A store is made once, belongs to one user, and is refused where the file system would betray it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import stat
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from mirror.errors import StoreUnusable
+from mirror.store import probe
+from mirror.store.layout import Layout
+from mirror.store.mounts import file_system_type
+from mirror.store.probe import FORMAT, prepare
+from tests.tools import mounts
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    return Layout(tmp_path / "deep" / "store")
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_makes_the_tree_for_the_owner_alone(layout: Layout) -> None:
+    assert prepare(layout) == ()
+    assert json.loads(layout.format.read_bytes()) == {"format": 1}
+    assert mode(layout.root) == 0o700
+    for folder in (layout.blobs, layout.ingest, layout.repositories, layout.sets, layout.uploads, layout.run):
+        assert mode(folder) == 0o700
+    for folder in (layout.locks, layout.index, layout.quarantine):
+        assert mode(folder) == 0o700
+    assert {path.name for path in layout.run.iterdir()} == {"locks", "housekeeping.lock"}, "no trace of the probe"
+
+
+def test_doing_it_again_changes_nothing_but_loose_modes(layout: Layout) -> None:
+    prepare(layout)
+    blob = layout.blobs / "sha256" / "00"
+    blob.parent.mkdir()
+    blob.write_bytes(b"content")
+    os.chmod(layout.index, 0o755)
+    os.chmod(layout.root, 0o755)
+    before = layout.format.stat().st_ino
+    assert prepare(layout) == ()
+    assert (mode(layout.index), mode(layout.root)) == (0o700, 0o700)
+    assert layout.format.stat().st_ino == before
+    assert blob.read_bytes() == b"content"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[1]", b'{"format": "1"}', b'{"format": 0}', b'{"format": true}', b"1"]
+)
+def test_a_format_that_cannot_be_read_is_refused(layout: Layout, content: bytes) -> None:
+    prepare(layout)
+    layout.format.write_bytes(content)
+    with pytest.raises(StoreUnusable, match="cannot be read"):
+        prepare(layout)
+    assert layout.format.read_bytes() == content
+
+
+def test_a_newer_format_is_refused(layout: Layout) -> None:
+    prepare(layout)
+    layout.format.write_text(json.dumps({"format": FORMAT + 1, "more": []}))
+    with pytest.raises(StoreUnusable, match="format 2"):
+        prepare(layout)
+
+
+def test_a_directory_of_something_else_is_left_alone(layout: Layout) -> None:
+    layout.root.mkdir(parents=True, mode=0o755)
+    (layout.root / "thesis.txt").write_text("dear reader")
+    with pytest.raises(StoreUnusable, match=r"thesis\.txt"):
+        prepare(layout)
+    assert os.listdir(layout.root) == ["thesis.txt"]
+    assert mode(layout.root) == 0o755
+
+
+def test_a_store_that_lost_its_format_alone_is_taken(layout: Layout) -> None:
+    prepare(layout)
+    (layout.root / "lost+found").mkdir()
+    layout.format.unlink()
+    assert prepare(layout) == ()
+    assert layout.format.exists()
+
+
+@pytest.mark.parametrize("place", ["root", "blobs"])
+def test_a_file_in_the_place_of_a_folder_is_refused(layout: Layout, place: str) -> None:
+    prepare(layout)
+    if place == "blobs":
+        layout.blobs.rmdir()
+        layout.blobs.touch()
+    else:
+        layout = Layout(layout.format)
+    with pytest.raises(StoreUnusable):
+        prepare(layout)
+
+
+def test_anothers_store_names_the_line_to_type(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare(layout)
+    owner = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 4711)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(StoreUnusable) as caught:
+        prepare(layout)
+    assert caught.value.remedy.startswith("sudo -u ")
+    assert f"#{owner + 4711}" in caught.value.what
+
+
+def test_a_user_without_a_name_is_told_by_number(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("giving a directory away needs root")
+    prepare(layout)
+    os.chown(layout.root, 987654, -1)
+    with pytest.raises(StoreUnusable, match="#987654") as caught:
+        prepare(layout)
+    assert caught.value.remedy == "sudo -u #987654 mirror …"
+
+
+def use_roots_volume(root: Path) -> None:
+    os.chown(root, 0, 4242)
+    os.chmod(root, 0o2775)
+    os.setgid(4242)
+    os.setuid(4242)
+    layout = Layout(root)
+    assert prepare(layout) == ()
+    assert layout.blobs.stat().st_uid == 4242
+    assert prepare(layout) == ()
+
+
+def test_a_volume_of_roots_that_lets_us_write_is_ours() -> None:
+    mounts.on_small_disk(use_roots_volume, Path("/mnt"), "4m")  # what is above tmp_path is root's alone
+
+
+def refuse_others_tree(root: Path) -> None:
+    os.chmod(root, 0o777)
+    prepare(Layout(root))
+    os.chmod(root, 0o777)
+    os.setuid(4242)
+    with pytest.raises(StoreUnusable, match="belongs to root"):
+        prepare(Layout(root))
+
+
+def test_a_tree_that_root_made_in_such_a_volume_is_not() -> None:
+    mounts.on_small_disk(refuse_others_tree, Path("/mnt"), "4m")
+
+
+def probe_read_only(root: Path) -> None:
+    (warning,) = prepare(Layout(root))
+    assert "read-only" in warning
+
+
+def test_a_read_only_store_is_served(layout: Layout) -> None:
+    prepare(layout)
+    mounts.read_only(probe_read_only, layout.root)
+
+
+def refuse_read_only(root: Path) -> None:
+    with pytest.raises(StoreUnusable, match="Read-only"):
+        prepare(Layout(root))
+
+
+def test_an_empty_read_only_directory_is_no_store(tmp_path: Path) -> None:
+    mounts.read_only(refuse_read_only, tmp_path)
+
+
+def probe_full(root: Path) -> None:
+    prepare(Layout(root))
+    with (root / "blobs" / "filler").open("wb", buffering=0) as filler, suppress(OSError):
+        while True:
+            filler.write(bytes(4096))
+    (warning,) = prepare(Layout(root))
+    assert "full" in warning
+    assert list((root / "run").glob("probe-*")) == []
+
+
+def test_a_full_store_is_served(tmp_path: Path) -> None:
+    mounts.on_small_disk(probe_full, tmp_path, "2m")
+
+
+def refuse_vfat(root: Path) -> None:
+    assert file_system_type(root) == "vfat"
+    with pytest.raises(StoreUnusable, match="vfat"):
+        prepare(Layout(root))
+
+
+def test_a_memory_stick_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    mounts.on_image(refuse_vfat, tmp_path / "root", "vfat", ("mkfs.vfat",), tmp_path / "image")
+
+
+def refuse_mounted_blobs(root: Path) -> None:
+    layout = Layout(root)
+    prepare(layout)
+    mounts.mount("-t", "tmpfs", "tmpfs", layout.blobs)
+    with pytest.raises(StoreUnusable, match="another file system"):
+        prepare(layout)
+
+
+def test_folders_on_other_file_systems_are_refused(tmp_path: Path) -> None:
+    mounts.on_small_disk(refuse_mounted_blobs, tmp_path, "4m")
+
+
+# What a file system may fail to keep, by pretending that it does.
+
+
+def test_modes_are_needed(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "chmod", lambda *_args, **_options: None)
+    with pytest.raises(StoreUnusable, match="mode of a file"):
+        prepare(layout)
+
+
+def test_odd_seconds_are_needed(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    utime = os.utime
+
+    def even(path, times=None, **options):
+        utime(path, times and tuple(second // 2 * 2 for second in times), **options)
+
+    monkeypatch.setattr(os, "utime", even)
+    with pytest.raises(StoreUnusable, match="modification times"):
+        prepare(layout)
+
+
+@pytest.mark.parametrize("failure", ["always free", "not supported"])
+def test_locks_are_needed(layout: Layout, monkeypatch: pytest.MonkeyPatch, failure: str) -> None:
+    def flock(_fd, _operation):
+        if failure == "not supported":
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(StoreUnusable, match="flock"):
+        prepare(layout)
+
+
+def test_locks_must_hold_between_processes(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, own = fcntl.flock, os.getpid()
+    monkeypatch.setattr(fcntl, "flock", lambda fd, how: real(fd, how) if os.getpid() == own else None)
+    monkeypatch.setattr(probe.threading, "active_count", lambda: 1)
+    with pytest.raises(StoreUnusable, match="flock"):
+        prepare(layout)
+
+
+def test_beside_threads_it_does_not_fork(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe.threading, "active_count", lambda: 2)
+    monkeypatch.setattr(os, "fork", lambda: pytest.fail("forked"))
+    assert prepare(layout) == ()
+
+
+def test_renames_must_replace(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    rename = os.rename
+
+    def copy(old, new):
+        if os.path.basename(old) != "new":
+            return rename(old, new)
+        with open(old, "rb") as source, open(new, "wb") as target:  # as a file system without renames does it
+            target.write(source.read())
+        return os.unlink(old)
+
+    monkeypatch.setattr(os, "rename", copy)
+    with pytest.raises(StoreUnusable, match="rename"):
+        prepare(layout)
+
+
+def test_case_matters(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    exists = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda path: path.name == "case" or exists(path))
+    with pytest.raises(StoreUnusable, match="case"):
+        prepare(layout)
+
+
+def test_a_network_is_only_warned_of(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "file_system_type", lambda _path: "nfs4")
+    (warning,) = prepare(layout)
+    assert "nfs4" in warning
+
+
+def test_what_is_in_the_store_costs_no_time(layout: Layout) -> None:
+    prepare(layout)
+    folder = layout.blobs / "sha256"
+    folder.mkdir()
+
+    def cost() -> float:
+        best = float("inf")
+        for _ in range(5):
+            began = time.process_time()
+            prepare(layout)
+            best = min(best, time.process_time() - began)
+        return best
+
+    empty = cost()
+    for number in range(5000):
+        (folder / str(number)).touch()
+    began = time.process_time()
+    for entry in os.scandir(folder):
+        entry.stat()
+    assert cost() < empty + (time.process_time() - began) / 2
+
+
+def test_reads_the_kind_of_file_system_from_the_kernel(tmp_path: Path) -> None:
+    table = tmp_path / "mountinfo"
+    table.write_text(
+        "1 0 8:1 / / rw shared:1 - ext4 /dev/vda rw\n"
+        f"2 1 0:5 / {tmp_path}/with\\040space rw - xfs /dev/vdb rw\n"
+        f"3 1 0:6 / {tmp_path}/with rw - nfs4 server:/x rw\n"
+        f"4 1 0:7 / {tmp_path}/over rw - tmpfs tmpfs rw\n"
+        f"5 1 0:8 / {tmp_path}/over rw - btrfs /dev/vdc rw\n"
+        "broken line\n"
+    )
+    assert file_system_type(tmp_path / "with space" / "deep", table) == "xfs"
+    assert file_system_type(tmp_path / "with" / "deep", table) == "nfs4"
+    assert file_system_type(tmp_path / "without", table) == "ext4"
+    assert file_system_type(tmp_path / "over", table) == "btrfs"
+    assert file_system_type(tmp_path, tmp_path / "missing") == ""
+    assert file_system_type(tmp_path) != ""
