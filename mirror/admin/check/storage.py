@@ -1,0 +1,106 @@
+"""Where content is to be kept: there, ours, writable, closed to others, and with room."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from mirror.admin.check.report import Finding
+from mirror.admin.check.surroundings import Surroundings, user_name
+from mirror.config import Config
+from mirror.errors import MirrorError, Problem
+
+# Tries what the store relies on in its directory, writing there: returns what it can live with, raises MirrorError
+# for what it cannot.
+StoreProbe = Callable[[Path], list[Problem]]
+
+_LEAST_TO_MEAN = 2**20
+
+
+def find_in_storage(config: Config, around: Surroundings, probe_store: StoreProbe | None) -> Iterator[Finding]:
+    """Yield what is wrong with storage.path and how much is free there."""
+    path, where = config.storage.path, config.source.where("storage", "path")
+    existing = _existing(path)
+    if existing == path:
+        findings = list(_find_in_folder(config, path, where, around))
+        yield from findings
+        # Only who serves may write into the store: a file of root's would be one that the service cannot replace.
+        if probe_store is not None and around.is_self and all(finding.severity != "error" for finding in findings):
+            yield from _probe(probe_store, path, where)
+    elif not existing.is_dir():
+        what = f"{existing} is not a directory, so {path} cannot be made"
+        yield Finding("error", "store_unusable", what, where, "name another path")
+        return
+    elif around.can_write_folder(existing):
+        yield Finding("information", "store_new", f"{path} does not exist yet; serving makes it", where)
+    else:
+        user = around.user.name
+        remedy = f"sudo install -d -o {user} -m 0700 {shlex.quote(str(path))}"
+        what = f"{path} does not exist, and {user} cannot make it in {existing}"
+        yield Finding("error", "store_unusable", what, where, remedy)
+    yield from _find_in_space(config, existing)
+
+
+def _find_in_folder(config: Config, path: Path, where: str, around: Surroundings) -> Iterator[Finding]:
+    status = path.stat()
+    shown = shlex.quote(str(path))
+    if not stat.S_ISDIR(status.st_mode):
+        yield Finding("error", "store_unusable", f"{path} is not a directory", where, "name another path")
+        return
+    if around.user.uid not in (0, status.st_uid):
+        owner = user_name(status.st_uid)
+        file = f" --config {shlex.quote(str(config.source.path))}" if config.source.path else ""
+        what = f"{path} belongs to {owner}, and this is {around.user.name}"
+        yield Finding("error", "store_owner", what, where, f"sudo -u {owner} mirror check{file}")
+        return
+    if os.statvfs(path).f_flag & os.ST_RDONLY:
+        what = f"{path} is on a read-only file system: what is here is served, nothing is kept"
+        yield Finding("warning", "store_read_only", what, where, "mount it writable if that is not meant")
+    elif not around.can_write_folder(path):
+        what = f"{around.user.name} cannot write to {path}"
+        yield Finding("error", "store_unusable", what, where, f"sudo chmod u+rwx {shown}")
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        what = f"others on this host can look into {path}"
+        yield Finding("warning", "store_too_open", what, where, f"sudo chmod 0700 {shown}")
+
+
+def _probe(probe_store: StoreProbe, path: Path, where: str) -> Iterator[Finding]:
+    try:
+        for problem in probe_store(path):
+            yield Finding("warning", problem.code, problem.what, problem.where or where, problem.remedy)
+    except MirrorError as error:
+        yield Finding("error", "store_unusable", error.what, where, error.remedy)
+
+
+def _find_in_space(config: Config, folder: Path) -> Iterator[Finding]:
+    storage = config.storage
+    figures = os.statvfs(folder)
+    total, free = figures.f_blocks * figures.f_frsize, figures.f_bavail * figures.f_frsize
+    keep = storage.keep_free.of(total)
+    where = config.source.where("storage", "keep_free")
+    if free < keep:
+        what = f"{_gib(free)} are free at {folder} and keep_free keeps {_gib(keep)}, so nothing new would be stored"
+        yield Finding("warning", "store_full", what, where, "make room, or lower storage.keep_free")
+    stated = storage.keep_free.bytes
+    if stated is not None and 0 < stated < _LEAST_TO_MEAN:
+        yield Finding(
+            "warning", "keep_free_small", f"keep_free is {stated} bytes", where, f"write {stated}% or {stated}GiB"
+        )
+    if storage.cache_size is not None and storage.cache_size > total - keep:
+        what = f"cache_size is more than keep_free leaves of the {_gib(total)} at {folder}; keep_free decides"
+        yield Finding("information", "cache_size_large", what, config.source.where("storage", "cache_size"))
+
+
+def _existing(path: Path) -> Path:
+    """Return the path, or the nearest directory above it that exists."""
+    for candidate in (path, *path.parents):
+        if os.path.lexists(candidate) and candidate.exists():
+            return candidate
+    return Path("/")
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"
