@@ -1,0 +1,215 @@
+"""What keeps a store in order beside a service: uses written, room kept free, index rebuilt, leftovers removed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple, TypeVar, TypeVarTuple
+
+from mirror import logs
+from mirror.errors import StoreError
+from mirror.metrics import EVICTED, EVICTED_BYTES, FAULTS, STORE_BYTES, STORE_FREE, Metrics
+from mirror.store.index import BATCH, Entry, Index
+from mirror.store.layout import Layout
+from mirror.store.lock import FileLock
+from mirror.store.space import Space
+from mirror.store.threads import Threads
+from mirror.store.walk import Found, find_blobs
+
+Arguments = TypeVarTuple("Arguments")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Periods:
+    """How often each duty is done, in seconds."""
+
+    flush: float = 1.0  # each process its own uses
+    lock: float = 3.0  # trying to become the one who keeps house, and looking whether the index needs a rebuild
+    trim: float = 5.0
+    leftovers: float = 3600.0
+    reconcile: float = 86400.0
+
+
+class _Duty(NamedTuple):
+    name: str
+    period: float
+    do: Callable[[], Awaitable[None]]
+
+
+class Housekeeping:
+    """One in every worker; the one that holds run/housekeeping.lock does what must be done once.
+
+    Never blocks the loop, and goes on after whatever a duty raises.
+    """
+
+    def __init__(
+        self, layout: Layout, index: Index, space: Space, metrics: Metrics, periods: Periods | None = None
+    ) -> None:
+        self._layout = layout
+        self._index = index
+        self._space = space
+        self._metrics = metrics
+        self._periods = periods if periods is not None else Periods()
+        self._lock = FileLock(layout.housekeeping_lock)
+        self._reconciled = layout.run / "reconciled"  # its mtime says when that was done last
+        self._threads = Threads("housekeeping", 2)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._failing: set[str] = set()
+        self._counted = (0, 0)
+        self._log = logs.get("housekeeping")
+
+    @property
+    def keeps(self) -> bool:
+        """Whether this process is the one who keeps house."""
+        return self._lock.held
+
+    async def start(self) -> None:
+        """Begin; returns at once."""
+        periods = self._periods
+        own = (_Duty("flush", periods.flush, self._flush),)
+        shared = (
+            _Duty("measure", periods.trim, self._measure),
+            _Duty("trim", periods.trim, self._trim),
+            _Duty("leftovers", periods.leftovers, self._remove_leftovers),
+        )
+        # Reconciling takes minutes where there is much, and nothing else may wait for it.
+        slow = (_Duty("reconcile", periods.lock, self._reconcile_if_due),)
+        self._tasks = [
+            asyncio.create_task(self._repeat(own), name="flush"),
+            asyncio.create_task(
+                self._repeat((_Duty("lock", periods.lock, self._take_lock),)), name="housekeeping lock"
+            ),
+            asyncio.create_task(self._repeat(shared, only_keeper=True), name="housekeeping"),
+            asyncio.create_task(self._repeat(slow, only_keeper=True), name="reconcile"),
+        ]
+
+    async def stop(self) -> None:
+        """End, writing the uses that are noted; then let another process keep house. Safe to call twice."""
+        if not self._tasks:
+            return
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+        await self._guard(_Duty("flush", 0, self._flush))
+        await asyncio.to_thread(self._threads.close)
+        self._lock.release()
+
+    async def _repeat(self, duties: tuple[_Duty, ...], *, only_keeper: bool = False) -> None:
+        """Do each duty when it is due, one after the other."""
+        clock = asyncio.get_running_loop().time
+        due = dict.fromkeys(duties, clock())
+        while True:
+            for duty in duties:
+                if clock() >= due[duty] and (self._lock.held or not only_keeper):
+                    await self._guard(duty)
+                    due[duty] = clock() + duty.period
+            # A process that does not keep house looks often enough to notice that it does.
+            waits = [min(due[duty] - clock(), self._periods.lock) for duty in duties]
+            await asyncio.sleep(max(0.01, min(waits)) if self._lock.held or not only_keeper else self._periods.lock / 3)
+
+    async def _guard(self, duty: _Duty) -> None:
+        """Do a duty; say once that it fails, and once that it works again."""
+        try:
+            await duty.do()
+        except Exception as error:  # noqa: BLE001 - nothing that a duty meets may end the others
+            self._metrics.add(FAULTS, "housekeeping")
+            if duty.name not in self._failing:
+                self._failing.add(duty.name)
+                # A fault of the store is an expected one and needs no traceback.
+                trace = None if isinstance(error, StoreError | OSError) else error
+                # In a thread: a traceback is made from source files.
+                await asyncio.to_thread(
+                    self._log.warning, "duty_failed", duty=duty.name, error=str(error), exc_info=trace
+                )
+        else:
+            if duty.name in self._failing:
+                self._failing.discard(duty.name)
+                self._log.info("duty_works_again", duty=duty.name)
+
+    async def _take_lock(self) -> None:
+        if not self._lock.held and await self._threads.run(self._lock.try_acquire):
+            self._log.info("keeps_house", pid=os.getpid())
+
+    async def _flush(self) -> None:
+        eviction = self._space.eviction
+        blobs, size = eviction.blobs, eviction.bytes
+        self._metrics.add(EVICTED, by=blobs - self._counted[0])
+        self._metrics.add(EVICTED_BYTES, by=size - self._counted[1])
+        self._counted = (blobs, size)
+        await self._threads.run(self._index.flush)
+
+    async def _trim(self) -> None:
+        await self._threads.run(self._space.trim)
+
+    async def _remove_leftovers(self) -> None:
+        await self._threads.run(self._space.remove_leftovers)
+
+    async def _measure(self) -> None:
+        disk = await self._threads.run(self._space.disk)
+        self._metrics.set(STORE_FREE, to=disk.free)
+        self._metrics.set(STORE_BYTES, "promised", to=await self._threads.run(self._space.promised))
+        self._metrics.set(STORE_BYTES, "content", to=await self._threads.run(self._index.total))
+
+    async def _reconcile_if_due(self) -> None:
+        incomplete = await self._threads.run(self._index.needs_rebuild)
+        if not incomplete and await self._threads.run(self._age) < self._periods.reconcile:
+            return
+        added, dropped = await self._reconcile()
+        await self._threads.run(self._reconciled.touch, 0o600)
+        if incomplete or added or dropped:
+            self._log.info("index_reconciled", rebuilt=incomplete, added=added, dropped=dropped)
+
+    def _age(self) -> float:
+        """Return the seconds since index and files were last compared; a time ahead of the clock is long ago."""
+        try:
+            age = time.time() - self._reconciled.stat().st_mtime
+        except FileNotFoundError:
+            return self._periods.reconcile
+        return age if age >= 0 else self._periods.reconcile
+
+    async def _reconcile(self) -> tuple[int, int]:
+        """Give every file its row and take away the rows without a file; return how many of each.
+
+        In small batches with pauses as long as they took, so that a million files take minutes and nobody notices.
+        """
+        began = time.time()
+        index = await self._threads.run(self._index.identity)
+        walk = find_blobs(self._layout)
+        added = dropped = 0
+        while (count := await self._paced(self._adopt, walk)) is not None:
+            added += count
+        await self._threads.run(self._index.rebuilt, index)
+        last: Entry | None = None
+        while page := await self._threads.run(self._index.oldest, BATCH, last):
+            last = page[-1]
+            dropped += await self._paced(self._drop_phantoms, page)
+            if last.used > began:
+                break  # what follows was used meanwhile, so it is here
+        return added, dropped
+
+    async def _paced(self, job: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
+        """Run `job` in a thread, then rest as long as it took."""
+        clock = asyncio.get_running_loop().time
+        start = clock()
+        result = await self._threads.run(job, *arguments)
+        await asyncio.sleep(min(clock() - start, 1.0))
+        return result
+
+    def _adopt(self, walk: Iterator[Found]) -> int | None:
+        """Give the next files their rows and return how many had none; None at the end of the walk."""
+        batch = list(islice(walk, BATCH))
+        return self._index.adopt(batch) if batch else None
+
+    def _drop_phantoms(self, page: list[Entry]) -> int:
+        """Remove the rows of a page whose files are gone: taken by hand, or by an eviction that was killed."""
+        gone = [entry.digest for entry in page if not os.path.lexists(self._layout.blob(entry.digest))]
+        with suppress(StoreError):
+            self._index.forget(gone)
+        return len(gone)
