@@ -189,7 +189,11 @@ class Endpoint:
             return answer
         answer.close()
         renewed = await self.login.renew(ask.repository, answer, sent)
-        return answer if renewed is None else await self._send(ask, url, self._reach, renewed)
+        if renewed is not None:
+            answer = await self._send(ask, url, self._reach, renewed)
+        if answer.status == 401 and (last := renewed or sent) is not None:
+            await self.login.judge(ask.repository, last)
+        return answer
 
     def url(self, ask: Ask) -> URL:
         """Return where `ask` goes."""

@@ -92,7 +92,7 @@ class Login:
     async def renew(self, repository: str, refused: Answer, sent: Secret | None) -> Secret | None:
         """Return a new header after the 401 `refused`; None when nothing else can be tried.
 
-        Raise UpstreamLoginRefused if the credential is refused as such.
+        Raise UpstreamLoginRefused if the token service refuses the credential as such.
         """
         credential = await self.credential(repository)
         challenges = challenge.parse(refused.header_lines("WWW-Authenticate"))
@@ -101,9 +101,6 @@ class Login:
         elif self._asked is None:
             await self._ask_ping()  # gcr.io says how to log in at /v2/ only
         if self._asked is None:
-            return None
-        if sent is not None and sent.reveal().startswith("Basic "):
-            await self._judge_basic(credential, sent)
             return None
         header = await self._header(self._asked, credential, repository, sent)
         return None if header == sent else header
@@ -122,6 +119,7 @@ class Login:
             return await self._converse(chosen, credential, scope, asked)
 
         if chosen.scheme == "basic" or (credential is not None and credential.registry_token):
+            self.state = "ok"  # until `judge` finds otherwise
             return (await obtain()).header
         try:
             header = await self._tokens.get(self._key(chosen, credential, scope), obtain, refused)
@@ -206,15 +204,20 @@ class Login:
         if answer.status == 401 and challenges:
             self._asked = _Asked(tuple(challenges), answer.url, answer.from_private)
 
-    async def _judge_basic(self, credential: Credential | None, sent: Secret) -> None:
-        """Tell a refused login from a refused repository: only the former is refused at /v2/ too."""
-        answer = await self._ping(sent)
-        if answer.status != 401:
+    async def judge(self, repository: str, sent: Secret) -> None:
+        """Tell a refused login from a refused repository, after a 401 that `sent` did not avert.
+
+        A token was granted, so that login works; a login that is sent as it is may be tried at /v2/. Raise
+        UpstreamLoginRefused if it is refused there too.
+        """
+        credential = await self.credential(repository)
+        if credential is None or not (sent.reveal().startswith("Basic ") or credential.registry_token):
+            return
+        if (await self._ping(sent)).status != 401:
             self.state = "ok"
             return
-        source = credential.source if credential is not None else ""
         error = UpstreamLoginRefused(
-            f"{failures.origin(self._base)} refuses our login (401)", f"renew it: {source or 'the credential'}"
+            f"{failures.origin(self._base)} refuses our login (401)", f"renew it: {credential.source}"
         )
         self._remember(credential, error)
         raise error

@@ -1,0 +1,56 @@
+"""What the tests of this room share: a client that does not wait long, and how a body is read."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mirror.upstream import client
+from mirror.upstream.body import BlobBody
+from mirror.upstream.retry import Retry
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Have retries wait for a hundredth; return the waits as they were meant."""
+    meant: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        meant.append(seconds)
+        await asyncio.sleep(seconds / 100)
+
+    monkeypatch.setattr(client, "Retry", functools.partial(Retry, sleep=sleep))
+    return meant
+
+
+async def whole(body: BlobBody) -> bytes:
+    """Return all the bytes of a body and close it."""
+    content = bytearray()
+    try:
+        while piece := await body.read():
+            content += piece
+    finally:
+        await body.close()
+    return bytes(content)
+
+
+@pytest.fixture
+def read_whole() -> Callable[[BlobBody], object]:
+    return whole
+
+
+@pytest.fixture
+def pull_secret(tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that writes a pull secret of these entries and returns its path."""
+
+    def write(auths: dict[str, dict[str, str]]) -> Path:
+        path = tmp_path / "pull-secret.json"
+        path.write_text(json.dumps({"auths": auths}))
+        return path
+
+    return write

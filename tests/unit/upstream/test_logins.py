@@ -1,0 +1,332 @@
+"""Logins against a registry that asks for them."""
+
+import asyncio
+import base64
+import time
+
+import pytest
+
+from mirror.errors import UpstreamDenied, UpstreamInvalid, UpstreamLoginRefused, UpstreamUnavailable
+from mirror.oci.digest import Digest
+from tests.peers.faults import Challenge, Redirect, Status
+from tests.peers.images import noise
+from tests.peers.scripted import BasicLogin, ScriptedRegistry, TokenLogin
+from tests.peers.settings import client_of
+
+USERS = {"robot": "p:w"}
+
+
+def entry(user, password, **more):
+    return {"auth": base64.b64encode(f"{user}:{password}".encode()).decode(), **more}
+
+
+def registry_with(login, **more):
+    registry = ScriptedRegistry(login=login, **more)
+    registry.add_image("team/app", "v1")
+    registry.add_image("team/other", "v1", seed=1)
+    return registry
+
+
+@pytest.fixture
+def credentials(tmp_path):
+    path = tmp_path / "password"
+    path.write_text("p:w\n")
+    return {"username": "robot", "password_file": path}
+
+
+def state(client):
+    return client.health()[0].credential
+
+
+async def test_anonymous_tokens_are_one_per_repository():
+    async with registry_with(TokenLogin()) as registry, client_of(registry.url) as client:
+        for _ in range(3):
+            await client.get_manifest("team/app", "v1")
+        assert registry.count("token") == 1
+        assert [one.status for one in registry.seen("manifest")] == [401, 200, 200, 200]
+        await client.get_manifest("team/other", "v1")
+        assert registry.count("token") == 2
+        assert registry.count("manifest") == 5  # the challenge is known: no second 401
+        assert "authorization" not in registry.seen("token")[0].headers
+        assert state(client) == "none"
+
+
+async def test_a_user_gets_private_content(credentials):
+    login = TokenLogin(users=USERS, private=["team/app"])
+    async with registry_with(login) as registry:
+        async with client_of(registry.url) as client:
+            with pytest.raises(UpstreamDenied, match="needs a login"):
+                await client.get_manifest("team/app", "v1")
+        async with client_of(registry.url, credentials=credentials) as client:
+            await client.get_manifest("team/app", "v1")
+            assert state(client) == "ok"
+
+
+async def test_fifty_requests_share_one_token():
+    async with registry_with(TokenLogin()) as registry, client_of(registry.url) as client:
+        await asyncio.gather(*(client.get_manifest("team/app", "v1") for _ in range(50)))
+        assert registry.count("token") == 1
+
+
+async def test_a_revoked_token_is_renewed_once(read_whole):
+    async with registry_with(TokenLogin()) as registry, client_of(registry.url) as client:
+        content = noise(100_000)
+        digest = Digest.parse(registry.add_blob("team/app", content))
+        assert await read_whole(await client.get_blob("team/app", digest)) == content
+        registry.revoke_tokens()
+        assert await read_whole(await client.get_blob("team/app", digest, 500)) == content[500:]
+        assert registry.count("token") == 2
+
+
+async def test_a_401_loop_ends_after_one_renewal(impatient):
+    async with registry_with(TokenLogin()) as registry, client_of(registry.url) as client:
+        registry.fail("manifest", Challenge(('Bearer realm="{self}/token",service="x"',)))
+        with pytest.raises(UpstreamDenied):
+            await client.get_manifest("team/app", "v1")
+        assert registry.count("manifest") == 2
+        assert registry.count("token") == 1
+
+
+async def test_a_refused_login_is_remembered_and_a_mended_one_tried_at_once(credentials, impatient):
+    async with registry_with(TokenLogin(users={"robot": "new"})) as registry:
+        async with client_of(registry.url, credentials=credentials) as client:
+            with pytest.raises(UpstreamLoginRefused) as refused:
+                await client.get_manifest("team/app", "v1")
+            assert str(credentials["password_file"]) in refused.value.remedy
+            assert state(client) == "refused"
+            seen = len(registry.requests)
+            with pytest.raises(UpstreamLoginRefused):
+                await client.head_manifest("team/other", "v1")
+            assert len(registry.requests) == seen
+            credentials["password_file"].write_text("new")
+            deadline = time.monotonic() + 10
+            while True:  # the file is looked at once a second
+                try:
+                    await client.get_manifest("team/app", "v1")
+                    break
+                except UpstreamLoginRefused:
+                    assert time.monotonic() < deadline
+                    await asyncio.sleep(0.1)
+            assert state(client) == "ok"
+
+
+async def test_a_working_login_without_the_right_is_denied(credentials):
+    login = TokenLogin(users=USERS, denied=["team/app"])
+    async with registry_with(login) as registry, client_of(registry.url, credentials=credentials) as client:
+        with pytest.raises(UpstreamDenied, match="our login may not pull it"):
+            await client.get_manifest("team/app", "v1")
+        assert state(client) == "ok"
+        await client.get_manifest("team/other", "v1")
+
+
+@pytest.mark.parametrize("with_login", [False, True])
+async def test_a_token_service_that_refuses_what_is_missing(credentials, with_login):
+    """ghcr.io."""
+    login = TokenLogin(users=USERS, denied=["team/gone"], refuse_unknown=True)
+    more = {"credentials": credentials} if with_login else {}
+    async with registry_with(login) as registry, client_of(registry.url, **more) as client:
+        with pytest.raises(UpstreamDenied):
+            await client.get_manifest("team/gone", "v1")
+        await client.get_manifest("team/app", "v1")
+        assert state(client) == ("ok" if with_login else "none")
+
+
+async def test_basic(credentials):
+    async with registry_with(BasicLogin(USERS)) as registry:
+        async with client_of(registry.url, credentials=credentials) as client:
+            await client.get_manifest("team/app", "v1")
+            await client.get_manifest("team/app", "v1")
+            assert [one.status for one in registry.seen("manifest")] == [401, 200, 200]
+        async with client_of(registry.url) as client:
+            with pytest.raises(UpstreamDenied):
+                await client.get_manifest("team/app", "v1")
+
+
+async def test_basic_refused_as_such(credentials):
+    async with registry_with(BasicLogin({"robot": "other"})) as registry:
+        async with client_of(registry.url, credentials=credentials) as client:
+            with pytest.raises(UpstreamLoginRefused):
+                await client.get_manifest("team/app", "v1")
+            assert registry.count("ping") == 1
+            seen = len(registry.requests)
+            with pytest.raises(UpstreamLoginRefused):
+                await client.get_manifest("team/app", "v1")
+            assert len(registry.requests) == seen
+
+
+async def test_basic_refused_for_one_repository(credentials):
+    async with registry_with(BasicLogin(USERS)) as registry:
+        async with client_of(registry.url, credentials=credentials) as client:
+            registry.fail("manifest", Challenge(('Basic realm="x"',)), times=2)
+            with pytest.raises(UpstreamDenied):
+                await client.get_manifest("team/app", "v1")
+            await client.get_manifest("team/app", "v1")
+
+
+async def test_where_only_ping_says_how():
+    """gcr.io."""
+    async with registry_with(TokenLogin(ping_challenge_only=True)) as registry, client_of(registry.url) as client:
+        await client.get_manifest("team/app", "v1")
+        assert registry.count("ping") == 1
+
+
+@pytest.mark.parametrize(("jwt", "expires_in"), [(True, None), (False, 300)])
+async def test_how_long_a_token_is_used(jwt, expires_in):
+    login = TokenLogin(jwt=jwt, expires_in=expires_in, lifetime=3600)
+    async with registry_with(login) as registry, client_of(registry.url) as client:
+        await client.get_manifest("team/app", "v1")
+        await client.get_manifest("team/app", "v1")
+        assert registry.count("token") == 1
+
+
+async def test_an_identity_token(pull_secret):
+    login = TokenLogin(refresh_tokens=["refresh-me"], anonymous=False)
+    async with registry_with(login) as registry:
+        path = pull_secret({registry.host: {**entry("0000", ""), "identitytoken": "refresh-me"}})
+        async with client_of(registry.url, general={"pull_secrets": (path,)}) as client:
+            await client.get_manifest("team/app", "v1")
+            (token,) = registry.seen("token")
+            assert token.method == "POST"
+            assert b"refresh-me" in token.body
+            assert "authorization" not in token.headers
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 405])
+async def test_an_identity_token_where_post_is_unsupported(pull_secret, status):
+    login = TokenLogin(users={"0000": "refresh-me"}, post=status, anonymous=False)
+    async with registry_with(login) as registry:
+        path = pull_secret({registry.host: {**entry("0000", "x"), "identitytoken": "refresh-me"}})
+        async with client_of(registry.url, general={"pull_secrets": (path,)}) as client:
+            await client.get_manifest("team/app", "v1")
+            assert [one.method for one in registry.seen("token")] == ["POST", "GET"]
+
+
+async def test_credentials_by_repository(pull_secret):
+    login = TokenLogin(users={"one": "1", "two": "2"}, anonymous=False)
+    async with registry_with(login) as registry:
+        path = pull_secret({f"{registry.host}/team/app": entry("one", "1"), registry.host: entry("two", "2")})
+        async with client_of(registry.url, general={"pull_secrets": (path,)}) as client:
+            await client.get_manifest("team/app", "v1")
+            await client.get_manifest("team/other", "v1")
+            users = [
+                base64.b64decode(one.headers["authorization"].split()[1]).decode() for one in registry.seen("token")
+            ]
+            assert users == ["one:1", "two:2"]
+            assert await client.credential_source("team/app") == f"{path}, entry {registry.host}/team/app"
+
+
+async def test_a_token_outlives_its_service(impatient):
+    async with registry_with(TokenLogin()) as registry, client_of(registry.url) as client:
+        await client.get_manifest("team/app", "v1")
+        registry.fail("token", Status(503))
+        for _ in range(8):
+            with pytest.raises(UpstreamUnavailable, match="token service"):
+                await client.get_manifest("team/other", "v1")
+        # Its failures are its own: the registry is still asked, with the token there is.
+        await client.get_manifest("team/app", "v1")
+        assert client.health()[0].breaker == "closed"
+        registry.heal()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"<html>", b"[]", b"{}", b'{"token": ""}', b'{"token": "a\\r\\nb"}', b"x" * (2 << 20)],
+)
+async def test_token_answers_that_make_no_sense(body):
+    async with registry_with(TokenLogin(body=lambda _: body)) as registry, client_of(registry.url) as client:
+        with pytest.raises(UpstreamInvalid):
+            await client.get_manifest("team/app", "v1")
+
+
+async def test_an_evil_realm_sees_nothing(credentials):
+    async with ScriptedRegistry() as evil, registry_with(TokenLogin(users=USERS)) as registry:
+        registry.login.realm = f"http://{evil.host}/token"
+        async with client_of(registry.url, credentials=credentials) as client:
+            with pytest.raises(UpstreamInvalid, match="sends us to log in at"):
+                await client.get_manifest("team/app", "v1")
+        assert evil.connections == 0
+        assert registry.count("token") == 0
+
+
+async def test_a_token_redirect_elsewhere_is_not_followed(credentials):
+    async with ScriptedRegistry() as evil, registry_with(TokenLogin(users=USERS)) as registry:
+        registry.fail("token", Redirect(f"http://{evil.host}/token"))
+        async with client_of(registry.url, credentials=credentials) as client:
+            with pytest.raises(UpstreamInvalid):
+                await client.get_manifest("team/app", "v1")
+        assert evil.connections == 0
+
+
+async def test_a_token_redirect_at_home_is_followed(credentials):
+    async with registry_with(TokenLogin(users=USERS, anonymous=False)) as registry:
+        registry.fail("token", Redirect("{self}/token/v2?service=x&scope=repository:team/app:pull"), times=1)
+        async with client_of(registry.url, credentials=credentials) as client:
+            await client.get_manifest("team/app", "v1")
+        assert registry.count("token") == 2
+
+
+async def test_logins_stay_at_their_origin(credentials, read_whole):
+    login = TokenLogin(users=USERS, anonymous=False)
+    async with registry_with(login, cdn=True) as registry, client_of(registry.url, credentials=credentials) as client:
+        content = noise(300_000)
+        digest = Digest.parse(registry.add_blob("team/app", content))
+        assert await read_whole(await client.get_blob("team/app", digest)) == content
+        assert await read_whole(await client.get_blob("team/app", digest, 1000, 2000)) == content[1000:2000]
+        for seen in registry.seen("cdn"):
+            assert "authorization" not in seen.headers
+            assert "cookie" not in seen.headers
+        assert registry.seen("cdn")[1].headers["range"] == "bytes=1000-1999"
+
+
+async def test_no_login_comes_back_from_a_detour(credentials, impatient):
+    """What another origin redirects to gets no login, though it is the endpoint's own origin."""
+    login = BasicLogin(USERS)
+    async with ScriptedRegistry() as other, registry_with(login) as registry:
+        async with client_of(registry.url, credentials=credentials) as client:
+            await client.get_manifest("team/other", "v1")
+            registry.fail("manifest", Redirect(f"{other.url}{{path}}"))
+            other.fail("manifest", Redirect(f"{registry.url}/v2/team/other/tags/list"))
+            with pytest.raises(UpstreamUnavailable):
+                await client.get_manifest("team/app", "v1")
+        assert "authorization" not in other.requests[0].headers
+        assert registry.count("tags") > 0
+        assert all("authorization" not in one.headers for one in registry.seen("tags"))
+
+
+async def test_a_redirect_at_home_keeps_the_login(credentials):
+    async with registry_with(BasicLogin(USERS)) as registry:
+        async with client_of(registry.url, credentials=credentials) as client:
+            await client.get_manifest("team/other", "v1")
+            registry.fail("manifest", Redirect("/v2/team/other/manifests/v1"), times=1)
+            assert await client.get_manifest("team/app", "v1")
+
+
+async def test_no_cookies_are_kept():
+    async with ScriptedRegistry(extra_headers={"Set-Cookie": "session=1; Path=/"}) as registry:
+        registry.add_image("team/app", "v1")
+        async with client_of(registry.url) as client:
+            await client.get_manifest("team/app", "v1")
+            await client.get_manifest("team/app", "v1")
+        assert all("cookie" not in one.headers for one in registry.requests)
+
+
+async def test_probe_and_health(credentials):
+    async with registry_with(TokenLogin(users=USERS)) as registry:
+        async with client_of(registry.url, credentials=credentials) as client:
+            (result,) = await client.probe()
+            assert (result.ok, result.what) == (True, "it answers, and our login works")
+            assert str(credentials["password_file"]) in result.credential
+        credentials["password_file"].write_text("wrong")
+        async with client_of(registry.url, credentials=credentials) as client:
+            (result,) = await client.probe()
+            assert not result.ok
+            assert "refuses our login" in result.what
+            assert "renew it" in result.remedy
+        async with client_of(registry.url) as client:
+            (result,) = await client.probe()
+            assert (result.ok, result.credential) == (True, "")
+    async with client_of(registry.url) as client:
+        (result,) = await client.probe()
+        assert not result.ok
+        assert "refuses connections" in result.what
+        assert client.health()[0].last_error
