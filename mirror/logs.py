@@ -111,7 +111,8 @@ class _Repetition:
                 if count > _SAME_A_MINUTE:
                     get(__name__).warning("lines_suppressed", like=name, count=count - _SAME_A_MINUTE)
         same = str(event.pop("same", "") or repr(event))
-        entry = self._seen.setdefault(same if len(self._seen) < _KINDS else "", [event["event"], 0])
+        like = str(event.get("message", event["event"]))[:_LONGEST]
+        entry = self._seen.setdefault(same if len(self._seen) < _KINDS else "", [like, 0])
         entry[1] += 1
         if entry[1] > _SAME_A_MINUTE:
             raise structlog.DropEvent

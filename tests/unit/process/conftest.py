@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 
 import pytest
 import structlog
@@ -55,27 +55,21 @@ class Service:
 
 
 @pytest.fixture
-def said() -> Iterator[Callable[[], str]]:
-    """Send all logs through a pipe, as a service does; the function returns what came out of it so far."""
-    reader, writer = os.pipe()
-    os.set_blocking(reader, False)
-    sink = logs.configure("debug", "logfmt", Sink(writer))
-    sink.start()
-    text = ""
+def said(tmp_path: Path) -> Iterator[Callable[[], str]]:
+    """Send all logs through a started sink, as a service does; the function returns what was written so far."""
+    path = tmp_path / "said.log"
+    with path.open("w") as file:
+        sink = logs.configure("debug", "logfmt", Sink(file.fileno()))
+        sink.start()
 
-    def read() -> str:
-        nonlocal text
-        sink.flush()
-        with contextlib.suppress(BlockingIOError):
-            text += os.read(reader, 1 << 20).decode()
-        return text
+        def read() -> str:
+            assert sink.flush(5)
+            return path.read_text()
 
-    yield read
-    sink.stop()
-    os.close(reader)
-    os.close(writer)
+        yield read
+        sink.stop()
     structlog.reset_defaults()
-    logging.getLogger().handlers = [h for h in logging.getLogger().handlers if h.__module__ != logs.__name__]
+    logging.getLogger().handlers = [h for h in logging.getLogger().handlers if type(h).__module__ != logs.__name__]
 
 
 @pytest.fixture

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import ssl
+
+import pytest
+import trustme
+
+from mirror.errors import ConfigurationError
+from mirror.registry.tls import ServerTls
+
+GET = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def authority():
+    return trustme.CA()
+
+
+class Files:
+    """A certificate and a key on disk that can be replaced."""
+
+    def __init__(self, folder, authority):
+        self.certificate, self.key = folder / "tls.crt", folder / "tls.key"
+        self.authority = authority
+        self.issue()
+
+    def issue(self):
+        issued = self.authority.issue_cert("127.0.0.1", "localhost")
+        certificates = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
+        # Renamed into place, as cert-manager and certbot do it.
+        for path, content in ((self.certificate, certificates), (self.key, issued.private_key_pem.bytes())):
+            path.with_suffix(".new").write_bytes(content)
+            os.replace(path.with_suffix(".new"), path)
+        return issued
+
+
+@pytest.fixture
+def files(tmp_path, authority):
+    return Files(tmp_path, authority)
+
+
+@pytest.fixture
+def client(authority):
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
+async def ask(service, context, text=GET):
+    reader, writer = await asyncio.open_connection(*service.address, ssl=context, server_hostname="localhost")
+    try:
+        shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        writer.write(text)
+        async with asyncio.timeout(5):
+            return shown, await reader.read(), writer.get_extra_info("ssl_object")
+    finally:
+        writer.close()
+
+
+async def test_serves_over_tls(serve, files, client):
+    client.set_alpn_protocols(["h2", "http/1.1"])
+    _, answer, session = await ask(serve(tls=ServerTls(files.certificate, files.key)), client)
+    assert answer.endswith(b"hello")
+    assert session.selected_alpn_protocol() == "http/1.1"
+    assert session.version() == "TLSv1.3"
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
+@pytest.mark.parametrize("break_it", ["old", "cipher"])
+async def test_refuses_what_is_weak(serve, files, client, break_it, said):
+    client.maximum_version = ssl.TLSVersion.TLSv1_1 if break_it == "old" else ssl.TLSVersion.TLSv1_2
+    if break_it == "cipher":
+        client.set_ciphers("AES128-SHA")
+    service = serve(tls=ServerTls(files.certificate, files.key))
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        await ask(service, client)
+    while service.connections.open:
+        await asyncio.sleep(0.01)
+    assert service.count('mirror_connections_cut_total{why="handshake"}') == 1
+    assert "Traceback" not in said()
+
+
+async def test_a_handshake_that_does_not_come_ends(serve, files, monkeypatch):
+    monkeypatch.setattr("mirror.registry.connections._HANDSHAKE", 0.3)
+    service = serve(tls=ServerTls(files.certificate, files.key))
+    assert await service.ask(b"") == b""
+    assert service.connections.open == 0
+
+
+async def test_a_changed_certificate_is_shown_without_dropping_a_connection(serve, files, client):
+    tls = ServerTls(files.certificate, files.key)
+    service = serve(tls=tls)
+    reader, writer = await asyncio.open_connection(*service.address, ssl=client, server_hostname="localhost")
+    first = (await ask(service, client))[0]
+    assert not tls.reread()
+    files.issue()
+    assert tls.reread()
+    second, answer, _ = await ask(service, client)
+    assert second != first
+    assert answer.endswith(b"hello")
+    writer.write(GET)
+    assert (await reader.read()).endswith(b"hello")
+    writer.close()
+
+
+async def test_a_bad_pair_changes_nothing_and_is_said_once(serve, files, client, said):
+    tls = ServerTls(files.certificate, files.key)
+    service = serve(tls=tls)
+    first = (await ask(service, client))[0]
+    files.key.write_text("-----BEGIN PRIVATE KEY-----\nsecretsecret\n-----END PRIVATE KEY-----\n")
+    assert not tls.reread()
+    assert not tls.reread()
+    files.certificate.unlink()
+    assert not tls.reread()
+    assert (await ask(service, client))[0] == first
+    assert said().count("event=tls_reload_failed") == 2
+    assert "secretsecret" not in said()
+    files.issue()
+    assert tls.reread()
+
+
+async def test_files_are_watched(serve, files, said):
+    tls = ServerTls(files.certificate, files.key)
+    service = serve()
+    watching = asyncio.create_task(tls.watch(service.metrics, 0.02))
+    before = tls.context
+    await asyncio.sleep(0.05)
+    files.issue()
+    async with asyncio.timeout(5):
+        while tls.context is before:
+            await asyncio.sleep(0.01)
+    watching.cancel()
+    assert service.count("mirror_tls_certificate_expires_seconds") == pytest.approx(tls.expires)
+
+
+async def test_a_client_certificate_can_be_asked_for(serve, files, client, authority, tmp_path):
+    authority.cert_pem.write_to_path(tmp_path / "ca.crt")
+    service = serve(tls=ServerTls(files.certificate, files.key, tmp_path / "ca.crt"))
+    # With TLS 1.3 a client believes that it is in, and hears otherwise when it reads.
+    with contextlib.suppress(ssl.SSLError, ConnectionError):
+        assert b"hello" not in (await ask(service, client))[1]
+    authority.issue_cert("node@example").configure_cert(client)
+    assert (await ask(service, client))[1].endswith(b"hello")
+
+
+@pytest.mark.parametrize("fault", ["absent", "mismatch", "encrypted"])
+def test_what_is_no_pair_is_said_at_the_start(files, tmp_path, authority, fault):
+    if fault == "absent":
+        files.key.unlink()
+    elif fault == "mismatch":
+        files.key.write_bytes(authority.issue_cert("other").private_key_pem.bytes())
+    else:
+        from cryptography.hazmat.primitives import serialization
+
+        key = serialization.load_pem_private_key(files.key.read_bytes(), None)
+        files.key.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.BestAvailableEncryption(b"passphrase"),
+            )
+        )
+    with pytest.raises(ConfigurationError, match="no certificate and its key"):
+        ServerTls(files.certificate, files.key)
