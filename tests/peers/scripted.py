@@ -408,7 +408,7 @@ class ScriptedRegistry:
 
     def _sign(self, digest: str) -> str:
         # As signed URLs are: what is escaped differs from what a client would escape itself, and it counts.
-        expires = f"{time.time() + self.url_lifetime:.3f}"
+        expires = f"{time.time() + self.url_lifetime:.6f}"
         signature = base64.b64encode(hmac.digest(self._key, (digest + expires).encode(), "sha256")).decode()
         escaped = signature.replace("+", "%2B").replace("=", "%3d").replace("/", "%2F")
         query = f"username=robot%2Bsecret&X-Amz-Expires={expires}&sig={escaped}&path=%7Ea!b'c%2fd"

@@ -88,26 +88,28 @@ async def test_a_401_loop_ends_after_one_renewal(impatient):
 
 
 async def test_a_refused_login_is_remembered_and_a_mended_one_tried_at_once(credentials, impatient):
-    async with registry_with(TokenLogin(users={"robot": "new"})) as registry:
-        async with client_of(registry.url, credentials=credentials) as client:
-            with pytest.raises(UpstreamLoginRefused) as refused:
+    async with (
+        registry_with(TokenLogin(users={"robot": "new"})) as registry,
+        client_of(registry.url, credentials=credentials) as client,
+    ):
+        with pytest.raises(UpstreamLoginRefused) as refused:
+            await client.get_manifest("team/app", "v1")
+        assert str(credentials["password_file"]) in refused.value.remedy
+        assert state(client) == "refused"
+        seen = len(registry.requests)
+        with pytest.raises(UpstreamLoginRefused):
+            await client.head_manifest("team/other", "v1")
+        assert len(registry.requests) == seen
+        credentials["password_file"].write_text("new")
+        deadline = time.monotonic() + 10
+        while True:  # the file is looked at once a second
+            try:
                 await client.get_manifest("team/app", "v1")
-            assert str(credentials["password_file"]) in refused.value.remedy
-            assert state(client) == "refused"
-            seen = len(registry.requests)
-            with pytest.raises(UpstreamLoginRefused):
-                await client.head_manifest("team/other", "v1")
-            assert len(registry.requests) == seen
-            credentials["password_file"].write_text("new")
-            deadline = time.monotonic() + 10
-            while True:  # the file is looked at once a second
-                try:
-                    await client.get_manifest("team/app", "v1")
-                    break
-                except UpstreamLoginRefused:
-                    assert time.monotonic() < deadline
-                    await asyncio.sleep(0.1)
-            assert state(client) == "ok"
+                break
+            except UpstreamLoginRefused:
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.1)
+        assert state(client) == "ok"
 
 
 async def test_a_working_login_without_the_right_is_denied(credentials):
@@ -143,24 +145,28 @@ async def test_basic(credentials):
 
 
 async def test_basic_refused_as_such(credentials):
-    async with registry_with(BasicLogin({"robot": "other"})) as registry:
-        async with client_of(registry.url, credentials=credentials) as client:
-            with pytest.raises(UpstreamLoginRefused):
-                await client.get_manifest("team/app", "v1")
-            assert registry.count("ping") == 1
-            seen = len(registry.requests)
-            with pytest.raises(UpstreamLoginRefused):
-                await client.get_manifest("team/app", "v1")
-            assert len(registry.requests) == seen
+    async with (
+        registry_with(BasicLogin({"robot": "other"})) as registry,
+        client_of(registry.url, credentials=credentials) as client,
+    ):
+        with pytest.raises(UpstreamLoginRefused):
+            await client.get_manifest("team/app", "v1")
+        assert registry.count("ping") == 1
+        seen = len(registry.requests)
+        with pytest.raises(UpstreamLoginRefused):
+            await client.get_manifest("team/app", "v1")
+        assert len(registry.requests) == seen
 
 
 async def test_basic_refused_for_one_repository(credentials):
-    async with registry_with(BasicLogin(USERS)) as registry:
-        async with client_of(registry.url, credentials=credentials) as client:
-            registry.fail("manifest", Challenge(('Basic realm="x"',)), times=2)
-            with pytest.raises(UpstreamDenied):
-                await client.get_manifest("team/app", "v1")
+    async with (
+        registry_with(BasicLogin(USERS)) as registry,
+        client_of(registry.url, credentials=credentials) as client,
+    ):
+        registry.fail("manifest", Challenge(('Basic realm="x"',)), times=2)
+        with pytest.raises(UpstreamDenied):
             await client.get_manifest("team/app", "v1")
+        await client.get_manifest("team/app", "v1")
 
 
 async def test_where_only_ping_says_how():
@@ -294,11 +300,13 @@ async def test_no_login_comes_back_from_a_detour(credentials, impatient):
 
 
 async def test_a_redirect_at_home_keeps_the_login(credentials):
-    async with registry_with(BasicLogin(USERS)) as registry:
-        async with client_of(registry.url, credentials=credentials) as client:
-            await client.get_manifest("team/other", "v1")
-            registry.fail("manifest", Redirect("/v2/team/other/manifests/v1"), times=1)
-            assert await client.get_manifest("team/app", "v1")
+    async with (
+        registry_with(BasicLogin(USERS)) as registry,
+        client_of(registry.url, credentials=credentials) as client,
+    ):
+        await client.get_manifest("team/other", "v1")
+        registry.fail("manifest", Redirect("/v2/team/other/manifests/v1"), times=1)
+        assert await client.get_manifest("team/app", "v1")
 
 
 async def test_no_cookies_are_kept():
