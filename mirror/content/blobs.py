@@ -256,7 +256,7 @@ class Blobs:
         total_or_none = body.total if body.total is not None else source.expected
         if total_or_none is None:
             total_or_none = await source.client.head_blob(repository, digest)
-        self._members.grant(source.target, digest, total_or_none)
+        self._members.grant(source.target, digest)
         chunks = Chunks(pass_whole(source, digest, body, total_or_none), body.close)
         return BlobAnswer(total_or_none, 0, total_or_none, "BYPASS", chunks=chunks, upstream=upstream, why=why)
 

@@ -288,7 +288,7 @@ class Fill:
                 await shop.writers.complete(part.hash_existing, hasher, size)
             self.grow(size)
             if note is not None and (note.upstream, note.repository) == self.source.place:
-                shop.granted(self.source.target, self.digest, note.size)
+                shop.granted(self.source.target, self.digest)
             try:
                 await Pull(self, part, hasher, shop).run()
             except (StoreFull, UpstreamInvalid, OSError):

@@ -62,12 +62,12 @@ class Members:
             size = await client.head_blob(target.repository, digest)
         except UpstreamNotFound as error:
             raise NotHere(f"{target.name} has no blob {digest}") from error
-        await self._writers.run(self._rows.add_blob, target.name, digest, size)
+        await self._writers.run(self._rows.add_blob, target.name, digest)
         return size
 
-    def grant(self, target: Target, digest: Digest, size: int | None) -> None:
+    def grant(self, target: Target, digest: Digest) -> None:
         """Remember that upstream gave `digest` for this repository; does not wait."""
-        done = self._writers.run(self._rows.add_blob, target.name, digest, size)
+        done = self._writers.run(self._rows.add_blob, target.name, digest)
         self._grants.add(done)
         done.add_done_callback(self._granted)
 

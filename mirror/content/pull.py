@@ -11,6 +11,7 @@ from mirror import logs
 from mirror.content.workshop import Workshop
 from mirror.errors import StoreFull, UpstreamInterrupted, UpstreamInvalid, UpstreamUnavailable
 from mirror.store.ingest import Part, PartNote
+from mirror.store.promises import UNIT
 from mirror.store.threads import settle
 from mirror.upstream.body import BlobBody
 
@@ -36,6 +37,7 @@ class Pull:
         self._note: PartNote | None = None
         self._sync: asyncio.Future[None] | None = None
         self._synced = fill.written
+        self._promised = fill.written + UNIT
 
     async def run(self) -> None:
         """Append until the total is reached, or, where none is known, to a clean end. Raises MirrorError, OSError."""
@@ -104,7 +106,7 @@ class Pull:
             note = PartNote(total, source.target.upstream, source.target.repository, shop.boot, fill.written, shop.who)
             await shop.writers.complete(shop.space.reserve, fill.digest, total, lambda: self._part.write_note(note))
             self._note = note
-            shop.granted(source.target, fill.digest, total)
+            shop.granted(source.target, fill.digest)
         fill.open_for(total)
 
     async def _drain(self, body: BlobBody) -> bool:
@@ -129,12 +131,19 @@ class Pull:
                 pending = shop.writers.run(self._part.append, position, (content,), self._hasher)
                 position += len(content)
                 self._sync_some(fill.written)
+                await self._promise_more(position)
         finally:
             if pending is not None:
                 fill.grow(await settle(pending))
         if fill.total is not None and fill.written < fill.total:
             raise UpstreamInterrupted(f"upstream ended {fill.digest} after {fill.written} of {fill.total} bytes")
         return True
+
+    async def _promise_more(self, position: int) -> None:
+        """Promise room for the next bytes where the total is not known."""
+        if self._fill.total is None and position >= self._promised:
+            self._promised = position + UNIT
+            await self._shop.writers.complete(self._shop.space.reserve, self._fill.digest, None)
 
     def _sync_some(self, written: int) -> None:
         """Bring what is written to disk now and then, so that a power cut costs little of a large blob."""

@@ -43,5 +43,5 @@ class Workshop:
     upstreams: tuple[str, ...]
     blob_limit: int  # bytes
     stored: Callable[[Digest, int], None]  # tells the index of a committed blob
-    granted: Callable[[Target, Digest, int | None], None]  # upstream gave the digest for this repository
+    granted: Callable[[Target, Digest], None]  # upstream gave the digest for this repository
     discard: Callable[[str, str], None]  # moves bad content (path, why) into quarantine; for threads

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -69,7 +70,7 @@ class Blobs:
             # What came by rsync or tar may not be on disk yet, and a seal promises that it is.
             os.fsync(fd)
             os.fchmod(fd, files.SEALED_MODE)
-            os.utime(fd, (files.seal_time(size), files.seal_time(size)))
+            os.utime(fd, (time.time(), files.seal_time(size)))
         except PermissionError as error:
             raise StoreError(
                 f"the file of {digest} belongs to another user", f"chown it to the owner of the store: {path}"

@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import stat
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -179,8 +180,8 @@ class Part:
     def commit(self) -> None:
         """Bring a marked part under its digest: fsync, seal, rename, fsync of the folder. Raises OSError."""
         os.fsync(self.fd)
-        size = os.fstat(self.fd).st_size
-        os.utime(self.fd, (files.seal_time(size), files.seal_time(size)))
+        # The time of access is left true: it orders eviction where the index is lost.
+        os.utime(self.fd, (time.time(), files.seal_time(os.fstat(self.fd).st_size)))
         target = self._layout.blob(self.digest)
         files.make_folders(os.path.dirname(target))
         os.rename(self._path, target)
@@ -189,14 +190,15 @@ class Part:
 
     def drop(self) -> None:
         """Remove part and note, holding the lock. Readers that have it open are cut, unless it is marked."""
-        files.remove(self._path)
+        # The note first: once the path is free, a newcomer may write a note of its own.
         files.remove(self._note_path)
+        files.remove(self._path)
 
     def give_away(self) -> str:
         """Rename a part that turned out bad so that nobody goes on with it; return its new path."""
         target = f"{self._path}.{os.urandom(4).hex()}.bad"
-        os.rename(self._path, target)
         files.remove(self._note_path)
+        os.rename(self._path, target)
         return target
 
 
@@ -210,7 +212,7 @@ def store_bytes(layout: Layout, digest: Digest, content: bytes) -> None:
             files.write_all(fd, content)
             os.fsync(fd)
             os.fchmod(fd, files.SEALED_MODE)
-            os.utime(fd, (files.seal_time(len(content)), files.seal_time(len(content))))
+            os.utime(fd, (time.time(), files.seal_time(len(content))))
         finally:
             os.close(fd)
         files.make_folders(os.path.dirname(target))

@@ -61,17 +61,20 @@ class Manifests:
             if descriptor.foreign:
                 continue
             path = self._layout.membership(name, descriptor.digest)
-            if files.modified(path) is None:
-                # Schema 1 gives no sizes; a zero of its is not a size.
-                known = descriptor.media_type or descriptor.size
-                size = descriptor.size if known else None
+            # Schema 1 gives no sizes; a zero of its is not a size.
+            size = descriptor.size if descriptor.media_type or descriptor.size else None
+            found = _read(path)
+            if found is None or (found.size is None and size is not None):
                 files.write_atomically(path, _dump(descriptor.media_type, size), durable=False)
 
-    def add_blob(self, name: str, digest: Digest, size: int | None) -> None:
-        """Make `digest` a blob of the repository because upstream gave it there. For threads only."""
+    def add_blob(self, name: str, digest: Digest) -> None:
+        """Make `digest` a blob of the repository because upstream gave it there. For threads only.
+
+        Without the size that upstream announced: only a verified manifest's is one to hold later answers against.
+        """
         path = self._layout.membership(name, digest)
         if files.modified(path) is None:
-            files.write_atomically(path, _dump("", size), durable=False)
+            files.write_atomically(path, _dump("", None), durable=False)
 
     def rebuild(self, name: str) -> None:
         """Derive the blobs' rows from the manifests of the repository that are here. For threads only."""
