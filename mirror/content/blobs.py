@@ -180,9 +180,7 @@ class Blobs:
             raise RangeUnsatisfiable(fill.total)
         start, stop = span
         if fill.whole or start <= fill.written + fill.rate * _WAIT_AHEAD:
-            answer = self._growing(fill, began, source)
-            answer.start, answer.stop = start, stop
-            return answer
+            return self._growing_range(fill, began, source, start, stop)
         if self._passing[fill.digest] < _RANGES_PASSED:
             return await self._pass_range(source, fill.digest, fill.total, start, stop)
         try:
@@ -190,8 +188,13 @@ class Blobs:
                 await fill.more(min(start, fill.total - 1))
         except TimeoutError:
             raise NotYet(f"{fill.digest} is being fetched and has not come to this range yet", "ask again") from None
+        return self._growing_range(fill, began, source, start, stop)
+
+    def _growing_range(self, fill: Fill, began: bool, source: Source, start: int, stop: int) -> BlobAnswer:
         answer = self._growing(fill, began, source)
         answer.start, answer.stop = start, stop
+        if stop != answer.total:
+            answer.divert = None  # what is passed through is checked by its end, which is not asked for
         return answer
 
     def _growing(self, fill: Fill, began: bool, source: Source) -> BlobAnswer:
