@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mirror.admin.check.files import read_bounded
-from mirror.admin.check.report import Finding
+from mirror.admin.check.report import Finding, Severity
 from mirror.config import DOCKER_HUB_SYNONYMS, Config, UpstreamConfig
+from mirror.errors import UpstreamLoginRefused
 from mirror.upstream.pull_secret import PullSecret
 
 # Registries that answer nobody without a login (access.redhat.com/RegistryAuthentication).
@@ -33,6 +35,7 @@ def read_pull_secrets(config: Config) -> tuple[list[SecretFile], list[Finding]]:
     """Return the keys of each pull secret, and what is wrong inside them; unreadable files are not told again."""
     secrets: list[SecretFile] = []
     findings: list[Finding] = []
+    asked = _asked_hosts(config)
     for index, path in enumerate(config.pull_secrets):
         content = read_bounded(path)
         if content is None:
@@ -52,13 +55,23 @@ def read_pull_secrets(config: Config) -> tuple[list[SecretFile], list[Finding]]:
             findings.append(Finding("error", "pull_secret_invalid", what, where, remedy))
             continue
         findings += _find_in_document(document, path, where)
-        secrets.append(SecretFile(path, where, tuple(_keys(document))))
+        keys: list[str] = []
+        for key, entry in _entries(document):
+            problem = _find_in_entry(key, entry)
+            if not problem:
+                keys.append(key)
+                continue
+            severity: Severity = "error" if _host(key) in asked else "warning"
+            what = f"the entry {key} of {path} {problem}"
+            remedy = f"podman login --authfile {shlex.quote(str(path))} {_host(key)}"
+            findings.append(Finding(severity, "pull_secret_entry", what, where, remedy))
+        secrets.append(SecretFile(path, where, tuple(keys)))
     return secrets, findings
 
 
 def find_in_logins(config: Config, secrets: Sequence[SecretFile]) -> Iterator[Finding]:
     """Yield entries of pull secrets that no upstream uses, and upstreams that need a login and have none."""
-    hosts = {host for upstream in config.upstreams.values() for host in hosts_of(upstream)}
+    hosts = _asked_hosts(config)
     for secret in secrets:
         unused = [key for key in secret.keys if _host(key) not in hosts and _host(key) not in _NO_REGISTRY]
         if unused:
@@ -99,12 +112,27 @@ def _find_in_document(document: Mapping[str, Any], path: Path, where: str) -> It
         yield Finding("warning", "pull_secret_helpers", what, where, "write the login itself: podman login --authfile")
 
 
-def _keys(document: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the keys that have a login; an empty entry only marks a credential helper."""
+def _entries(document: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the entries by key; an empty one only marks a credential helper and is passed over."""
     auths = document.get("auths")
     if auths is None and not document.keys() & {"credHelpers", "credsStore"}:
         auths = document
-    yield from (key for key, entry in (auths or {}).items() if entry)
+    yield from ((key, entry) for key, entry in (auths or {}).items() if entry)
+
+
+def _find_in_entry(key: str, entry: Any) -> str:
+    """Return what is wrong with one entry, without a word of it; empty for nothing. It is read as a pull reads it."""
+    host, _, path = (key.partition("://")[2] or key).partition("/")
+    alone = json.dumps({"auths": {key: entry}}).encode()
+    try:
+        found = PullSecret.parse(alone).find(host, "" if "://" in key else path)
+    except UpstreamLoginRefused:
+        return "cannot be read: its auth is not the base64 of a text"
+    return "" if found is not None else "holds no login: its auth is not the base64 of USER:PASSWORD"
+
+
+def _asked_hosts(config: Config) -> set[str]:
+    return {host for upstream in config.upstreams.values() for host in hosts_of(upstream)}
 
 
 def _host(key: str) -> str:
