@@ -20,7 +20,7 @@ from mirror.config import Config
 from mirror.content.service import Content, Rooms
 from mirror.errors import ConfigurationError, MirrorError, Problem, StoreUnusable
 from mirror.listeners import bind, close
-from mirror.metrics import Metrics
+from mirror.metrics import LOG_DROPPED, RELOAD_OK, Metrics
 from mirror.registry.clients import Clients
 from mirror.registry.connections import Connections, sample_loop_lag
 from mirror.registry.metrics import MetricsPage
@@ -32,6 +32,7 @@ from mirror.store.layout import Layout
 from mirror.store.quarantine import Quarantine
 from mirror.store.space import Space
 from mirror.store.threads import Threads
+from mirror.sink import Sink
 from mirror.supervisor import Supervisor, WorkerContext
 from mirror.upstream import open_upstreams
 
@@ -39,6 +40,7 @@ INVALID = 78
 DRAIN = 30.0  # seconds that running answers get to end after SIGTERM
 _READERS = 8  # threads: enough to keep a disk busy, few enough not to thrash it
 _WRITERS = 8
+_SINK_PATIENCE = 0.1  # seconds
 _HEARTBEAT = 1.0  # seconds between proofs of life
 
 _log = logs.get("app")
@@ -46,7 +48,8 @@ _log = logs.get("app")
 
 def serve(config: Config, environ: Mapping[str, str]) -> int:
     """Run the registry until SIGTERM; return the exit code."""
-    sink = logs.configure(config.log.level, config.log.format)
+    # A reader of the log that stalls must not hold up the process that answers the watchdog.
+    sink = logs.configure(config.log.level, config.log.format, Sink(patience=_SINK_PATIENCE))
     opened: list[socket.socket] = []
     try:
         adopted = [sock for _, sock in systemd.adopt(environ)]
@@ -164,10 +167,12 @@ class Worker:
         leaving = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, leaving.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
         async with AsyncExitStack() as rooms:
             metrics = Metrics(self._context.slots, self._context.index, tuple(config.upstreams))
+            metrics.set(RELOAD_OK, to=1)
             sink = logs.configure(config.log.level, config.log.format)
-            sink.start()
+            sink.start(lambda lines: metrics.add(LOG_DROPPED, by=lines))
             rooms.callback(sink.flush)
             content, housekeeping = await self._open_store(rooms, metrics)
             dispatcher = Dispatcher(
@@ -195,6 +200,11 @@ class Worker:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             metrics.fold()
+
+    def _reload(self) -> None:
+        """Secrets and certificates are reread by themselves when they change; the rest takes a restart."""
+        _log.warning("reload_not_supported", remedy="restart the service to reread mirror.yaml")
+        self._context.reloaded()
 
     async def _open_store(self, rooms: AsyncExitStack, metrics: Metrics) -> tuple[Content, Housekeeping]:
         config = self._config

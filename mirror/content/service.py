@@ -26,7 +26,7 @@ from mirror.content.resolve import Resolver
 from mirror.content.tags import Tags
 from mirror.content.workshop import Workshop
 from mirror.errors import StoreError
-from mirror.metrics import Metrics
+from mirror.metrics import CORRUPT, Metrics
 from mirror.oci.digest import Digest
 from mirror.store.blobs import Blobs as StoredBlobs
 from mirror.store.index import Index
@@ -66,6 +66,7 @@ class Content:
         used = rooms.index.note
 
         def discard(path: str, why: str) -> None:
+            rooms.metrics.add(CORRUPT, "read")
             rooms.quarantine.take(path, why)
 
         self._layout = layout
