@@ -26,13 +26,13 @@ from mirror.registry.connections import Connections, sample_loop_lag
 from mirror.registry.metrics import MetricsPage
 from mirror.registry.middleware import Dispatcher
 from mirror.registry.tls import ServerTls
+from mirror.sink import Sink
 from mirror.store import probe
 from mirror.store.index import Index
 from mirror.store.layout import Layout
 from mirror.store.quarantine import Quarantine
 from mirror.store.space import Space
 from mirror.store.threads import Threads
-from mirror.sink import Sink
 from mirror.supervisor import Supervisor, WorkerContext
 from mirror.upstream import open_upstreams
 

@@ -42,7 +42,7 @@ class ByteRange:
         return (self.first, stop)
 
 
-class RangeUnsatisfiable(Exception):  # noqa: N818 - the name that RFC 9110 gives to 416
+class RangeUnsatisfiable(Exception):
     """The range lies outside the blob; `total` is the blob's size in bytes."""
 
     def __init__(self, total: int) -> None:

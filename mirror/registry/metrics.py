@@ -15,7 +15,9 @@ _PROBES = frozenset({"/livez", "/readyz"})
 class MetricsPage:
     """The handler of the metrics' listener; `dispatcher` answers the probes."""
 
-    def __init__(self, metrics: Metrics, dispatcher: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> None:
+    def __init__(
+        self, metrics: Metrics, dispatcher: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+    ) -> None:
         self._metrics = metrics
         self._dispatcher = dispatcher
 
