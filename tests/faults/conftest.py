@@ -52,7 +52,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retry.Retry, "_pause", lambda self, number, wished: 0.02 + wished)
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def events() -> Iterator[list[MutableMapping[str, Any]]]:
     """Return the list of events that the mirror logs."""
     with structlog.testing.capture_logs() as said:
