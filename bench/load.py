@@ -19,11 +19,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from bench.content import ACCEPT
-from bench.processes import BenchError, Server
+from bench.processes import ROOT, BenchError, Server
 
 _BUFFER = 1024 * 1024
 _LIMIT = 180.0  # seconds that any load may take
@@ -101,7 +100,7 @@ def _worker(order: dict[str, Any], openssl: str) -> Iterator[subprocess.Popen[st
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        cwd=Path(__file__).parents[1],
+        cwd=ROOT,
         env={**os.environ, "OPENSSL_CONF": openssl},
     )
     timer = threading.Timer(_LIMIT, worker.kill)

@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 from bench.content import MANIFEST_TYPE, REPOSITORY, TAG
-from bench.processes import BenchError, Server, free_port, get
+from bench.processes import ROOT, BenchError, Server, free_port, get
 
 _UPSTREAM = "bench"  # ours: the upstream's key, and so the first component of its names
 
@@ -19,7 +19,7 @@ Certificate = tuple[Path, Path]
 
 def find(program: str) -> str:
     """Return the path of a program, looked for in .tools/ and on PATH; raise BenchError."""
-    places = os.pathsep.join([str(Path(".tools").resolve()), os.environ.get("PATH", ""), "/usr/sbin"])
+    places = os.pathsep.join([str(ROOT / ".tools"), os.environ.get("PATH", ""), "/usr/sbin"])
     found = shutil.which(program, path=places)
     if found is None:
         raise BenchError(f"{program} is not installed")

@@ -17,6 +17,8 @@ from types import TracebackType
 
 from bench.content import ACCEPT
 
+ROOT = Path(__file__).parents[1]  # of the project
+
 _POLL = 0.005  # seconds between looks at a server that starts
 _TICK = 1 / os.sysconf("SC_CLK_TCK")
 
@@ -82,6 +84,7 @@ class Server:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **self.environment},
+                cwd=ROOT,
                 start_new_session=True,
             )
         while not self._is_ready():

@@ -15,7 +15,7 @@ from bench import load
 from bench.content import MIB, TAG, Blob
 from bench.ground import Ground
 from bench.peers import find, mirror_command
-from bench.processes import BenchError, MemoryWatch, Server
+from bench.processes import ROOT, BenchError, MemoryWatch, Server
 from bench.report import Row, Sample, Verdict
 
 GB = 1e9
@@ -272,7 +272,7 @@ def starting(ground: Ground, effort: Effort) -> Row:
         ready = ground.ours.start()
         ground.ours.stop()
         began = time.monotonic()
-        subprocess.run([*mirror_command(), "--help"], check=True, capture_output=True, timeout=30)
+        subprocess.run([*mirror_command(), "--help"], check=True, capture_output=True, timeout=30, cwd=ROOT)
         row.samples.setdefault("ours", []).append({"start to ready s": ready, "--help s": time.monotonic() - began})
     ground.ours.start()
     row.verdicts = [
