@@ -130,7 +130,7 @@ def _framing(found: BlobAnswer, wanted: ByteRange | None) -> tuple[int, str]:
     """Return the status and how long the body is; 206 only for exactly what was asked, always with the total."""
     total, start, stop = found.total, found.start, found.stop
     if total is None or stop is None:
-        if start == 0 and stop is None:
+        if (total, start, stop) == (None, 0, None):
             return 200, ""
     elif wanted is not None and wanted.resolve(total) == (start, stop):
         return 206, f"Content-Length: {stop - start}\r\nContent-Range: bytes {start}-{stop - 1}/{total}\r\n"

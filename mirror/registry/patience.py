@@ -12,13 +12,13 @@ LIMIT = 20.0
 
 
 class Patience:
-    """`async with` it around what may wait before the headers; it ends `limit` seconds after the request came.
+    """`async with` it around what may wait before the headers; it ends 20 s after the request came.
 
     `arrived` is on the loop's clock. Raises NotYet, and cancels what waited.
     """
 
-    def __init__(self, arrived: float, limit: float = LIMIT) -> None:
-        self._timeout = asyncio.timeout_at(arrived + limit)
+    def __init__(self, arrived: float) -> None:
+        self._timeout = asyncio.timeout_at(arrived + LIMIT)
 
     async def __aenter__(self) -> None:
         await self._timeout.__aenter__()
