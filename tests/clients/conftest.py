@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,6 +156,13 @@ def password_file(tmp_path: Path) -> Path:
     path.write_text(registries.PASSWORD + "\n")
     path.chmod(0o600)
     return path
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder with a short name: podman's runroot may have 50 characters, a socket's path 107."""
+    with tempfile.TemporaryDirectory(prefix="m-", dir="/tmp") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

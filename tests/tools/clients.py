@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.tools.images import Manifest
+from tests.tools.images import Manifest, tree
 from tests.tools.processes import Daemon
 from tests.tools.programs import Programs
 
@@ -69,7 +69,9 @@ class ContainersImage:
             "CONTAINERS_REGISTRIES_CONF": str(self.registries),
             "CONTAINERS_STORAGE_CONF": str(folder / "storage.conf"),
         }
-        (folder / "storage.conf").write_text('[storage]\ndriver = "vfs"\n')
+        (folder / "storage.conf").write_text(
+            f'[storage]\ndriver = "vfs"\ngraphroot = "{folder}/root"\nrunroot = "{folder}/runroot"\n'
+        )
         if ca is not None:
             (folder / "certs").mkdir()
             (folder / "certs" / "ca.crt").write_bytes(ca.read_bytes())
@@ -128,10 +130,21 @@ class Podman(ContainersImage):
         described = json.loads(run([*self._command, "image", "inspect", name], self.environment))
         return dict(described[0])
 
+    def cannot_run(self) -> str:
+        """Return why this machine runs no container without cgroups and network, or nothing where it does."""
+        archive = self.folder / "probe.tar"
+        archive.write_bytes(tree({"bin/busybox": Path("/bin/busybox")}))
+        run([*self._command, "import", "--quiet", str(archive), "localhost/probe"], self.environment)
+        try:
+            self.run("localhost/probe", "/bin/busybox", "true")
+        except ClientError as error:
+            return str(error).splitlines()[-1]
+        return ""
+
     def run(self, name: str, *command: str) -> str:
-        """Run a container of an image that was pulled, without network and cgroups, and return its output."""
-        options = ["run", "--rm", "--pull=never", "--network=none", "--cgroups=disabled", "--signature-policy"]
-        return run([*self._command, *options, str(self.policy), name, *command], self.environment)
+        """Run a container of an image that is here, without network and cgroups, and return its output."""
+        options = ["run", "--rm", "--pull=never", "--network=none", "--cgroups=disabled", "--ulimit=host"]
+        return run([*self._command, *options, "--signature-policy", str(self.policy), name, *command], self.environment)
 
 
 class Containerd(Daemon):

@@ -8,8 +8,9 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 _POLL = 0.05  # seconds between two looks
 
@@ -115,3 +116,16 @@ class Daemon:
         with contextlib.suppress(ProcessLookupError):  # it has ended, and its children with it
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+
+
+Server = TypeVar("Server", bound=Daemon)
+
+
+@contextlib.contextmanager
+def running(daemon: Server) -> Iterator[Server]:
+    """Start a daemon and stop it at the end."""
+    daemon.start()
+    try:
+        yield daemon
+    finally:
+        daemon.stop()
