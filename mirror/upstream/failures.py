@@ -24,6 +24,7 @@ class CertificateRefused(UpstreamUnavailable):
         """Put what the certificate says into the sentence."""
         if description:
             self.what = f"{self.what}: {description}"
+            self.args = (self.what,)
 
 
 def origin(url: URL) -> str:
@@ -61,12 +62,17 @@ def explain(error: BaseException, url: URL, deadline: float, proxied: bool = Fal
     if isinstance(error, aiohttp.ClientProxyConnectionError):
         return UpstreamUnavailable("the egress proxy cannot be reached", "check `proxy`", where)
     if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return UpstreamUnavailable(f"{where} does not accept connections", "is it up, and is the way open?", where)
+        tls = ", or no TLS" if url.scheme == "https" else ""
+        return UpstreamUnavailable(f"{where} does not accept connections{tls}", "is it up, and is the way open?", where)
     if isinstance(error, TimeoutError):
         return UpstreamUnavailable(f"{where} sent no answer within {deadline:.0f} s", "", where)
     if isinstance(cause, ConnectionRefusedError):
         return UpstreamUnavailable(f"{where} refuses connections", "is it up, and is the port right?", where)
     if isinstance(error, aiohttp.ClientConnectorError):
+        if url.scheme == "https" and isinstance(cause, ConnectionResetError):
+            return UpstreamUnavailable(
+                f"TLS with {where} failed (the other side broke it off)", "does it speak TLS 1.2 or later?", where
+            )
         said = _strerror(cause)
         return UpstreamUnavailable(f"{where} cannot be reached{said}", "check the way there", where)
     if isinstance(error, aiohttp.InvalidURL | ValueError):

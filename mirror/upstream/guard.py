@@ -40,9 +40,10 @@ class Reach(enum.Enum):
     """How far a connection may go."""
 
     ENDPOINT = "endpoint"  # what the configuration names: anywhere but link-local
+    LITERAL = "literal"  # an endpoint that is spelled as a link-local address: there too
     PUBLIC = "public"  # where a redirect or realm leads
     PRIVATE = "private"  # the same, said by an endpoint that is itself at a private address
-    LISTED = "listed"  # a host that `redirects` or the endpoint itself spells out
+    LISTED = "listed"  # a host that `redirects` spells out
 
 
 class AddressRefusedError(OSError):
@@ -56,6 +57,7 @@ class AddressRefusedError(OSError):
 
 _ALLOWED = {
     Reach.ENDPOINT: frozenset({Zone.PUBLIC, Zone.PRIVATE}),
+    Reach.LITERAL: frozenset({Zone.PUBLIC, Zone.PRIVATE, Zone.LINK_LOCAL}),
     Reach.PUBLIC: frozenset({Zone.PUBLIC}),
     Reach.PRIVATE: frozenset({Zone.PUBLIC, Zone.PRIVATE}),
     Reach.LISTED: frozenset({Zone.PUBLIC, Zone.PRIVATE, Zone.LINK_LOCAL}),

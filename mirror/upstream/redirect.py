@@ -11,7 +11,7 @@ from yarl import URL
 
 from mirror.errors import UpstreamInvalid
 from mirror.upstream import failures
-from mirror.upstream.guard import IPNetwork, Reach, zone_of_text
+from mirror.upstream.guard import IPNetwork, Reach, Zone, zone_of_text
 
 _HOST = re.compile(r"[a-z0-9._-]+")
 MOST_HOPS = 5
@@ -90,4 +90,4 @@ def reach_of(target: URL, listed: Listed, from_private: bool) -> Reach:
 
 def reach_of_endpoint(endpoint: URL) -> Reach:
     """Return the reach of a configured endpoint: link-local only if it is spelled as that very address."""
-    return Reach.LISTED if zone_of_text(endpoint.host or "") is not None else Reach.ENDPOINT
+    return Reach.LITERAL if zone_of_text(endpoint.host or "") is Zone.LINK_LOCAL else Reach.ENDPOINT

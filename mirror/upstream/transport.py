@@ -22,6 +22,7 @@ CONNECT_SECONDS = 3.5
 BLOB_BUFFER = 1 << 20
 # Signed URLs in Location and Link outgrow aiohttp's 8 KiB.
 _FIELD_LIMIT = 32 * 1024
+_HOME = frozenset({Reach.ENDPOINT, Reach.LITERAL})
 _KEEPALIVE_SECONDS = 30.0
 
 
@@ -152,7 +153,7 @@ class Transport:
             guard = socket_guard(Reach.LISTED if proxied else reach, self._listed)
             connector = aiohttp.TCPConnector(
                 limit=self._limit,
-                ssl=self._own if reach is Reach.ENDPOINT else self._away,
+                ssl=self._own if reach in _HOME else self._away,
                 socket_factory=guard,
                 keepalive_timeout=_KEEPALIVE_SECONDS,
             )

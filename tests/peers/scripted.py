@@ -538,7 +538,8 @@ class ScriptedRegistry:
     async def _send(
         self, writer: asyncio.StreamWriter, record: Recorded, answer: _Answer, fault: faults.Fault | None
     ) -> bool:
-        body, keep, chunked, limit = memoryview(answer.body), True, False, None
+        body, chunked, limit = memoryview(answer.body), False, None
+        keep = record.headers.get("connection", "").lower() != "close"
         if isinstance(fault, faults.WithHeaders):
             for name, value in fault.headers.items():
                 answer.set(name, value)

@@ -288,7 +288,7 @@ def test_literals(host, zone):
 
 def test_reaches():
     ten, local, away = (ipaddress.ip_address(text) for text in ("10.0.0.1", "169.254.1.1", "8.8.8.8"))
-    assert [may_reach(reach, away) for reach in Reach] == [True] * 4
+    assert [may_reach(reach, away) for reach in Reach] == [True] * 5
     assert [may_reach(reach, ten) for reach in (Reach.ENDPOINT, Reach.PUBLIC, Reach.PRIVATE)] == [True, False, True]
     assert [may_reach(reach, local) for reach in (Reach.ENDPOINT, Reach.PRIVATE, Reach.LISTED)] == [False, False, True]
     assert may_reach(Reach.PUBLIC, local, (ipaddress.ip_network("169.254.0.0/16"),))

@@ -117,4 +117,5 @@ def test_reach():
     assert reach_of(URL("https://cdn.example/"), listed, from_private=False) is Reach.PUBLIC
     assert reach_of(URL("https://cdn.example/"), listed, from_private=True) is Reach.PRIVATE
     assert reach_of_endpoint(URL("https://quay.io")) is Reach.ENDPOINT
-    assert reach_of_endpoint(URL("http://169.254.1.1:5000")) is Reach.LISTED
+    assert reach_of_endpoint(URL("http://169.254.1.1:5000")) is Reach.LITERAL
+    assert reach_of_endpoint(URL("http://127.0.0.1:5000")) is Reach.ENDPOINT
