@@ -14,6 +14,8 @@ from tests.tools.images import Manifest, tree
 from tests.tools.processes import Daemon
 from tests.tools.programs import Programs
 
+# Runtimes with what each needs inside another container: crun refuses hybrid cgroups, runc going without any.
+_WAYS = (("runc",), ("crun", "--cgroups=disabled"))
 _PATIENCE = 60  # seconds that one client command may take
 
 
@@ -115,8 +117,10 @@ class Podman(ContainersImage):
         self._command = [
             *(programs.find("podman"), "--root", str(folder / "root"), "--runroot", str(folder / "runroot")),
             *("--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "none"),
-            *("--tmpdir", str(folder / "tmp"), "--runtime", programs.find("crun")),
+            *("--tmpdir", str(folder / "tmp")),
         ]
+        self._programs = programs
+        self._way: Sequence[str] = _WAYS[0]
 
     def pull(self, name: str) -> dict[str, Any]:
         """Pull `name` and return what podman knows of the image."""
@@ -131,20 +135,33 @@ class Podman(ContainersImage):
         return dict(described[0])
 
     def cannot_run(self) -> str:
-        """Return why this machine runs no container without cgroups and network, or nothing where it does."""
+        """Return why this machine runs no container, or nothing where it does."""
         archive = self.folder / "probe.tar"
         archive.write_bytes(tree({"bin/busybox": Path("/bin/busybox")}))
         run([*self._command, "import", "--quiet", str(archive), "localhost/probe"], self.environment)
-        try:
-            self.run("localhost/probe", "/bin/busybox", "true")
-        except ClientError as error:
-            return str(error).splitlines()[-1]
-        return ""
+        reasons = []
+        for way in _WAYS:
+            self._way = way
+            try:
+                self.run("localhost/probe", "/bin/busybox", "true")
+            except ClientError as error:
+                reasons.append(f"{way[0]}: {str(error).splitlines()[-1]}")
+            else:
+                return ""
+        return "; ".join(reasons)
 
     def run(self, name: str, *command: str) -> str:
-        """Run a container of an image that is here, without network and cgroups, and return its output."""
-        options = ["run", "--rm", "--pull=never", "--network=none", "--cgroups=disabled", "--ulimit=host"]
-        return run([*self._command, *options, "--signature-policy", str(self.policy), name, *command], self.environment)
+        """Run a container of an image that is here, without network, and return its output."""
+        runtime, *options = self._way
+        limits = [f"--ulimit={limit}" for limit in ("nofile=1024:1024", "nproc=1024:1024")]
+        return run(
+            [
+                *(*self._command, "--runtime", self._programs.find(runtime)),
+                *("run", "--rm", "--pull=never", "--network=none", *options, *limits),
+                *("--signature-policy", str(self.policy), name, *command),
+            ],
+            self.environment,
+        )
 
 
 class Containerd(Daemon):
