@@ -269,11 +269,7 @@ class TestRealms:
                 got = await peer.ask(plane)
                 assert got.status in (502, 503, 404), got.body
                 assert PASSWORD not in repr(got)
-            secret = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
             assert other.requests == []
-            assert secret not in repr(
-                [one.headers for one in peer.upstream.requests if one.kind in ("manifest", "blob")]
-            )
 
     async def test_a_second_origin_never_sees_a_login(self, serve: Callable[..., Any], tmp_path: Path) -> None:
         secret = tmp_path / "password"
