@@ -96,7 +96,7 @@ class Report:
         lines: list[str] = []
         if not quiet and self.configuration:
             lines += ["The configuration as it is understood:", ""]
-            dumped = yaml.safe_dump(dict(self.configuration), sort_keys=False, allow_unicode=True)
+            dumped = yaml.safe_dump(_without_empty(dict(self.configuration)), sort_keys=False, allow_unicode=True)
             lines += [f"  {line}" for line in dumped.splitlines()]
             lines += ["", *self._egress(), ""]
         for finding in _sorted(self.findings):
@@ -126,6 +126,14 @@ def describe(config: Config) -> dict[str, Any]:
     """Return the configuration as mirror.yaml would spell it. It names secrets' files and holds no secret."""
     described: dict[str, Any] = config.model_dump(mode="json")
     return described
+
+
+def _without_empty(described: Any) -> Any:
+    """Return plain data without the keys that are not set: people look for what is."""
+    if not isinstance(described, dict):
+        return described
+    pairs = ((key, _without_empty(value)) for key, value in described.items())
+    return {key: value for key, value in pairs if value is not None}
 
 
 def _sorted(findings: Sequence[Finding]) -> list[Finding]:

@@ -97,7 +97,7 @@ def _find_in_space(config: Config, folder: Path) -> Iterator[Finding]:
 def _existing(path: Path) -> Path:
     """Return the path, or the nearest directory above it that exists."""
     for candidate in (path, *path.parents):
-        if os.path.lexists(candidate) and candidate.exists():
+        if os.path.exists(candidate):  # unlike Path.exists, without an error below a closed directory
             return candidate
     return Path("/")
 

@@ -130,6 +130,7 @@ async def test_a_report_for_people_has_errors_first_and_says_the_remedy(checked)
     assert text.index("error: ") < text.index("warning: ")
     assert "create it, or mend the path" in text
     assert "fresh_for: 5m" in text
+    assert "null" not in text
     assert text.rstrip().endswith("1 error, 1 warning")
     quiet = (await checked("upstreams: {quay.io: }\noffline: true")).render(quiet=True)
     assert "fresh_for" not in quiet
@@ -463,6 +464,15 @@ async def test_a_store_that_does_not_exist_is_made_later_or_named(checked, folde
     finding = one(report, "store_unusable")
     assert finding.severity == "error"
     assert finding.remedy.startswith("sudo install -d -o 99999 -m 0700")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is closed to root")
+async def test_a_store_below_a_closed_directory_is_an_error(checked, folder):
+    (folder / "closed").mkdir(mode=0o000)
+    try:
+        assert found(await checked("storage: {path: closed/a/b}"), "error") == ["store_unusable"]
+    finally:
+        (folder / "closed").chmod(0o700)
 
 
 async def test_a_store_of_another_user_names_the_right_sudo_line(checked, folder):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mirror.config import matches
@@ -48,6 +48,7 @@ def test_any_of_several_patterns_is_enough_and_none_matches_nothing():
     assert not matches([], "a")
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.sampled_from(["a", "b", "/", ".", "*", "**"]), min_size=1, max_size=8),
     st.text("ab/.", min_size=0, max_size=10),

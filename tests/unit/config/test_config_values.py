@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mirror.config.values import (
@@ -124,11 +124,13 @@ def test_a_count_is_a_whole_number_in_its_range(value):
     assert count(1, 64)(64) == 64
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**63 - 1))
 def test_every_size_is_spelled_and_read_back(size):
     assert parse_size(format_size(size)) == size
 
 
+@settings(deadline=None)
 @given(st.one_of(st.integers(0, 10**9), st.integers(0, 10**6).map(lambda milliseconds: milliseconds / 1000)))
 def test_every_duration_is_spelled_and_read_back(seconds):
     assert parse_duration(format_duration(seconds)) == pytest.approx(seconds)
