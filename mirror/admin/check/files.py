@@ -64,7 +64,7 @@ def find_in_file(path: Path, where: str, around: Surroundings, *, secret: bool) 
         remedy = (
             f"sudo chown root:{user} {shown} && sudo chmod 0640 {shown}, and let {user} enter the directories above"
         )
-        yield Finding("error", "file_unreadable", f"{user} cannot read {path}", where, remedy)
+        yield Finding("error", "file_unreadable", f"the user {user} cannot read {path}", where, remedy)
     elif status.st_size == 0:
         yield Finding("error", "file_empty", f"{path} is empty", where, "write into it what it should hold")
     elif status.st_size > _LARGEST:

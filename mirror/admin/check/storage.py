@@ -39,7 +39,7 @@ def find_in_storage(config: Config, around: Surroundings, probe_store: StoreProb
     else:
         user = around.user.name
         remedy = f"sudo install -d -o {user} -m 0700 {shlex.quote(str(path))}"
-        what = f"{path} does not exist, and {user} cannot make it in {existing}"
+        what = f"{path} does not exist, and the user {user} cannot make it in {existing}"
         yield Finding("error", "store_unusable", what, where, remedy)
     yield from _find_in_space(config, existing)
 
@@ -60,7 +60,7 @@ def _find_in_folder(config: Config, path: Path, where: str, around: Surroundings
         what = f"{path} is on a read-only file system: what is here is served, nothing is kept"
         yield Finding("warning", "store_read_only", what, where, "mount it writable if that is not meant")
     elif not around.can_write_folder(path):
-        what = f"{around.user.name} cannot write to {path}"
+        what = f"the user {around.user.name} cannot write to {path}"
         yield Finding("error", "store_unusable", what, where, f"sudo chmod u+rwx {shown}")
     if stat.S_IMODE(status.st_mode) & 0o077:
         what = f"others on this host can look into {path}"
