@@ -183,8 +183,6 @@ class Endpoint:
         url = self.url(ask)
         sent = await self.login.authorization(ask.repository)
         answer = await self._send(ask, url, self._reach, sent)
-        if limit := answer.header("ratelimit-limit"):
-            self._observations.budget(limit, answer.header("ratelimit-remaining"))
         if answer.status != 401:
             return answer
         answer.close()
@@ -208,6 +206,8 @@ class Endpoint:
         began = clock()
         answer = await self._transport.send(Request(ask.method, url, headers, None, ask.buffer), reach, LAST_SECONDS)
         self._observations.answered(clock() - began)
+        if limit := answer.header("ratelimit-limit"):
+            self._observations.budget(limit, answer.header("ratelimit-remaining"))
         return answer
 
     async def _follow(self, ask: Ask, answer: Answer) -> tuple[Answer, bool]:
