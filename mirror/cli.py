@@ -96,9 +96,9 @@ def _load(path: Path, *, as_json: bool) -> Config:
     except ConfigurationError as error:
         command = click.get_current_context().info_name
         if as_json:
-            problems = [problem.as_dict() for problem in error.problems]
-            report = {"schema": 1, "command": command, "ok": False, "exit": INVALID, "problems": problems}
-            click.echo(json.dumps(report, indent=2))
+            from mirror.admin.check import report_invalid
+
+            click.echo(json.dumps({**report_invalid(error).as_dict(), "command": command}, indent=2))
         else:
             for problem in error.problems:
                 click.echo(f"mirror {command}: {problem}", err=True)

@@ -14,13 +14,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from mirror.config import Config, UpstreamConfig
-from mirror.config import matches as pattern_matches
+from mirror.config import DOCKER_HUB_SYNONYMS, Config, UpstreamConfig
 from mirror.content.answers import Target
 from mirror.errors import Denied, NameUnknown
 
 HUB = "docker.io"
-HUB_SYNONYMS = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"})
 _MEMORY = 10_000  # names remembered
 
 
@@ -91,7 +89,7 @@ class Resolver:
 
     def _target(self, upstream: str, repository: str) -> Target:
         hub = upstream == HUB or any(
-            urlsplit(endpoint).hostname in HUB_SYNONYMS for endpoint in self._upstreams[upstream].endpoints
+            urlsplit(endpoint).hostname in DOCKER_HUB_SYNONYMS for endpoint in self._upstreams[upstream].endpoints
         )
         if hub and "/" not in repository:
             repository = f"library/{repository}"
@@ -101,7 +99,7 @@ class Resolver:
         if not target.upstream:
             return
         rules = self._upstreams[target.upstream].repositories
-        if not pattern_matches(rules.allow, target.repository) or pattern_matches(rules.deny, target.repository):
+        if not rules.allows(target.repository):
             raise Denied(
                 f"this mirror does not serve {target.name}",
                 f"see repositories of upstream '{target.upstream}' in mirror.yaml",
@@ -117,7 +115,7 @@ def _namespaces(upstreams: Mapping[str, UpstreamConfig]) -> dict[str, str]:
     # A host that several upstreams go through (a bastion with a path for each) speaks for none of them.
     found = {host: keys.pop() for host, keys in hosts.items() if len(keys) == 1}
     if HUB in upstreams:
-        found.update(dict.fromkeys(HUB_SYNONYMS, HUB))
+        found.update(dict.fromkeys(DOCKER_HUB_SYNONYMS, HUB))
     found.update({key: key for key in upstreams})
     return found
 

@@ -47,6 +47,9 @@ def parse(body: bytes, content_type: str) -> Manifest:
     if declared in media_types.SCHEMA1 or document.get("schemaVersion") == 1:
         return Manifest(declared or media_types.DOCKER_SCHEMA1_SIGNED, (), _schema1_layers(document))
     media_type = _media_type(document, declared)
+    # The retired artifact manifest is the only one without a schemaVersion.
+    if document.get("schemaVersion") != 2 and media_type != media_types.OCI_ARTIFACT:
+        raise ManifestInvalid("the manifest's schemaVersion is not 2")
     if "manifests" in document and ("layers" in document or "config" in document):
         raise ManifestInvalid("the manifest is an index and an image at once")
     subject = document.get("subject")
@@ -69,8 +72,6 @@ def _media_type(document: dict[str, Any], declared: str) -> str:
     if declared in media_types.MANIFESTS:
         return declared
     # Some registries send untyped manifests with a generic Content-Type (registry.access.redhat.com has).
-    if document.get("schemaVersion") != 2:
-        raise ManifestInvalid("this JSON is no manifest")
     if "manifests" in document:
         return media_types.OCI_INDEX
     if "config" in document:
