@@ -131,9 +131,10 @@ def basic(programs: Programs, storage: Path, tmp_path: Path) -> Iterator[Registr
 
 
 @pytest.fixture
-def issuer(tmp_path: Path) -> Iterator[TokenServer]:
+def issuer(authority: Authority, tmp_path: Path) -> Iterator[TokenServer]:
     """The token server of the upstream `token`."""
-    with TokenServer(tmp_path / "issuer", registries.USER, registries.PASSWORD) as server:
+    tls = (authority.certificate, authority.key)
+    with TokenServer(tmp_path / "issuer", registries.USER, registries.PASSWORD, tls) as server:
         yield server
 
 

@@ -24,6 +24,7 @@ class Mirror(Daemon):
         self.address = f"127.0.0.1:{free_port()}"
         self.store = folder / "store"
         self.configuration = folder / "mirror.yaml"
+        self.program = (sys.executable, "-m", "mirror")
         self.killed = False
         self._document: dict[str, Any] = {
             "listen": self.address,
@@ -35,7 +36,7 @@ class Mirror(Daemon):
         self._secure = "tls" in document
         self.configure({})
         super().__init__(
-            [sys.executable, "-m", "mirror", "serve", "--config", str(self.configuration)],
+            [*self.program, "serve", "--config", str(self.configuration)],
             folder / "mirror.log",
             ready=self._answers_ready,
             folder=_ROOT,

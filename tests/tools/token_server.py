@@ -7,6 +7,7 @@ import datetime
 import hmac
 import json
 import secrets
+import ssl
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,18 +25,25 @@ _LIFETIME = 300  # seconds; what most servers give
 
 
 class TokenServer:
-    """Issues pull tokens to one user, and empty ones to anybody else. A context manager."""
+    """Issues pull tokens to one user over TLS, and empty ones to anybody else. A context manager.
 
-    def __init__(self, folder: Path, user: str, password: str) -> None:
+    `tls` is (certificate, key): a login goes to a realm of another host only over https.
+    """
+
+    def __init__(self, folder: Path, user: str, password: str, tls: tuple[Path, Path]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.issuer = "lab-tokens"
         self.service = "lab-registry"
         self.certificate = folder / "issuer.pem"
         self.asked: list[str] = []  # the scopes of each request, in order
+        self.authorised: list[str] = []  # the scopes of those that carried a login
         self._expected = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
         self._key = rsa.generate_private_key(65537, 2048)
         self._chain = self._certify()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*tls)
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
 
     @property
@@ -44,7 +52,7 @@ class TokenServer:
 
     @property
     def realm(self) -> str:
-        return f"http://{self.address}/token"
+        return f"https://{self.address}/token"
 
     def __enter__(self) -> TokenServer:
         self._thread.start()
@@ -107,7 +115,10 @@ class TokenServer:
                 query = parse_qs(urlsplit(self.path).query)
                 scopes = [scope for value in query.get("scope", []) for scope in value.split()]
                 server.asked.append(" ".join(scopes))
-                token = server.issue(self.headers.get("Authorization", ""), scopes)
+                authorization = self.headers.get("Authorization", "")
+                if authorization:
+                    server.authorised.append(" ".join(scopes))
+                token = server.issue(authorization, scopes)
                 body = json.dumps({"token": token, "expires_in": _LIFETIME}).encode()
                 self.send_response(200)
                 self.send_header("Content-Type", "application/json")
