@@ -101,22 +101,27 @@ class BlobBody:
         try:
             piece = await content.read(BLOB_BUFFER)
         except (aiohttp.ClientError, OSError, _StoppedError) as error:
-            piece = _rescue(content)
-            self._failed = self._interrupted(error)
+            piece = self._count(_rescue(content))
+            if self._left != 0:
+                self._failed = self._interrupted(str(error) if isinstance(error, _StoppedError) else "")
             self.close_now()
-            if not piece:
-                raise self._failed from None
         else:
             self._watch.end()
-        self._received += len(piece)
+            piece = self._count(piece)
+            if not piece:
+                if self._left:
+                    self._failed = self._interrupted("")
+                self.close_now()
+        if self._failed is not None and not piece:
+            raise self._failed from None
+        return piece
+
+    def _count(self, piece: bytes) -> bytes:
+        """Note what came, and return it without what is over: a part may be followed by what nobody asked for."""
         if self._left is not None:
+            piece = piece[: self._left] if len(piece) > self._left else piece
             self._left -= len(piece)
-            if not piece and self._left > 0:
-                self._failed = self._interrupted(None)
-        if not piece:
-            self.close_now()
-            if self._failed is not None:
-                raise self._failed
+        self._received += len(piece)
         return piece
 
     async def close(self) -> None:
@@ -131,9 +136,9 @@ class BlobBody:
             done, self._done = self._done, None
             done(self._received)
 
-    def _interrupted(self, error: BaseException | None) -> UpstreamInterrupted:
+    def _interrupted(self, why: str) -> UpstreamInterrupted:
         where = failures.origin(self._answer.url)
-        why = str(error) if isinstance(error, _StoppedError) else "ended the body early"
+        why = why or "ended the body early"
         missing = "" if self._left is None else f", {self._left} bytes are missing"
         return UpstreamInterrupted(f"{where} {why}{missing}", "", self.endpoint)
 
@@ -150,7 +155,7 @@ async def read_whole(answer: Answer, limit: int, what: str, endpoint: str, secon
     where = failures.origin(answer.url)
     announced = answer.header("Content-Length")
     try:
-        if announced.isdecimal() and int(announced) > limit:
+        if announced.isascii() and announced.isdecimal() and int(announced[:20]) > limit:
             raise UpstreamInvalid(f"{where} sends {what} of {announced} bytes, over the limit of {limit}", "", endpoint)
         pieces: list[bytes] = []
         size = 0

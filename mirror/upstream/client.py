@@ -120,8 +120,10 @@ class UpstreamClient:
         try:
             return await self._retry.run(lambda: ask_in_order(self._endpoints, unit, discard))
         finally:
-            self._observations.away(sum(endpoint.breaker.state == "open" for endpoint in self._endpoints))
             self._observations.login(any(endpoint.login.state == "refused" for endpoint in self._endpoints))
+            for endpoint in self._endpoints:
+                away = endpoint.breaker.state != "closed"
+                self._observations.endpoint(endpoint.name, away, endpoint.last_error)
 
     def _finished(self, received: int) -> None:
         self._blobs.leave()

@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
-from mirror.errors import UpstreamError, UpstreamUnavailable
+from mirror.errors import UpstreamError
+from mirror.upstream.failures import Lasting
 
 HEDGE_SECONDS = 6.0  # DESIGN 2.9
 LAST_SECONDS = 60.0  # DESIGN 2.9: what the last one left is given
@@ -97,7 +98,7 @@ async def ask_in_order(
     ready: list[int] = []
     for index, endpoint in enumerate(endpoints):
         if (wait := endpoint.breaker.wait()) > 0:
-            errors[index] = UpstreamUnavailable(
+            errors[index] = Lasting(
                 f"{endpoint.name} failed {FAILURES} times and is asked again in {wait:.0f} s", "", endpoint.name, wait
             )
         else:

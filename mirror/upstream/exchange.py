@@ -17,6 +17,7 @@ from mirror.errors import (
 )
 from mirror.oci.media_types import ACCEPT, bare
 from mirror.upstream import certificates, failures, redirect
+from mirror.upstream.body import read_whole
 from mirror.upstream.endpoints import LAST_SECONDS, Breaker
 from mirror.upstream.guard import Reach
 from mirror.upstream.health import EndpointHealth, ProbeResult
@@ -27,6 +28,7 @@ from mirror.upstream.retry import parse_retry_after
 from mirror.upstream.secret import Secret
 from mirror.upstream.transport import Answer, Request, Transport
 
+_WEB_PAGE = "is it a registry, or does a portal or proxy want a login?"
 _LOGIN_PAGES = frozenset({"text/html", "application/xhtml+xml"})
 _ABSENT = frozenset({404, 410})
 _DENIED = frozenset({401, 402, 403, 451})
@@ -34,6 +36,8 @@ _LATER = frozenset({408, 425, 429})
 # What a signed URL says when its time is over: S3, GCS and Azure use 400, 401 and 403.
 _EXPIRED = frozenset({400, 401, 403})
 _FRESH_LOCATIONS = 2
+_CERTIFICATE_SECONDS = 60.0
+_PING_BODY = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,8 @@ class Endpoint:
         self._observations = observations
         self._pauses = Pauses(asyncio.get_running_loop().time)
         self._reach = redirect.reach_of_endpoint(base)
+        self._certificate_says = ""
+        self._certificate_until = 0.0
 
     async def close(self) -> None:
         """Close every connection."""
@@ -88,13 +94,15 @@ class Endpoint:
             credential = await self.login.credential("")
             source = credential.source if credential is not None else ""
             answer = await self.ask(Ask("ping", "GET", "", "", {"Accept": "application/json"}))
-            answer.close()
+            body = await read_whole(answer, _PING_BODY, "an answer to a ping", self.name)
         except UpstreamDenied as error:
             if source:
                 return ProbeResult(self.name, source, False, error.what, error.remedy)
             return ProbeResult(self.name, "", True, "it answers, and wants a login that is not configured")
         except UpstreamError as error:
             return ProbeResult(self.name, source, False, error.what, error.remedy)
+        if body.lstrip().startswith(b"<"):
+            return ProbeResult(self.name, source, False, f"{self.name} answers with a web page", _WEB_PAGE)
         what = {"ok": "it answers, and our login works", "none": "it answers anonymous requests"}
         return ProbeResult(self.name, source, True, what.get(self.login.state, "it answers, and asks for no login"))
 
@@ -119,7 +127,7 @@ class Endpoint:
         except UpstreamError as error:
             error.endpoint = self.name
             if isinstance(error, failures.CertificateRefused) and error.what.startswith(failures.origin(self.base)):
-                error.add(await certificates.describe(self.base, self._reach))
+                error.add(await self._certificate())
             self._note(ask, error)
             raise
         except BaseException:
@@ -129,6 +137,14 @@ class Endpoint:
         self._pauses.end(ask.kind)
         self.last_error = ""
         return answer
+
+    async def _certificate(self) -> str:
+        """Return what the refused certificate says; looked at again after a minute."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._certificate_until:
+            self._certificate_says = await certificates.describe(self.base, self._reach)
+            self._certificate_until = now + _CERTIFICATE_SECONDS
+        return self._certificate_says
 
     def _note(self, ask: Ask, error: UpstreamError) -> None:
         self._observations.failed(error)
@@ -238,9 +254,7 @@ class Endpoint:
         named = f"{ask.kind} of '{ask.repository}'" if ask.repository else ask.kind
         if status in (200, 206):
             if ask.kind != "ping" and bare(answer.header("Content-Type")) in _LOGIN_PAGES:
-                raise UpstreamInvalid(
-                    f"{where} answers with a web page", "is it a registry, or does a portal or proxy want a login?"
-                )
+                raise UpstreamInvalid(f"{where} answers with a web page", _WEB_PAGE)
         elif status in _ABSENT:
             raise UpstreamNotFound(f"{where} has no such {named}")
         elif status in _DENIED:

@@ -17,7 +17,11 @@ class AddressForbidden(UpstreamInvalid):
     """The socket guard refused where a redirect, a realm or an endpoint's name leads."""
 
 
-class CertificateRefused(UpstreamUnavailable):
+class Lasting(UpstreamUnavailable):
+    """What asking again in a moment would not change."""
+
+
+class CertificateRefused(Lasting):
     """TLS failed because of the certificate; `add` says whose it is and when it ends."""
 
     def add(self, description: str) -> None:

@@ -66,7 +66,8 @@ class Login:
         self._suffixes = suffixes
         self._tokens = tokens
         self._listed = listed
-        self._host = base.raw_authority.rpartition("@")[2]
+        # As it is spelled, and as it is without the scheme's own port.
+        self._hosts = dict.fromkeys((base.raw_authority.rpartition("@")[2], base.host_port_subcomponent or ""))
         self._lane = Lane(_TOKEN_REQUESTS)
         self._asked: _Asked | None = None
         self._refused: dict[str, tuple[float, UpstreamLoginRefused]] = {}
@@ -76,7 +77,10 @@ class Login:
 
     async def credential(self, repository: str) -> Credential | None:
         """Return whom we are for `repository`; None: nobody."""
-        return await self._credentials.find(self._host, repository)
+        for host in self._hosts:
+            if (found := await self._credentials.find(host, repository)) is not None:
+                return found
+        return None
 
     async def authorization(self, repository: str) -> Secret | None:
         """Return the header for a request to `repository`; None to ask without, as long as nobody asked for one.

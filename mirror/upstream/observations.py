@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 
-from mirror import metrics
+from mirror import logs, metrics
 from mirror.errors import (
     UpstreamDenied,
     UpstreamError,
@@ -41,7 +41,7 @@ class Observations:
         self._upstream = upstream
         self._metrics = into
         self._refused = False
-        self._away = 0
+        self._away: set[str] = set()
         self._low_until = 0.0
 
     def answered(self, seconds: float) -> None:
@@ -62,15 +62,28 @@ class Observations:
 
     def login(self, refused: bool) -> None:
         """The credential is refused as such, or works (again)."""
-        if refused != self._refused and self._metrics is not None:
-            self._metrics.set(metrics.LOGIN_REFUSED, self._upstream, to=int(refused))
+        if refused == self._refused:
+            return
         self._refused = refused
+        if refused:
+            logs.get(__name__).error("upstream_login_refused", upstream=self._upstream)
+        else:
+            logs.get(__name__).info("upstream_login_works", upstream=self._upstream)
+        if self._metrics is not None:
+            self._metrics.set(metrics.LOGIN_REFUSED, self._upstream, to=int(refused))
 
-    def away(self, endpoints: int) -> None:
-        """So many endpoints are not asked for now."""
-        if endpoints != self._away and self._metrics is not None:
-            self._metrics.set(metrics.ENDPOINTS_AWAY, self._upstream, to=endpoints)
-        self._away = endpoints
+    def endpoint(self, name: str, away: bool, what: str) -> None:
+        """The endpoint `name` is not asked for now, for the reason `what`; or it is asked again."""
+        if away == (name in self._away):
+            return
+        if away:
+            self._away.add(name)
+            logs.get(__name__).warning("upstream_endpoint_away", upstream=self._upstream, endpoint=name, what=what)
+        else:
+            self._away.discard(name)
+            logs.get(__name__).info("upstream_endpoint_back", upstream=self._upstream, endpoint=name)
+        if self._metrics is not None:
+            self._metrics.set(metrics.ENDPOINTS_AWAY, self._upstream, to=len(self._away))
 
     def budget(self, limit: str, remaining: str) -> None:
         """An answer carried `ratelimit-limit` and `ratelimit-remaining`."""

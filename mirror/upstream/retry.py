@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from mirror.errors import UpstreamUnavailable
+from mirror.upstream.failures import Lasting
 
 TRIES = 3
 BUDGET_SECONDS = 15.0
@@ -78,6 +79,8 @@ class Retry:
         for number in range(TRIES):
             try:
                 return await ask()
+            except Lasting:
+                raise
             except UpstreamUnavailable as error:
                 wait = self._pause(number, error.retry_after)
                 last = number == TRIES - 1 or clock() + wait >= until
@@ -88,5 +91,5 @@ class Retry:
 
     def _pause(self, number: int, wished: float) -> float:
         # Full jitter over an exponential step: clients that failed together do not come back together.
-        step = 0.2 * 2.0**number * (0.5 + self._jitter())
+        step = 0.5 * 2.0**number * (0.5 + self._jitter())
         return max(step, wished * (1 + 0.1 * self._jitter()))

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirror.errors import UpstreamInterrupted, UpstreamNotFound, UpstreamUnavailable
+from mirror.upstream.failures import Lasting
 from mirror.upstream.pauses import Pauses
 from mirror.upstream.retry import Retry, RetryAllowance, parse_retry_after
 
@@ -76,7 +77,7 @@ def away(retry_after=0.0):
 async def test_two_retries_with_growing_pauses():
     script = Script(away(), away())
     assert await script.retry().run(script.ask) == "answer"
-    assert script.sleeps == [0.2, 0.4]
+    assert script.sleeps == [0.5, 1.0]
 
 
 async def test_no_third_retry():
@@ -89,6 +90,10 @@ async def test_no_third_retry():
 async def test_only_what_may_pass_is_retried():
     script = Script(UpstreamNotFound("no"))
     with pytest.raises(UpstreamNotFound):
+        await script.retry().run(script.ask)
+    assert script.calls == 1
+    script = Script(Lasting("its breaker is open"))
+    with pytest.raises(Lasting):
         await script.retry().run(script.ask)
     assert script.calls == 1
     script = Script(UpstreamInterrupted("cut"))

@@ -201,6 +201,20 @@ async def test_a_wrong_content_range_is_refused(registry, client, value):
         await client.get_blob("team/app", DIGEST, 1000, 2000)
 
 
+@pytest.mark.parametrize("end", [b"0\r\n\r\n", b""])
+async def test_what_follows_a_part_is_left_alone(end):
+    head = b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-9/300\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+    async def serve(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(head + b"6\r\n012345\r\n8\r\n6789SPAM\r\n" + end)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server, client_of(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as client:
+        assert await collect(await client.get_blob("team/app", DIGEST, 0, 10)) == (b"0123456789", None)
+
+
 async def test_a_part_of_unknown_total(registry, client):
     registry.fail("blob", WrongContentRange("bytes 1000-1999/*"))
     body = await client.get_blob("team/app", DIGEST, 1000, 2000)
