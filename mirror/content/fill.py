@@ -272,8 +272,7 @@ class Fill:
         if await self._adopt():
             await shop.writers.complete(self._drop_stray)
             return True
-        size, marked = await shop.writers.complete(part.recover, shop.boot)
-        note = await shop.writers.complete(part.note)
+        size, marked, note = await shop.writers.complete(lambda: (*part.recover(shop.boot), part.note()))
         if note is not None and note.size is not None and size > note.size:
             await shop.writers.complete(self._reject, part, f"{size} bytes of {note.size}")
             return False
@@ -289,8 +288,9 @@ class Fill:
             self.grow(size)
             if note is not None and (note.upstream, note.repository) == self.source.place:
                 shop.granted(self.source.target, self.digest)
+            pull = Pull(self, part, hasher, shop)
             try:
-                await Pull(self, part, hasher, shop).run()
+                await pull.run()
             except (StoreFull, UpstreamInvalid, OSError):
                 await shop.writers.complete(part.drop)
                 raise
@@ -298,7 +298,13 @@ class Fill:
                 if part.status[0] == 0:
                     await shop.writers.complete(part.drop)
                 raise
-            await self._check(part, hasher)
+            try:
+                if hasher.hexdigest() == self.digest.hex:
+                    await self._mark(part)
+            finally:
+                await pull.synced()
+            if not self._marked:
+                await self._refuse(part, hasher)
         await self._commit(part)
         return True
 
@@ -313,13 +319,14 @@ class Fill:
         finally:
             stray.close()
 
-    async def _check(self, part: Part, hasher: _Hash) -> None:
-        """Compare the digest; mark the part, or put it away as bad content."""
-        if hasher.hexdigest() == self.digest.hex:
-            await self._shop.writers.complete(part.mark)
-            self._opened = self._marked = True
-            self._wake()
-            return
+    async def _mark(self, part: Part) -> None:
+        """Let everybody who reads have the rest: the digest agrees."""
+        await self._shop.writers.complete(part.mark)
+        self._opened = self._marked = True
+        self._wake()
+
+    async def _refuse(self, part: Part, hasher: _Hash) -> None:
+        """Put the part away as bad content; raises UpstreamInvalid."""
         self._shop.metrics.add(metrics.FAULTS, "digest_mismatch")
         _log.error(
             "digest_mismatch",

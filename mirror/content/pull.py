@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 PROGRESS_LIMIT = 120.0  # seconds without a byte after which readers are cut
 _SYNC_EVERY = 128 * 1024 * 1024  # bytes
+# What has gathered by the first read is up to 1 MiB; a client's first byte need not wait until all that is written.
+_FIRST = 64 * 1024  # bytes
 
 _log = logs.get("content.pull")
 
@@ -65,11 +67,16 @@ class Pull:
                     )
                     await asyncio.sleep(max(delay, error.retry_after) if fill.written == before else 0)
                     delay = min(delay * 2, 10)
-        finally:
-            if self._sync is not None:
-                with suppress(OSError):
-                    await settle(self._sync)
+        except BaseException:
+            await self.synced()
+            raise
         fill.total = fill.written
+
+    async def synced(self) -> None:
+        """Wait until no thread works on the part any more. Not part of `run`: readers need not wait for the disk."""
+        if self._sync is not None:
+            with suppress(OSError):
+                await settle(self._sync)
 
     @property
     def _complete(self) -> bool:
@@ -115,6 +122,7 @@ class Pull:
         position = fill.written
         skip = position - body.start  # upstream ignored the Range and began anew
         pending: asyncio.Future[int] | None = None
+        first = True
         try:
             while content := await body.read():
                 if skip:
@@ -128,7 +136,13 @@ class Pull:
                     pending = None
                 if position + len(content) > (fill.total if fill.total is not None else shop.blob_limit):
                     raise UpstreamInvalid(f"upstream sends more bytes of {fill.digest} than it has", "try later")
-                pending = shop.writers.run(self._part.append, position, (content,), self._hasher)
+                if first and len(content) > _FIRST:
+                    pending = self._append(position, content[:_FIRST])
+                    position += _FIRST
+                    content = content[_FIRST:]
+                    fill.grow(await settle(pending))
+                first = False
+                pending = self._append(position, content)
                 position += len(content)
                 self._sync_some(fill.written)
                 await self._promise_more(position)
@@ -138,6 +152,16 @@ class Pull:
         if fill.total is not None and fill.written < fill.total:
             raise UpstreamInterrupted(f"upstream ended {fill.digest} after {fill.written} of {fill.total} bytes")
         return True
+
+    def _append(self, position: int, content: bytes) -> asyncio.Future[int]:
+        pending = self._shop.writers.run(self._part.append, position, (content,), self._hasher)
+        pending.add_done_callback(self._appended)
+        return pending
+
+    def _appended(self, pending: asyncio.Future[int]) -> None:
+        """Let readers have what is written now: upstream's next bytes may be long in coming."""
+        if not pending.cancelled() and pending.exception() is None and pending.result() > self._fill.written:
+            self._fill.grow(pending.result())
 
     async def _promise_more(self, position: int) -> None:
         """Promise room for the next bytes where the total is not known."""
