@@ -1,0 +1,71 @@
+# Every target sets up what it needs by itself: python3 (>= 3.11) and a package index are all that a machine must have.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip --disable-pip-version-check -q install --require-hashes
+UV := $(VENV)/bin/uv
+COMPILE := $(UV) pip compile -q --universal --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command "make lock"
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test check fmt lock bench bench-quick conformance model tools clean
+
+help: ## Show what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+serve: $(VENV)/runtime ## Run the registry on 127.0.0.1:5000 with config/quickstart.yaml
+	$(VENV)/bin/mirror serve --config config/quickstart.yaml
+
+test: $(VENV)/dev ## Run all tests; those that lack a system tool skip and say which
+	$(RUN) -m pytest
+
+check: $(VENV)/dev ## Lint, formatting, types and import contracts
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-cache
+
+fmt: $(VENV)/dev ## Format, and mend what the linter can mend
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+bench: $(VENV)/dev ## Measure ours beside nginx and distribution (6 minutes)
+	$(RUN) -m bench.run
+
+bench-quick: $(VENV)/dev ## The same in 90 seconds, rougher
+	$(RUN) -m bench.run --quick
+
+conformance: $(VENV)/dev ## Only the OCI conformance suite
+	$(RUN) -m pytest tests/conformance
+
+model: $(VENV)/dev ## The state machine for a long time (30 minutes)
+	MODEL_PROFILE=long $(RUN) -m pytest --timeout 3600 tests/model
+
+tools: ## Build the Go programs that tests pull with, into .tools/bin
+	.ci/tools
+
+lock: $(VENV)/dev ## Lock the newest versions that pyproject.toml allows, with hashes
+	$(COMPILE) --upgrade pyproject.toml requirements/build.in -o requirements/runtime.txt
+	$(COMPILE) --upgrade pyproject.toml requirements/build.in --group test --group lint -o requirements/dev.txt
+
+clean: ## Remove what the other targets made, the quickstart's store included
+	rm -rf $(VENV) .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache config/quickstart-store
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "make: $(PYTHON) is older than 3.11; name another one: make PYTHON=python3.12 …" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+	  || { echo "make: $(PYTHON) cannot make virtual environments: install its venv package (Debian: python3-venv)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# The stamps are older than a lock that has changed, so an update of the checkout updates the environment.
+$(VENV)/runtime: requirements/runtime.txt pyproject.toml | $(VENV)/bin/python
+	$(PIP) -r requirements/runtime.txt
+	$(RUN) -m pip --disable-pip-version-check -q install --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/dev: requirements/dev.txt requirements/runtime.txt pyproject.toml | $(VENV)/bin/python
+	$(PIP) -r requirements/dev.txt
+	$(RUN) -m pip --disable-pip-version-check -q install --no-deps --no-build-isolation -e .
+	@touch $(VENV)/runtime $@
