@@ -152,6 +152,17 @@ def secure(programs: Programs, storage: Path, authority: Authority, tmp_path: Pa
 
 
 @pytest.fixture
+def attached(shelf: Shelf, tmp_path: Path) -> Iterator[Registry]:
+    """An upstream that knows referrers: `team/tool:1` with an SBOM attached to it."""
+    registry = registries.hosting(tmp_path / "attached")
+    for running in _running(registry):
+        sbom = images.artifact("application/spdx+json", images.Content("text/spdx", b"SPDX"), subject=shelf.tool)
+        push(registry.address, "team/tool", shelf.tool, "1")
+        push(registry.address, "team/tool", sbom)
+        yield running
+
+
+@pytest.fixture
 def password_file(tmp_path: Path) -> Path:
     path = tmp_path / "password"
     path.write_text(registries.PASSWORD + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -141,3 +142,16 @@ def test_oras_copies_an_artifact(
         for digest, blob in shelf.sbom.all_blobs().items():
             assert (layout / "blobs/sha256" / digest.partition(":")[2]).read_bytes() == blob.body
     assert plain.requests() == asked
+
+
+def test_oras_discovers_referrers(
+    make_mirror: MakeMirror, attached: Registry, programs: Programs, tmp_path: Path
+) -> None:
+    mirror = make_mirror({"upstreams": {LAB: {"endpoints": [attached.url]}}})
+    command = [programs.find("oras"), "discover", "--plain-http", "--format", "json"]
+    for _turn in ("cold", "warm"):
+        found = json.loads(run([*command, f"{mirror.address}/{LAB}/team/tool:1"], {"HOME": str(tmp_path)}))
+        assert [each["artifactType"] for each in found["referrers"]] == ["application/spdx+json"]
+    attached.stop()
+    found = json.loads(run([*command, f"{mirror.address}/{LAB}/team/tool:1"], {"HOME": str(tmp_path)}))
+    assert len(found["referrers"]) == 1

@@ -12,8 +12,7 @@ from typing import Any
 import yaml
 
 from tests.tools.processes import Daemon, free_port
-
-_ROOT = Path(__file__).parents[2]
+from tests.tools.programs import ROOT
 
 
 class Mirror(Daemon):
@@ -39,7 +38,7 @@ class Mirror(Daemon):
             [*self.program, "serve", "--config", str(self.configuration)],
             folder / "mirror.log",
             ready=self._answers_ready,
-            folder=_ROOT,
+            folder=ROOT,
         )
 
     @property

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-_ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[2]
 
 
 class Programs:
@@ -20,7 +20,7 @@ class Programs:
     def __init__(self, required: str, environment: Path) -> None:
         self._required = {name.strip() for name in required.split(",") if name.strip()}
         self._path = os.pathsep.join(
-            [str(environment / "bin"), str(_ROOT / ".tools" / "bin"), os.environ.get("PATH", ""), "/usr/sbin"]
+            [str(environment / "bin"), str(ROOT / ".tools" / "bin"), os.environ.get("PATH", ""), "/usr/sbin"]
         )
 
     def find(self, name: str) -> str:

@@ -1,8 +1,9 @@
-"""Upstream registries as processes: Debian's docker-registry in each way of logging in, and olareg."""
+"""Upstream registries as processes: Debian's docker-registry in each way of logging in, and one with referrers."""
 
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import bcrypt
 import yaml
 
 from tests.tools.processes import Daemon, answers, free_port
-from tests.tools.programs import Programs
+from tests.tools.programs import ROOT, Programs
 from tests.tools.token_server import TokenServer
 
 USER = "robot+puller"
@@ -22,9 +23,9 @@ _REQUEST = re.compile(r'"((?:GET|HEAD|POST|PUT|PATCH|DELETE) \S+) HTTP/[\d.]+" (
 class Registry(Daemon):
     """An upstream at `address` (host:port); `url` has its scheme."""
 
-    def __init__(self, address: str, scheme: str, command: list[str], log: Path) -> None:
+    def __init__(self, address: str, scheme: str, command: list[str], log: Path, folder: Path | None = None) -> None:
         port = int(address.rpartition(":")[2])
-        super().__init__(command, log, ready=lambda: answers(port))
+        super().__init__(command, log, ready=lambda: answers(port), folder=folder)
         self.address = address
         self.url = f"{scheme}://{address}"
 
@@ -80,9 +81,9 @@ def docker_registry(
     return Registry(address, "https" if tls else "http", command, folder / "registry.log")
 
 
-def olareg(programs: Programs, folder: Path) -> Registry:
-    """Return olareg, which keeps everything in memory and knows referrers; not started yet."""
+def hosting(folder: Path) -> Registry:
+    """Return a registry in memory that has all of the specification, referrers too; not started yet."""
     port = free_port()
     folder.mkdir(parents=True, exist_ok=True)
-    command = [programs.find("olareg"), "serve", "--addr", "127.0.0.1", "--port", str(port), "--store-type", "mem"]
-    return Registry(f"127.0.0.1:{port}", "http", command, folder / "olareg.log")
+    command = [sys.executable, "-m", "tests.tools.hosting", str(port)]
+    return Registry(f"127.0.0.1:{port}", "http", command, folder / "hosting.log", ROOT)
