@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from mirror.errors import UpstreamInvalid
+from mirror.errors import TagInvalid, UpstreamInvalid
+from mirror.oci.reference import check_tag
 from mirror.upstream.exchange import Ask, Endpoint
 from mirror.upstream.pages import pages
 
@@ -34,4 +35,13 @@ def _names(body: bytes, endpoint: str) -> list[str]:
         return []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UpstreamInvalid(f"{endpoint} sends a tag list that is none", "", endpoint)
-    return names
+    return [name for name in names if _is_tag(name)]
+
+
+def _is_tag(name: str) -> bool:
+    """Tell whether a client could ask for it: what is outside the grammar could not be pulled by any name of ours."""
+    try:
+        check_tag(name)
+    except TagInvalid:
+        return False
+    return True

@@ -141,6 +141,12 @@ async def test_an_empty_repository_has_null(registry, client):
     assert await client.list_tags("team/app") == []
 
 
+async def test_names_that_nobody_could_pull_are_left_out(registry, client):
+    body = b'{"tags": ["v1", "../../x", "", "-a", "\\u202e", "a/b", "v2\\n", "' + b"a" * 129 + b'"]}'
+    registry.fail("tags", Status(200, {"Content-Type": "application/json"}, body))
+    assert await client.list_tags("team/app") == ["v1"]
+
+
 async def test_ten_thousand_tags_are_enough(registry, client):
     registry.repository("team/app").tags = {f"v{number:05}": "x" for number in range(12_000)}
     registry.page = 1000
