@@ -1,0 +1,1 @@
+"""The pull path against a small model of what it may do."""
