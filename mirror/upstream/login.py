@@ -91,7 +91,12 @@ class Login:
         self._recall(credential)
         if self._asked is None:
             return None
-        return await self._header(self._asked, credential, repository, None)
+        try:
+            return await self._header(self._asked, credential, repository, None)
+        except (UpstreamInvalid, UpstreamUnavailable):
+            # What it asked for may be out of date: the next request asks without, and learns anew.
+            self._asked = None
+            raise
 
     async def renew(self, repository: str, refused: Answer, sent: Secret | None) -> Secret | None:
         """Return a new header after the 401 `refused`; None when nothing else can be tried.
@@ -100,13 +105,15 @@ class Login:
         """
         credential = await self.credential(repository)
         challenges = challenge.parse(refused.header_lines("WWW-Authenticate"))
+        asked: _Asked | None = self._asked
         if challenges:
-            self._asked = _Asked(tuple(challenges), refused.url, refused.from_private)
-        elif self._asked is None:
-            await self._ask_ping()  # gcr.io says how to log in at /v2/ only
-        if self._asked is None:
+            asked = _Asked(tuple(challenges), refused.url, refused.from_private)
+        elif asked is None:
+            asked = await self._ask_ping()  # gcr.io says how to log in at /v2/ only
+        if asked is None:
             return None
-        header = await self._header(self._asked, credential, repository, sent)
+        header = await self._header(asked, credential, repository, sent)
+        self._asked = asked  # it led to a login, or to none as nobody has one
         return None if header == sent else header
 
     async def _header(
@@ -202,11 +209,12 @@ class Login:
             return redirect.reach_of_endpoint(self._base)
         return redirect.reach_of(url, self._listed, private)
 
-    async def _ask_ping(self) -> None:
+    async def _ask_ping(self) -> _Asked | None:
         answer = await self._ping(None)
         challenges = challenge.parse(answer.header_lines("WWW-Authenticate"))
-        if answer.status == 401 and challenges:
-            self._asked = _Asked(tuple(challenges), answer.url, answer.from_private)
+        if answer.status != 401 or not challenges:
+            return None
+        return _Asked(tuple(challenges), answer.url, answer.from_private)
 
     async def judge(self, repository: str, sent: Secret) -> None:
         """Tell a refused login from a refused repository, after a 401 that `sent` did not avert.

@@ -254,6 +254,27 @@ async def test_an_evil_realm_sees_nothing(credentials):
         assert registry.count("token") == 0
 
 
+async def test_a_challenge_that_was_wrong_once_is_forgotten(impatient):
+    async with registry_with(TokenLogin()) as registry, client_of(registry.url) as client:
+        registry.fail("manifest", Challenge(('Bearer realm="https://evil.example/token"',)), times=1)
+        with pytest.raises(UpstreamInvalid):
+            await client.get_manifest("team/app", "v1")
+        await client.get_manifest("team/app", "v1")
+
+
+async def test_a_token_service_that_moved_is_found(impatient):
+    async with registry_with(TokenLogin(realm="{self}/token/old")) as registry, client_of(registry.url) as client:
+        await client.get_manifest("team/app", "v1")
+        registry.login.realm = "{self}/token/new"
+        for _ in range(4):
+            await client.get_manifest("team/app", "v1")  # the old token is still good
+        registry.fail("token", Status(404), times=1)
+        with pytest.raises(UpstreamInvalid):
+            await client.get_manifest("team/other", "v1")
+        await client.get_manifest("team/other", "v1")
+        assert [one.path for one in registry.seen("token")] == ["/token/old", "/token/old", "/token/new"]
+
+
 async def test_a_token_redirect_elsewhere_is_not_followed(credentials):
     async with ScriptedRegistry() as evil, registry_with(TokenLogin(users=USERS)) as registry:
         registry.fail("token", Redirect(f"http://{evil.host}/token"))
