@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,12 @@ import pytest
 from mirror.upstream import client
 from mirror.upstream.body import BlobBody
 from mirror.upstream.retry import Retry
+
+
+@pytest.fixture(autouse=True)
+def no_system_authorities(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading them costs more than most tests here, and no peer shows a certificate of theirs."""
+    monkeypatch.setattr(ssl.SSLContext, "set_default_verify_paths", lambda self: None)
 
 
 @pytest.fixture
