@@ -224,10 +224,10 @@ class Small:
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
 
 
-def ask(server: Server, path: str, seconds: float, wrk: str, connections: int = 32) -> Small:
+def ask(server: Server, path: str, seconds: int, wrk: str, connections: int = 32) -> Small:
     """Ask for a small body over and over on keep-alive connections; raise BenchError where an answer is not 2xx."""
     url = f"http://127.0.0.1:{server.port}{server.root}/{path}"
-    command = [wrk, "-t2", f"-c{connections}", f"-d{seconds:g}s", "--latency", "-H", f"Accept: {ACCEPT}", url]
+    command = [wrk, "-t2", f"-c{connections}", f"-d{seconds}s", "--latency", "-H", f"Accept: {ACCEPT}", url]
     output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_LIMIT).stdout
     rate = re.search(r"Requests/sec:\s+([\d.]+)", output)
     count = re.search(r"(\d+) requests in", output)

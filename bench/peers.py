@@ -98,6 +98,7 @@ class Mirror(Server):
         super().__init__(
             "ours", folder, command, port, f"/v2/{_UPSTREAM}/{REPOSITORY}", "/readyz", secure=tls is not None
         )
+        self.environment = bytecode(folder.parent / "bytecode")
         document = {
             "listen": f"127.0.0.1:{port}",
             "metrics": {"listen": f"127.0.0.1:{self._metrics_port}"},
@@ -123,6 +124,11 @@ class Mirror(Server):
                 samples[bound] = count - below
                 below = count
         return samples
+
+
+def bytecode(folder: Path) -> dict[str, str]:
+    """Return the environment in which modules are compiled once, as an installation has them."""
+    return {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(folder)}
 
 
 def mirror_command() -> list[str]:

@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -69,7 +70,7 @@ def _measure(names: Sequence[str], effort: rows.Effort, done: list[report.Row], 
                 try:
                     done.append(rows.ROWS[name](ground, effort))
                     print(f"\n{done[-1]}", flush=True)
-                except (BenchError, OSError) as error:
+                except (BenchError, OSError, subprocess.SubprocessError) as error:
                     failed = True
                     print(f"\n{name}: not measured: {error}", flush=True)
     except (BenchError, _EndedError) as error:
