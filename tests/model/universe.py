@@ -54,8 +54,6 @@ class Model:
     seen: dict[tuple[str, str], int | None] = field(default_factory=dict)
     # Digests of which an upstream may have sent other bytes: a part of them need not be a true beginning.
     doubted: set[str] = field(default_factory=set)
-    # Digests whose files were taken away behind the mirror's back: the index may still name them.
-    missed: set[str] = field(default_factory=set)
 
     def may_mean(self, name: str, tag: str) -> set[str | None]:
         """Return what a tag may be served as: what was last seen, or anything that it has meant since."""
