@@ -61,6 +61,7 @@ def loads(raw: bytes) -> Any:
     if raw.count(b"{") + raw.count(b"[") > DEPTH_LIMIT and _depth(raw) > DEPTH_LIMIT:
         raise ValueError(f"it nests deeper than {DEPTH_LIMIT}")
     try:
-        return json.loads(raw, object_pairs_hook=_unique, parse_constant=_refuse)
+        # As text: given bytes the library also takes UTF-16 and UTF-32, which no other reader of a manifest does.
+        return json.loads(raw.decode(), object_pairs_hook=_unique, parse_constant=_refuse)
     except RecursionError as error:  # pragma: no cover - held off by the depth count
         raise ValueError("it nests too deep") from error

@@ -129,12 +129,16 @@ class Connections(web.Server):
 
     def _answer(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
         # A body where none belongs is how a second request is smuggled past a proxy in front.
-        if request.content is not EMPTY_PAYLOAD and request.method in ("GET", "HEAD"):
-            return self._refuse_body()
+        if request.content is not EMPTY_PAYLOAD:
+            if request.method in ("GET", "HEAD"):
+                return self._refuse("GET and HEAD take no body")
+            # The parser takes an empty coding for none, which another reader may not (RFC 9112, 6.1).
+            if "Transfer-Encoding" in request.headers and "Content-Length" in request.headers:
+                return self._refuse("a body has a Transfer-Encoding or a Content-Length, not both")
         return self._handler(request)
 
-    async def _refuse_body(self) -> web.StreamResponse:
-        return refusal(400, "GET and HEAD take no body")
+    async def _refuse(self, why: str) -> web.StreamResponse:
+        return refusal(400, why)
 
     async def _answer_last(self, request: web.BaseRequest) -> web.StreamResponse:
         response = await self._answer(request)
