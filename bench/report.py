@@ -53,6 +53,10 @@ class Row:
         """Return a server's median over the rounds."""
         return statistics.median(sample[metric] for sample in self.samples[server])
 
+    def least(self, server: str, metric: str) -> float:
+        """Return the smallest of the rounds: for what others on the machine can only make longer."""
+        return min(sample[metric] for sample in self.samples[server])
+
     def ratio(self, metric: str, server: str, other: str) -> float:
         """Return the median of the rounds' ratios: what drifts from round to round drifts for both."""
         pairs = zip(self.samples[server], self.samples[other], strict=True)
