@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import trustme
 
 from tests.clients.conftest import Authority, MakeMirror, Shelf
 from tests.clients.test_forms import hosts_toml
@@ -54,6 +55,10 @@ def test_crane_and_oras(mirror: Mirror, authority: Authority, programs: Programs
         assert (layout / "blobs/sha256" / digest.partition(":")[2]).read_bytes() == blob.body
 
 
-def test_a_client_that_does_not_know_the_ca_is_not_served(mirror: Mirror, programs: Programs, tmp_path: Path) -> None:
-    with pytest.raises(ClientError, match="certificate"):
-        run([programs.find("crane"), "digest", f"{mirror.address}/{LAB}/team/tool:1"], {"HOME": str(tmp_path)})
+def test_a_client_with_another_ca_is_not_served(
+    mirror: Mirror, programs: Programs, shelf: Shelf, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.pem"
+    trustme.CA().cert_pem.write_to_path(other)
+    with pytest.raises(ClientError, match="unknown authority"):
+        Skopeo(programs, tmp_path / "skopeo", ca=other).pull(f"{mirror.address}/{LAB}/team/tool:1", shelf.tool)

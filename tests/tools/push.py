@@ -47,4 +47,4 @@ def _send(
     connection.request(method, path, body, dict(headers or {}))
     response = connection.getresponse()
     response.read()
-    return response.status, response.headers
+    return response.status, dict(response.getheaders())
