@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 
-from mirror.errors import InvalidRequest, MirrorError, NotHere
+from mirror.errors import MirrorError, NotHere
 from mirror.registry.blobs import Blobs, Cut
 from mirror.registry.clients import Clients
 from mirror.registry.errors import (
@@ -119,7 +119,6 @@ class Dispatcher:
             await answer.prepare(request)
             await answer.write_eof()
         except ConnectionError:
-            answer.force_close()
             trouble = trouble or _CLIENT_LEFT
         if request.body_exists and _is_unread(request) and request.transport is not None:
             request.transport.close()
@@ -135,8 +134,6 @@ class Dispatcher:
             self._clients.admit()
         if request.method not in _METHODS:
             raise Unsupported("this registry takes no pushes yet", "push to the upstream registry")
-        if request.body_exists:
-            raise InvalidRequest("a GET or HEAD has no body")
         if self._pace is not None and not probe:
             async with Patience(arrived):
                 await self._pace.wait(client)
@@ -226,4 +223,4 @@ class Dispatcher:
 def _is_unread(request: web.BaseRequest) -> bool:
     """Tell whether a request's body is one that is not read: aiohttp takes what is short, the rest closes."""
     length = request.content_length
-    return request.method in _METHODS or length is None or length > _BODY_LIMIT
+    return length is None or length > _BODY_LIMIT

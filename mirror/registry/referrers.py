@@ -24,7 +24,7 @@ class Referrers:
         async with Patience(arrived):
             found = await self._content.referrers(target, route.digest, route.artifact_type)
         fields = f"{namespace_field(route.ns)}{warning_field(found.warning)}"
-        if found.filtered and route.artifact_type is not None:
+        if found.filtered:
             fields += "OCI-Filters-Applied: artifactType\r\n"
         answer = self._responses.whole(request, 200, OCI_INDEX, found.body, fields)
         answer.upstream = target.upstream

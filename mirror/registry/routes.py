@@ -17,7 +17,7 @@ _QUERY_LIMIT = 1024
 # What a path may hold before it is taken apart: visible ASCII, no escapes, nothing that starts a query or fragment.
 _PATH = re.compile(r"/[!-\"$&->@-~]*")
 # Some clients escape the colon of a digest; no other escape means anything in a path (faults.md E9).
-_ESCAPED_COLON = re.compile(r"(sha256|sha512)%3[Aa](?=[0-9a-f]+\Z)")
+_ESCAPED_COLON = re.compile(r"(sha256|sha512)%3[Aa]")
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 _NUMBER = re.compile(r"[0-9]{1,19}")
 _NAMESPACE = re.compile(r"(?:[A-Za-z0-9]+(?:[._-]+[A-Za-z0-9]+)*|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
@@ -153,7 +153,5 @@ def _parse_query(query: str) -> tuple[str | None, int | None, str, str | None]:
 
 
 def _unescape(value: str) -> str:
-    """Undo percent escapes, but leave those of control and other characters as they are, to be refused."""
-    if "%" not in value:
-        return value
-    return _ESCAPE.sub(lambda match: chr(code) if 0x20 < (code := int(match[1], 16)) < 0x7F else match[0], value)
+    """Undo percent escapes; every value is then held to a grammar of visible ASCII."""
+    return _ESCAPE.sub(lambda match: chr(int(match[1], 16)), value) if "%" in value else value

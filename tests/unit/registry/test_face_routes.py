@@ -60,6 +60,9 @@ DIGEST = Digest("sha256", HEX)
         ("/v2/uploads/uploads/x", Kind.NOWHERE, None, "", ""),
         ("/v2/a/tags/other", Kind.NOWHERE, None, "", ""),
         ("/v2/_oci/ext/discover", Kind.NOWHERE, None, "", ""),
+        ("/v2x", Kind.NOWHERE, None, "", ""),
+        ("/v2x/a/manifests/x", Kind.NOWHERE, None, "", ""),
+        ("/v2x/v2/a/manifests/x", Kind.MANIFEST, "v2x", "a", "x"),
         ("/v1/a/manifests/x", Kind.NOWHERE, None, "", ""),
         ("/a/b/v2/c/manifests/x", Kind.NOWHERE, None, "", ""),
     ],
@@ -117,6 +120,8 @@ def test_takes_apart(target, kind, prefix, name, reference):
         ("/v2/a/blobs/latest", DigestInvalid),
         ("/v2/a/referrers/latest", DigestInvalid),
         ("/v2/a/manifests/sha256:short", DigestInvalid),
+        ("/v2/a/manifests/sha256%3Ashort", DigestInvalid),
+        (f"/v2/a/manifests/xsha256%3A{HEX}", DigestInvalid),
     ],
 )
 def test_refuses(target, error):

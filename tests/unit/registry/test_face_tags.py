@@ -71,6 +71,13 @@ async def test_n_is_clamped(content, face, query, count):
     assert ("tags", count, "") in content.calls
 
 
+async def test_content_that_gives_more_than_a_page_is_cut_to_it(content, face):
+    content.page = TagPage(("a", "b"), more=False)
+    reply = await face.ask("/v2/quay.io/a/tags/list?n=1")
+    assert json.loads(reply.body)["tags"] == ["a"]
+    assert reply.fields["link"] == '</v2/quay.io/a/tags/list?n=1&last=a>; rel="next"'
+
+
 async def test_n_0_is_an_empty_list_without_a_link_whatever_content_says(content, face):
     content.page = TagPage(("a",), more=True)
     reply = await face.ask("/v2/quay.io/a/tags/list?n=0")
