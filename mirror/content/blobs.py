@@ -70,8 +70,13 @@ class Blobs:
 
     def _hit(self, digest: Digest, found: OpenBlob, target: Target, why: str = "") -> BlobAnswer:
         self._used(digest, found.size)
-        file = WholeFile(found.fd, found.size, self._cache, self._readers)
+        file = WholeFile(found.fd, found.size, self._cache, self._readers, lambda error: self._broken(digest, error))
         return BlobAnswer(found.size, 0, found.size, "HIT", file, upstream=target.upstream, why=why)
+
+    def _broken(self, digest: Digest, error: OSError) -> Corrupt:
+        """Put a file away that cannot be read, so that whoever asks next gets it from upstream."""
+        _ = self._readers.run(self._stored.discard, digest, f"unreadable: {error.strerror}")
+        return Corrupt(f"the stored content of {digest} cannot be read ({error.strerror})")
 
     async def _here(self, digest: Digest) -> OpenBlob | None:
         """Open a blob that is here and verified; one that is not sealed is hashed first, a bad one put away."""

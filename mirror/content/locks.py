@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from mirror import logs
 from mirror.store.layout import Layout
 from mirror.store.lock import FileLock
 from mirror.store.threads import Threads
@@ -14,6 +15,8 @@ from mirror.store.threads import Threads
 _FIRST_WAIT = 0.005  # seconds; doubles up to _LONGEST_WAIT
 _LONGEST_WAIT = 0.08
 _FILES = 4096  # lock files are never deleted, so there is not one for each tag ever asked for
+
+_log = logs.get("content.locks")
 
 
 class Locks:
@@ -24,10 +27,12 @@ class Locks:
         self._threads = threads
 
     @asynccontextmanager
-    async def hold(self, kind: str, key: str) -> AsyncIterator[None]:
+    async def hold(self, kind: str, key: str, *, required: bool = False) -> AsyncIterator[None]:
         """Hold the lock of `key` among its `kind` while the block runs; waits as long as anybody else holds it.
 
-        Keys share _FILES files a kind. So nothing that holds a lock may take another one of the same kind.
+        Keys share _FILES files a kind. So nothing that holds a lock may take another one of the same kind. Where the
+        file cannot be locked the block runs without: two processes may then ask upstream the same, which harms nobody
+        (`required`: raises OSError).
         """
         share = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4]) % _FILES
         lock = FileLock(self._layout.lock(f"{kind} {share}"))
@@ -36,6 +41,11 @@ class Locks:
             while not await self._acquired(lock):
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, _LONGEST_WAIT)
+        except OSError as error:
+            if required:
+                raise
+            _log.warning("lock_unusable", kind=kind, error=error.strerror)
+        try:
             yield
         finally:
             lock.release()

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
+from mirror import logs
 from mirror.content.answers import ManifestAnswer, Target
 from mirror.content.coalesce import Coalesced
 from mirror.content.fetch import CLIENT_PATIENCE
@@ -40,6 +41,8 @@ from mirror.upstream.client import UpstreamClient
 
 _REMEMBERED_SIZE = 256 * 1024  # bytes of one manifest; larger ones are read from the file
 _MEMORY = 64 * 1024 * 1024  # bytes of all remembered ones, a worker
+
+_log = logs.get("content.manifests")
 
 _Stamp = tuple[int, int, int] | None
 
@@ -144,7 +147,10 @@ class Manifests:
         row = self._rows.manifest(target.name, digest)
         if row is None:
             media_type = await self._belongs(target, digest, content)
-            await self._writers.run(self._rows.add_manifest, target.name, digest, media_type, len(content))
+            try:
+                await self._writers.run(self._rows.add_manifest, target.name, digest, media_type, len(content))
+            except OSError as error:
+                _log.warning("row_not_written", name=target.name, digest=str(digest), error=error.strerror)
         else:
             media_type = row.media_type
         answer = ManifestAnswer(digest, media_type, len(content), content, "HIT", target.upstream)
@@ -168,6 +174,9 @@ class Manifests:
                 return await self._writers.run(files.read_bytes, found.fd, 0, found.size)
             return files.read_bytes(found.fd, 0, found.size)
         except Corrupt:
+            return None
+        except OSError as error:
+            await self._writers.run(self._stored.discard, digest, f"unreadable: {error.strerror}")
             return None
         finally:
             os.close(found.fd)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 
+from mirror import logs
 from mirror.content.answers import Target
 from mirror.content.coalesce import Coalesced
 from mirror.errors import NotHere, UpstreamNotFound
@@ -18,6 +19,8 @@ from mirror.store.threads import Threads
 from mirror.upstream.client import UpstreamClient
 
 _REBUILT = 10_000  # repositories whose last rebuild is remembered
+
+_log = logs.get("content.members")
 
 
 class Members:
@@ -40,13 +43,19 @@ class Members:
         row = self._rows.member(target.name, digest)
         if row is not None:
             return row
-        stamp = await self._writers.run(self._rows.stamp, target.name)
-        if self._rebuilt.get(target.name) != stamp:
-            await self._writers.run(self._rows.rebuild, target.name)
+        try:
+            stamp = await self._writers.run(self._rows.stamp, target.name)
+            if self._rebuilt.get(target.name) == stamp:
+                return self._rows.member(target.name, digest)
+            row, complete = await self._writers.run(self._rows.rebuild, target.name, digest)
+        except OSError as error:
+            _log.warning("rows_not_derived", name=target.name, error=error.strerror)
+            return None
+        if complete:
             self._rebuilt[target.name] = stamp
             if len(self._rebuilt) > _REBUILT:
                 self._rebuilt.popitem(last=False)
-        return self._rows.member(target.name, digest)
+        return row or self._rows.member(target.name, digest)
 
     async def prove(self, client: UpstreamClient | None, target: Target, digest: Digest) -> int:
         """Ask upstream whether the repository has `digest` and remember it; return its size in bytes.
@@ -62,7 +71,10 @@ class Members:
             size = await client.head_blob(target.repository, digest)
         except UpstreamNotFound as error:
             raise NotHere(f"{target.name} has no blob {digest}") from error
-        await self._writers.run(self._rows.add_blob, target.name, digest)
+        try:
+            await self._writers.run(self._rows.add_blob, target.name, digest)
+        except OSError as error:
+            _log.warning("row_not_written", name=target.name, digest=str(digest), error=error.strerror)
         return size
 
     def grant(self, target: Target, digest: Digest) -> None:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from mirror.content.fill import Fill
+from mirror.errors import Corrupt
 from mirror.store import files
 from mirror.store.files import PageCache
 from mirror.store.threads import Threads
 
 
 class WholeFile:
-    """A sealed file; closes its descriptor with itself."""
+    """A sealed file; closes its descriptor with itself. `broken` is told of a fault in reading and names the error."""
 
-    __slots__ = ("_cache", "_size", "_threads", "fd")
+    __slots__ = ("_broken", "_cache", "_size", "_threads", "fd")
 
-    def __init__(self, fd: int, size: int, cache: PageCache, threads: Threads) -> None:
+    def __init__(
+        self, fd: int, size: int, cache: PageCache, threads: Threads, broken: Callable[[OSError], Corrupt]
+    ) -> None:
         self.fd = fd
+        self._broken = broken
         self._size = size
         self._cache = cache
         self._threads = threads
@@ -31,12 +36,18 @@ class WholeFile:
 
     async def load(self, start: int, stop: int) -> None:
         """Make sure that the bytes are in the page cache."""
-        if not self._cache.resident(self.fd, start, stop):
-            await self._threads.run(files.read_ahead, self.fd, start, stop)
+        try:
+            if not self._cache.resident(self.fd, start, stop):
+                await self._threads.run(files.read_ahead, self.fd, start, stop)
+        except OSError as error:
+            raise self._broken(error) from error
 
     def read(self, start: int, stop: int) -> bytes:
         """Return bytes start..stop."""
-        return files.read_bytes(self.fd, start, stop)
+        try:
+            return files.read_bytes(self.fd, start, stop)
+        except OSError as error:
+            raise self._broken(error) from error
 
     def close(self) -> None:
         """Close the descriptor."""

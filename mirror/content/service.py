@@ -158,7 +158,7 @@ class Content:
             async with asyncio.timeout(_READY_PATIENCE):
                 if not await self._writers.run(self._layout.format.exists):
                     raise StoreError("the store is gone", "mount it again, or restart the mirror to make a new one")
-                async with self._locks.hold("ready", ""):
+                async with self._locks.hold("ready", "", required=True):
                     self._tags.now(Target("", "ready", "ready"), "ready")
         except TimeoutError:
             raise StoreError("the store does not answer", "see whether its disk does") from None

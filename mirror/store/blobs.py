@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from collections.abc import Callable
@@ -12,9 +11,6 @@ from mirror.errors import Corrupt, NotYet, StoreError
 from mirror.oci.digest import Digest
 from mirror.store import files
 from mirror.store.layout import Layout
-
-# What says that the process, not the file, is at its end: never to be taken for "not here" (Bazel #6126).
-_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class OpenBlob(NamedTuple):
@@ -41,8 +37,8 @@ class Blobs:
         try:
             fd = files.open_content(path)
         except OSError as error:
-            if error.errno in _EXHAUSTED:
-                raise NotYet("the mirror has no file descriptors left", "raise LimitNOFILE", 2) from error
+            if error.errno in files.EXHAUSTED:
+                raise NotYet(*files.NO_DESCRIPTORS) from error
             raise StoreError(f"the stored content of {digest} cannot be opened ({error.strerror})") from error
         if fd is None:
             return None

@@ -11,12 +11,22 @@ import os
 import stat
 from collections.abc import Callable
 
+from mirror import logs
+from mirror.errors import NotYet
+
 ON_LOOP = ("open_content", "status", "look", "modified", "resident", "read_bytes", "read_small")
+
+# What says that the process, not the file, is at its end: never to be taken for "not here" (Bazel #6126).
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+NO_DESCRIPTORS = ("the mirror has no file descriptors left", "raise LimitNOFILE", 2)
 
 SEALED_MODE = 0o440
 _SEAL_EPOCH = 1_000_000_000
 _PROBE_STEP = 256 * 1024
 _THREAD_STEP = 1024 * 1024
+
+_log = logs.get("store.files")
 
 
 def seal_time(size: int) -> int:
@@ -81,6 +91,20 @@ def read_small(path: str, limit: int) -> bytes | None:
     if len(content) > limit:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
     return content
+
+
+def read_record(path: str, limit: int) -> bytes | None:
+    """Return the content of a small file that can be made anew, or None where it is not there or cannot be read.
+
+    Raises NotYet when descriptors have run out.
+    """
+    try:
+        return read_small(path, limit)
+    except OSError as error:
+        if error.errno in EXHAUSTED:
+            raise NotYet(*NO_DESCRIPTORS) from error
+        _log.warning("record_unreadable", path=path, error=error.strerror)
+        return None
 
 
 class PageCache:

@@ -61,11 +61,9 @@ class Manifests:
             if descriptor.foreign:
                 continue
             path = self._layout.membership(name, descriptor.digest)
-            # Schema 1 gives no sizes; a zero of its is not a size.
-            size = descriptor.size if descriptor.media_type or descriptor.size else None
-            found = _read(path)
-            if found is None or (found.size is None and size is not None):
-                files.write_atomically(path, _dump(descriptor.media_type, size), durable=False)
+            row, found = _row(descriptor), _read(path)
+            if found is None or (found.size is None and row.size is not None):
+                files.write_atomically(path, _dump(*row), durable=False)
 
     def add_blob(self, name: str, digest: Digest) -> None:
         """Make `digest` a blob of the repository because upstream gave it there. For threads only.
@@ -76,17 +74,30 @@ class Manifests:
         if files.modified(path) is None:
             files.write_atomically(path, _dump("", None), durable=False)
 
-    def rebuild(self, name: str) -> None:
-        """Derive the blobs' rows from the manifests of the repository that are here. For threads only."""
+    def rebuild(self, name: str, wanted: Digest) -> tuple[Row | None, bool]:
+        """Derive the blobs' rows from the manifests of the repository that are here. For threads only.
+
+        Return the row of `wanted`, if one of them names it, and whether all rows could be written: what is known is
+        known on a full disk too. Raises OSError where the manifests cannot be listed.
+        """
+        found, complete = None, True
         for digest in self.list(name):
             row = self.manifest(name, digest)
-            body = files.read_small(self._layout.blob(digest), _MANIFEST_LIMIT)
+            body = files.read_record(self._layout.blob(digest), _MANIFEST_LIMIT)
             if row is None or body is None:
                 continue
             try:
-                self.add_members(name, manifest.parse(body, row.media_type).named)
+                named = manifest.parse(body, row.media_type).named
             except ManifestInvalid:
                 continue
+            for one in named:
+                if one.digest == wanted and not one.foreign:
+                    found = _row(one)
+            try:
+                self.add_members(name, named)
+            except OSError:
+                complete = False
+        return found, complete
 
     def stamp(self, name: str) -> tuple[int, ...]:
         """Return what changes when a manifest is added: tells whether a rebuild could find more. For threads only."""
@@ -109,12 +120,18 @@ class Manifests:
                         continue
 
 
+def _row(descriptor: Descriptor) -> Row:
+    # Schema 1 gives no sizes; a zero of its is not a size.
+    size = descriptor.size if descriptor.media_type or descriptor.size else None
+    return Row(descriptor.media_type, size)
+
+
 def _dump(media_type: str, size: int | None) -> bytes:
     return json.dumps({"mediaType": media_type, "size": size}).encode()
 
 
 def _read(path: str) -> Row | None:
-    raw = files.read_small(path, _ROW_LIMIT)
+    raw = files.read_record(path, _ROW_LIMIT)
     if raw is None:
         return None
     try:

@@ -73,7 +73,7 @@ class Tags:
 
     def read(self, name: str, tag: str) -> TagRecord | None:
         """Return what the tag means, None where it is not known. May run on the loop."""
-        raw = files.read_small(self._layout.tag(name, tag), _LIMIT)
+        raw = files.read_record(self._layout.tag(name, tag), _LIMIT)
         return TagRecord.parse(raw) if raw is not None else None
 
     def write(self, name: str, tag: str, record: TagRecord, *, durable: bool) -> None:
