@@ -1,27 +1,27 @@
 """The error tree. Every error that leaves a room is one of these.
 
-    MirrorError                     what went wrong, in words for the person who reads it
-    ├── ConfigurationError          mirror.yaml (or what it names) is invalid                exit 78
-    ├── InvalidRequest              a client asked for something malformed
-    │   ├── NameInvalid             a repository name outside the grammar
-    │   ├── DigestInvalid           a digest outside the grammar
-    │   └── TagInvalid              a tag outside the grammar
-    ├── ManifestInvalid             bytes that are not the manifest they claim to be
-    ├── NotHere                     content that cannot be had now, and why
-    │   ├── NameUnknown             no upstream takes this name
-    │   └── Denied                  configuration does not allow it
-    ├── NotYet                      it is coming, but not within this client's time
-    ├── StoreError                  the store on disk
-    │   ├── StoreUnusable           another owner, a newer format, a file system that keeps no locks   exit 78
-    │   ├── StoreFull               no room, and nothing may be evicted                      exit 5
-    │   └── Corrupt                 bytes that do not hash to their name                     exit 4
-    └── UpstreamError               the other registry
-        ├── UpstreamNotFound        404 to a request that it understood
-        ├── UpstreamDenied          401 or 403 for this repository, while our login works (or we have none)
-        ├── UpstreamLoginRefused    our credential is refused as such
-        ├── UpstreamUnavailable     away, too slow, 429 or 5xx: asking again later may help
-        │   └── UpstreamInterrupted a body that stopped short: what came is good, the rest is missing
-        └── UpstreamInvalid         an answer that is no registry's: HTML, a wrong length, encoded bytes
+MirrorError                     what went wrong, in words for the person who reads it
+├── ConfigurationError          mirror.yaml (or what it names) is invalid                exit 78
+├── InvalidRequest              a client asked for something malformed
+│   ├── NameInvalid             a repository name outside the grammar
+│   ├── DigestInvalid           a digest outside the grammar
+│   └── TagInvalid              a tag outside the grammar
+├── ManifestInvalid             bytes that are not the manifest they claim to be
+├── NotHere                     content that cannot be had now, and why
+│   ├── NameUnknown             no upstream takes this name
+│   └── Denied                  configuration does not allow it
+├── NotYet                      it is coming, but not within this client's time
+├── StoreError                  the store on disk
+│   ├── StoreUnusable           another owner, a newer format, a file system that keeps no locks   exit 78
+│   ├── StoreFull               no room, and nothing may be evicted                      exit 5
+│   └── Corrupt                 bytes that do not hash to their name                     exit 4
+└── UpstreamError               the other registry
+    ├── UpstreamNotFound        404 to a request that it understood
+    ├── UpstreamDenied          401 or 403 for this repository, while our login works (or we have none)
+    ├── UpstreamLoginRefused    our credential is refused as such
+    ├── UpstreamUnavailable     away, too slow, 429 or 5xx: asking again later may help
+    │   └── UpstreamInterrupted a body that stopped short: what came is good, the rest is missing
+    └── UpstreamInvalid         an answer that is no registry's: HTML, a wrong length, encoded bytes
 """
 
 from __future__ import annotations
