@@ -110,11 +110,11 @@ class Manifests:
     async def get(self, target: Target, reference: Digest | str) -> ManifestAnswer:
         """Return the manifest from wherever it is. Raises NotHere, NotYet, UpstreamError."""
         if isinstance(reference, Digest):
-            return await self._patiently(self._by_digest(target, reference), f"{target.name}@{reference}")
+            return await self._patiently(self.by_digest(target, reference), f"{target.name}@{reference}")
         state = await self.tags.resolve(target, reference)
         if state.answer is not None:
             return state.answer
-        answer = await self._patiently(self._by_digest(target, state.digest), f"{target.name}:{reference}")
+        answer = await self._patiently(self.by_digest(target, state.digest), f"{target.name}:{reference}")
         cache = state.cache if state.cache is not None and answer.cache == "HIT" else answer.cache
         if state.cache == "STALE":
             cache = "STALE"
@@ -129,12 +129,15 @@ class Manifests:
         except TimeoutError:
             raise NotYet(f"{what} is being fetched and upstream has not answered yet", "ask again") from None
 
-    async def _by_digest(self, target: Target, digest: Digest) -> ManifestAnswer:
+    async def by_digest(self, target: Target, digest: Digest) -> ManifestAnswer:
+        """Return the manifest from here, else from upstream, kept from now on. Raises NotHere, UpstreamError."""
         found = await self._here(target, digest)
         if found is not None:
             return found
-        joined = self._fetches.running((target.name, str(digest)))
-        answer = await self.fetch(target, digest)
+        client = self._asked(target, f"{target.name}@{digest}")
+        key = (target.name, str(digest))
+        joined = self._fetches.running(key)
+        answer = await self._fetches.run(key, lambda: self._fetch(target, digest, client))
         return replace(answer, cache="JOINED") if joined and answer.cache == "MISS" else answer
 
     # -- here ------------------------------------------------------------------------------------------------
@@ -211,11 +214,6 @@ class Manifests:
             self._memory_bytes -= dropped.answer.size
 
     # -- fetched ---------------------------------------------------------------------------------------------
-
-    async def fetch(self, target: Target, digest: Digest) -> ManifestAnswer:
-        """Return the manifest from upstream, kept from now on. Raises NotHere, UpstreamError."""
-        client = self._asked(target, f"{target.name}@{digest}")
-        return await self._fetches.run((target.name, str(digest)), lambda: self._fetch(target, digest, client))
 
     async def fetch_tag(self, target: Target, tag: str, head: ManifestHead | None) -> ManifestAnswer:
         """Return the manifest that upstream gives for a tag, kept from now on; for registries without a usable HEAD.

@@ -112,7 +112,7 @@ class Content:
             clients,
             config.upstreams,
             rooms.metrics,
-            self._manifests.fetch,
+            self._manifests.by_digest,
             self._manifests.fetch_tag,
             offline=config.offline,
             history=config.storage.tag_history,

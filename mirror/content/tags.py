@@ -56,8 +56,8 @@ class TagState:
 class Tags:
     """Tags of proxied repositories.
 
-    `fetch` brings a manifest into the store by digest, `fetch_tag` by tag, from what a HEAD brought if it brought the
-    body; both return it.
+    `fetch` has a manifest in the store by digest, `fetch_tag` brings it by tag, from what a HEAD brought if that was
+    the body; both return it.
     """
 
     def __init__(

@@ -503,3 +503,11 @@ async def test_a_size_that_head_got_wrong_spoils_no_pull(upstream: ScriptedRegis
     assert (await service.get(f"/v2/lab/team/app/blobs/{digest}", "HEAD")).status == 200
     got = await service.get(f"/v2/lab/team/app/blobs/{digest}")
     assert (got.status, got.clean, got.body == LAYER) == (200, True, True)
+
+
+async def test_a_second_tag_of_what_is_here_is_a_hit(upstream: ScriptedRegistry, serve: Callable[..., Any]) -> None:
+    upstream.add_image("team/app", "v1", "v2", layers=[LAYER])
+    service = await serve({"lab": {"endpoints": [upstream.url]}})
+    assert (await service.get("/v2/lab/team/app/manifests/v1")).cache == "MISS"
+    assert (await service.get("/v2/lab/team/app/manifests/v2")).cache == "HIT"
+    assert upstream.count("manifest", "GET") == 1
