@@ -60,7 +60,10 @@ class Blobs:
         """Return the blob if it is here, sealed and known to be the repository's: no wait, four system calls."""
         if not self._members.now(target, digest):
             return None
-        found = self._stored.open(digest)
+        try:
+            found = self._stored.open(digest)
+        except StoreError:
+            return None  # put away by who waits
         if found is None:
             return None
         if not found.sealed:

@@ -153,7 +153,11 @@ class Manifests:
             try:
                 await self._writers.run(self._rows.add_manifest, target.name, digest, media_type, len(content))
             except OSError as error:
+                # Nothing may name what is not durably the repository's: so this is as good as not stored.
                 _log.warning("row_not_written", name=target.name, digest=str(digest), error=error.strerror)
+                return ManifestAnswer(
+                    digest, media_type, len(content), content, "BYPASS", target.upstream, why="store full"
+                )
         else:
             media_type = row.media_type
         answer = ManifestAnswer(digest, media_type, len(content), content, "HIT", target.upstream)

@@ -51,7 +51,7 @@ class PartNote:
             if not isinstance(found, dict) or not isinstance(found.get("size"), int | None):
                 return None
             return cls(**{key: found[key] for key in cls.__slots__})
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, RecursionError):
             return None
 
 

@@ -137,6 +137,6 @@ def _read(path: str) -> Row | None:
     try:
         found: Any = json.loads(raw)
         media_type, size = found["mediaType"], found["size"]
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         return None
     return Row(str(media_type), size if isinstance(size, int) else None)

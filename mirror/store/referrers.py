@@ -30,12 +30,12 @@ class Referrers:
     def read(self, name: str, digest: Digest) -> KeptReferrers | None:
         """Return what is kept for `digest`, None where there is nothing whole."""
         path = self._layout.referrers(name, digest)
-        body, found = files.read_small(path, _LIMIT), files.modified(path)
+        body, found = files.read_record(path, _LIMIT), files.modified(path)
         if body is None or found is None:
             return None
         try:
             index: Any = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         return KeptReferrers(body, found[1] / 1e9) if isinstance(index, dict) else None
 

@@ -57,7 +57,7 @@ class TagRecord:
                 str(found.get("source", "")),
                 tuple((str(entry["digest"]), float(entry["until"])) for entry in found.get("history", ())),
             )
-        except (ValueError, LookupError, TypeError, DigestInvalid):
+        except (ValueError, LookupError, TypeError, RecursionError, DigestInvalid):
             return None
 
 
