@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,14 @@ class Registry(Daemon):
         self.url = f"{scheme}://{address}"
 
     def requests(self) -> list[str]:
-        """Return what was asked so far, as `GET /v2/… 200`, oldest first."""
+        """Return what was asked so far, as `GET /v2/… 200`, oldest first.
+
+        A registry writes a request down after it has answered it, so this waits until its log is quiet.
+        """
+        seen = ""
+        while (log := self.log) != seen:
+            seen = log
+            time.sleep(0.2)
         return [f"{line} {status}" for line, status in _REQUEST.findall(self.log)]
 
 
