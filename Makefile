@@ -39,7 +39,7 @@ conformance: $(VENV)/dev ## Only the OCI conformance suite
 	$(RUN) -m pytest tests/conformance
 
 model: $(VENV)/dev ## The state machine for a long time (30 minutes)
-	MODEL_PROFILE=long $(RUN) -m pytest --timeout 3600 tests/model
+	MODEL=5000 $(RUN) -m pytest --timeout 3600 tests/model
 
 tools: ## Build the Go programs that tests pull with, into .tools/bin
 	.ci/tools
