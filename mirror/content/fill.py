@@ -58,6 +58,7 @@ class Fill:
         self._shop = shop
         self._part: Part | None = None
         self._readers = 0
+        self._waiting = 0  # for headers: each is a reader in a moment
         self._written = 0
         self._marked = False
         self._opened = False  # headers may go out
@@ -117,11 +118,17 @@ class Fill:
 
         A blob that is held back whole (64 KiB) is waited for until it is verified, so that a bad one is an error.
         """
-        while not (self._opened and (self._marked or self.total is None or self.total > HOLD_BACK)):
-            if stop is not None and self._part is not None and self.total is not None and stop <= self.visible:
-                return
-            self._raise()
-            await self._changed.wait()
+        self._waiting += 1
+        try:
+            while not (self._opened and (self._marked or self.total is None or self.total > HOLD_BACK)):
+                if stop is not None and self._part is not None and self.total is not None and stop <= self.visible:
+                    return
+                self._raise()
+                await self._changed.wait()
+        finally:
+            self._waiting -= 1
+            # In a turn of the loop, so that the file is still open for whoever returns from here.
+            asyncio.get_running_loop().call_soon(self._close_idle)
 
     async def more(self, position: int) -> int:
         """Wait until more than `position` bytes may be sent and return how many."""
@@ -147,7 +154,7 @@ class Fill:
         changed.set()
 
     def _close_idle(self) -> None:
-        if self._ended and self._readers <= 0 and self._part is not None:
+        if self._ended and self._readers <= 0 and self._waiting <= 0 and self._part is not None:
             self._part.close()
             self._part = None
 
@@ -171,9 +178,8 @@ class Fill:
         finally:
             self._shop.metrics.add(metrics.FETCHES, self.source.target.upstream, "done" if self._marked else "failed")
             self._ended = True
-            if self._part is not None and self._readers <= 0:
-                self._close_idle()
-            elif self._part is not None and self._part.locked:
+            self._close_idle()
+            if self._part is not None and self._part.locked:
                 self._part.unlock()
             self._wake()
 

@@ -165,10 +165,11 @@ class Tags:
                 return state
 
     async def _check(self, target: Target, tag: str, client: UpstreamClient) -> tuple[float, TagState]:
-        arrived = time.time()
+        # What another process has asked meanwhile is as good as an answer of our own.
+        oldest = time.time() - self._upstreams[target.upstream].tags.fresh_for
         async with self._locks.hold("tag", f"{target.name}:{tag}"):
             record = self._known(target, tag)
-            if record is not None and arrived <= record.checked <= time.time():
+            if record is not None and oldest <= record.checked <= time.time():
                 return record.checked, TagState(record.digest, why="revalidated")
             began = time.time()
             state, answer = await self._ask(target, tag, client, record)
