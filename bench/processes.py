@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import random
 import signal
 import socket
 import ssl
@@ -28,10 +29,12 @@ class BenchError(Exception):
 
 
 def free_port() -> int:
-    """Return a TCP port of the loopback that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a TCP port of the loopback that nothing listens on, and that no client is given by the kernel."""
+    while True:
+        port = random.randrange(20_000, 30_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def get(port: int, path: str, *, secure: bool = False) -> tuple[int, bytes]:

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+_TIE = 0.01
+
 Sample = dict[str, float]  # metric -> value
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One figure to reach. `limit` is the most that `value` may be, or the least where `least`."""
+    """One figure to reach: `value` may be `limit` at most, or where `least` at least; a hundredth is a tie."""
 
     what: str
     value: float
@@ -23,7 +25,7 @@ class Verdict:
 
     @property
     def reached(self) -> bool:
-        return self.value >= self.limit if self.least else self.value <= self.limit
+        return self.by >= -_TIE
 
     @property
     def by(self) -> float:
@@ -36,7 +38,7 @@ class Verdict:
         side = "at least" if self.least else "at most"
         return (
             f"{word} {self.what}: {_number(self.value)}{self.unit}, {side} {_number(self.limit)}{self.unit} asked "
-            f"({abs(self.by):.0%} {'to spare' if self.reached else 'missing'})"
+            f"({abs(self.by):.0%} {'to spare' if self.by >= 0 else 'missing'})"
         )
 
 
