@@ -18,7 +18,7 @@ from mirror.admin import check as checking
 from mirror.admin.housekeeping import Housekeeping
 from mirror.config import Config
 from mirror.content.service import Content, Rooms
-from mirror.errors import ConfigurationError, MirrorError, Problem, StoreUnusable
+from mirror.errors import ConfigurationError, MirrorError, Problem, StoreError, StoreFull
 from mirror.listeners import bind, close
 from mirror.metrics import LOG_DROPPED, RELOAD_OK, Metrics
 from mirror.registry.clients import Clients
@@ -37,6 +37,7 @@ from mirror.supervisor import Supervisor, WorkerContext
 from mirror.upstream import open_upstreams
 
 INVALID = 78
+NO_SPACE = 5
 DRAIN = 30.0  # seconds that running answers get to end after SIGTERM
 _READERS = 8  # threads: enough to keep a disk busy, few enough not to thrash it
 _WRITERS = 8
@@ -64,9 +65,10 @@ def serve(config: Config, environ: Mapping[str, str]) -> int:
     except ConfigurationError as error:
         close(opened)
         return _refuse([str(problem) for problem in error.problems])
-    except StoreUnusable as error:
+    except StoreError as error:
         close(opened)
-        return _refuse([str(error)])
+        _refuse([str(error)])
+        return NO_SPACE if isinstance(error, StoreFull) else INVALID
     instance = os.urandom(4).hex()
     _log.info(
         "starting",
@@ -80,13 +82,14 @@ def serve(config: Config, environ: Mapping[str, str]) -> int:
         offline=config.offline,
     )
     sink.flush()
+    sinks = [sink]
     supervisor = Supervisor(
-        lambda context: Worker(config, context, instance, tls, environ).run(),
+        lambda context: Worker(config, context, instance, tls, environ, sinks).run(),
         opened,
         config.worker_count,
         notifier=systemd.Notifier(environ),
         metrics_listener=metrics_listener,
-        flush=sink.flush,
+        flush=lambda: [one.flush() for one in sinks],
         drain=DRAIN + 5,
     )
     return supervisor.run()
@@ -134,6 +137,7 @@ def _become_owner(store: Path) -> None:
     except OSError:
         return
     if owner.st_uid != 0:
+        _log.info("running_as_owner", user=owner.st_uid, group=owner.st_gid, store=str(store))
         os.setgroups([])
         os.setgid(owner.st_gid)
         os.setuid(owner.st_uid)
@@ -149,10 +153,12 @@ class Worker:
         instance: str,
         tls: ServerTls | None,
         environ: Mapping[str, str],
+        sinks: list[Sink],
     ) -> None:
         self._config = config
         self._context = context
         self._tls = tls
+        self._sinks = sinks
         self._who = f"{instance}-{context.index}"
         self._environ = environ
 
@@ -172,6 +178,7 @@ class Worker:
             metrics = Metrics(self._context.slots, self._context.index, tuple(config.upstreams))
             metrics.set(RELOAD_OK, to=1)
             sink = logs.configure(config.log.level, config.log.format)
+            self._sinks.append(sink)  # so that what ends this worker is written out as well
             sink.start(lambda lines: metrics.add(LOG_DROPPED, by=lines))
             rooms.callback(sink.flush)
             content, housekeeping = await self._open_store(rooms, metrics)

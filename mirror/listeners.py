@@ -52,8 +52,10 @@ def bind(
 
 
 def close(listeners: Iterable[socket.socket]) -> None:
-    """Close listening sockets, and remove those of the file system if they are still ours."""
+    """Close listening sockets, and remove those of the file system if they are still ours. Safe to call twice."""
     for listener in listeners:
+        if listener.fileno() < 0:
+            continue
         path = listener.getsockname() if listener.family == socket.AF_UNIX else ""
         listener.close()
         if isinstance(path, str) and path and _answers(path) is False:

@@ -163,6 +163,10 @@ class Supervisor:
         _log.info("stopping", exit=code)
         self._notifier.stopping("draining")
         self._tell(signal.SIGTERM)
+        # Workers close theirs; while ours are open the kernel goes on taking connections that nobody will answer.
+        listening.close(listener for listener in self._listeners if listener.family != socket.AF_UNIX)
+        if self._metrics_listener is not None:
+            listening.close([self._metrics_listener])
 
     def _tell(self, number: int) -> None:
         for worker in self._workers:

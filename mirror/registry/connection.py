@@ -136,9 +136,12 @@ class Connection(RequestHandler):
         if status == 400:
             status = 431 if isinstance(exc, LineTooLong) else 400
             first = (message or "").partition("\n")[0][:120]
-            _log.warning(
-                "request_malformed", client=self.client, why=type(exc).__name__, said=first, same=type(exc).__name__
-            )
+            why = type(exc).__name__
+            # Clients that are allowed plain HTTP try TLS first, so on a plain port that is everyday.
+            if "HTTPS traffic" in first:
+                _log.info("request_malformed", client=self.client, why=why, said=first, same=why)
+            else:
+                _log.warning("request_malformed", client=self.client, why=why, said=first, same=why)
         else:
             _log.error("request_failed", client=self.client, path=request.path, exc_info=exc)
         if request.writer.output_size > 0:

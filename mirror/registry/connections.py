@@ -84,7 +84,7 @@ class Connections(web.Server):
         return self._open
 
     def listen(self, listener: socket.socket, tls: ServerTls | None = None) -> None:
-        """Accept from a listening socket, which stays the caller's; other processes may accept from it too."""
+        """Accept from a listening socket, until `drain` closes it; other processes may accept from it too."""
         listener.setblocking(False)
         if listener.family != socket.AF_UNIX:
             _tune(listener)
@@ -95,10 +95,18 @@ class Connections(web.Server):
             self._loop.add_reader(listener, self._accept, listener)
 
     async def drain(self, timeout: float) -> None:
-        """Stop accepting, let answers under way end for up to `timeout` seconds, then abort what is left."""
+        """Stop listening, let answers under way end for up to `timeout` seconds, then abort what is left.
+
+        The listeners are closed, not only left alone: a client that connects is refused and takes its next mirror at
+        once, and a successor can have the address.
+        """
         self._draining = True
-        while self._listeners:
-            self._loop.remove_reader(self._listeners.popitem()[0])
+        for listener in self._listeners:
+            self._loop.remove_reader(listener)
+            while self._open < self._most and self._accept(listener):
+                pass  # what the kernel has taken for us already would be reset
+            listener.close()
+        self._listeners.clear()
         deadline = self._loop.time() + timeout
         while self._open and self._loop.time() < deadline:
             for connection in self.connections:
@@ -145,20 +153,23 @@ class Connections(web.Server):
         response.force_close()
         return response
 
-    def _accept(self, listener: socket.socket) -> None:
-        """Take one connection: the other workers are woken too, and a burst is shared between them."""
+    def _accept(self, listener: socket.socket) -> bool:
+        """Take one connection and say whether there was one.
+
+        Just one: the other workers are woken too, and a burst is shared between them.
+        """
         try:
             sock, address = listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return
+            return False
         except OSError as error:
             self._pause("descriptors" if error.errno in _NO_DESCRIPTORS else "accept")
-            return
+            return False
         client = str(address[0]) if listener.family != socket.AF_UNIX else ""
         if client and 0 < self._most_per_client <= self._clients[client]:
             sock.close()
             self._metrics.add(CUT, "per_client")
-            return
+            return True
         sock.setblocking(False)
         self._accepted += 1
         self._open += 1
@@ -171,6 +182,7 @@ class Connections(web.Server):
             self._pause("connections")
         elif sock.fileno() >= self._highest:
             self._pause("descriptors")
+        return True
 
     async def _establish(self, sock: socket.socket, client: str, context: ssl.SSLContext | None) -> None:
         connection = Connection(self, client, loop=self._loop)

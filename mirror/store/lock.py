@@ -24,7 +24,7 @@ class FileLock:
 
     def try_acquire(self) -> bool:
         """Take the lock if it is free and say whether it was. Does not wait; costs two system calls."""
-        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fd = self._open()
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -35,6 +35,15 @@ class FileLock:
             raise
         self._fd = fd
         return True
+
+    def _open(self) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            return os.open(self._path, flags, 0o600)
+        except FileNotFoundError:
+            # run/ holds nothing that must last, and somebody may have removed it under a running service.
+            self._path.parent.mkdir(0o700, parents=True, exist_ok=True)
+            return os.open(self._path, flags, 0o600)
 
     def acquire(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds for the lock and say whether it was taken. Blocks: for threads only."""

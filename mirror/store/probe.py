@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from mirror.errors import StoreUnusable
+from mirror.errors import StoreFull, StoreUnusable
 from mirror.store import files
 from mirror.store.layout import Layout
 from mirror.store.lock import FileLock
@@ -30,8 +30,9 @@ _NETWORKED = frozenset(("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ce
 def prepare(layout: Layout) -> tuple[str, ...]:
     """Make the tree where it is missing, and check that this process can use it; return warnings.
 
-    Takes milliseconds whatever is in the store. Raises StoreUnusable: another owner, another format, something else
-    in the directory, or a file system that does not keep modes, whole-second mtimes, locks, case or atomic renames.
+    Takes milliseconds whatever is in the store. Raises StoreFull where there is no room to make it; StoreUnusable:
+    another owner, another format, something else in the directory, or a file system that does not keep modes,
+    whole-second mtimes, locks, case or atomic renames.
     A store on a read-only file system, or on a full one, is served as it is.
     """
     root = layout.root
@@ -51,9 +52,10 @@ def prepare(layout: Layout) -> tuple[str, ...]:
             return (f"the store {root} is on a read-only file system: what is here is served, nothing is kept",)
         if error.errno in _FULL and made:
             return (f"the file system of the store {root} is full ({error.strerror}); it could not be probed",)
-        raise StoreUnusable(
-            f"the store {root} cannot be used ({error.strerror})", f"look at {error.filename}"
-        ) from error
+        if error.errno in _FULL:
+            raise StoreFull(f"there is no room for a store in {root} ({error.strerror})", "free some space") from error
+        remedy = f"look at {error.filename}" if error.filename else "see storage.path"
+        raise StoreUnusable(f"the store {root} cannot be used ({error.strerror})", remedy) from error
     kind = file_system_type(layout.root)
     if kind in _NETWORKED:
         return (f"the store {root} is on {kind}: only one machine may use it, and a local disk is faster and safer",)

@@ -33,8 +33,12 @@ def no_system_authorities(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every deadline of the pull path be about a second."""
+    """Let every deadline of the pull path be about a second, and no test wait for the disk of the machine it runs on.
+
+    What is durable before what is shown by the processes of `nursery`, which do wait for it.
+    """
     hurry(monkeypatch)
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
 
 
 @pytest.fixture(autouse=True)

@@ -25,7 +25,8 @@ BLOB = f"/v2/lab/team/app/blobs/{digest_of(LAYER)}"
 TAG = "/v2/lab/team/app/manifests/v1"
 # Calls that change what is on the disk. With FAULTS=full also those that only lead there.
 CALLS = ["write", "fsync", "fchmod", "utimensat", "rename", "unlink", "mkdir"]
-if os.environ.get("FAULTS") == "full":
+FULL = os.environ.get("FAULTS") == "full"
+if FULL:
     CALLS += ["openat", "flock", "lseek", "close"]
 
 
@@ -45,7 +46,7 @@ async def test_kill_at_each(
     truth = {digest_of(one): one for one in (LAYER, image.manifest)}
     number, killed = 0, 0
     while True:
-        number += 1
+        number += 1 if FULL or number < 4 else 2
         folder = tmp_path / f"{call}{number}"
         folder.mkdir()
         child = await nursery.spawn(folder, upstreams(upstream))

@@ -32,7 +32,7 @@ def test_pull_path() -> None:
     run_state_machine_as_test(
         PullPath,
         settings=settings(
-            max_examples=WALKS or 40,
+            max_examples=WALKS or 30,
             stateful_step_count=100 if WALKS else 30,
             deadline=None,
             suppress_health_check=list(HealthCheck),
