@@ -272,9 +272,10 @@ class Connections(web.Server):
             connection.force_close()
             return
         # Whoever sends the body may hold a duplicate of the descriptor: this ends the connection for all of them.
-        sock: socket.socket = transport.get_extra_info("socket")
-        with contextlib.suppress(OSError):
-            sock.shutdown(socket.SHUT_RDWR)
+        sock: socket.socket | None = transport.get_extra_info("socket")
+        if sock is not None:  # a TLS connection that is lost already has none
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
         transport.abort()
 
     def _report(self) -> None:

@@ -71,14 +71,3 @@ def on_small_disk(scenario: Callable[[Path], None], root: Path, size: str, inode
 def read_only(scenario: Callable[[Path], None], root: Path) -> None:
     """Run `scenario(root)`, a function of a test module, in a process where `root` is read-only."""
     _run(scenario, root, [("--bind", str(root), str(root)), ("-o", "remount,ro,bind", str(root))])
-
-
-def on_image(scenario: Callable[[Path], None], root: Path, kind: str, make: tuple[str, ...], image: Path) -> None:
-    """Run `scenario(root)` where `root` is a new file system of 16 MiB, made by the command `make` in `image`."""
-    image.touch()
-    os.truncate(image, 16 << 20)
-    try:
-        subprocess.run([*make, image], capture_output=True, check=True)
-    except FileNotFoundError:
-        pytest.skip(f"{make[0]} is not installed")
-    _run(scenario, root, [("-t", kind, "-o", "loop", str(image), str(root))])

@@ -184,17 +184,6 @@ def test_a_full_store_is_served(tmp_path: Path) -> None:
     mounts.on_small_disk(probe_full, tmp_path, "2m")
 
 
-def refuse_vfat(root: Path) -> None:
-    assert file_system_type(root) == "vfat"
-    with pytest.raises(StoreUnusable, match="vfat"):
-        prepare(Layout(root))
-
-
-def test_a_memory_stick_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "root").mkdir()
-    mounts.on_image(refuse_vfat, tmp_path / "root", "vfat", ("mkfs.vfat",), tmp_path / "image")
-
-
 def refuse_mounted_blobs(root: Path) -> None:
     layout = Layout(root)
     prepare(layout)
