@@ -68,7 +68,8 @@ class WatchedFile(Generic[ValueT]):
                 raise ValueError("too large")
             self._value = self._parse(content)
         except (ValueError, RecursionError):
-            self._keep("does not hold what it should")
+            # What is wrong may show a piece of the secret; check looks at it without one.
+            self._keep("is not valid; `mirror check` says why" if content.strip() else "is empty")
             return
         self._signature = after
         self.problem = ""

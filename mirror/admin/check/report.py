@@ -13,6 +13,7 @@ from mirror.errors import ConfigurationError, Problem
 from mirror.upstream.health import ProbeResult
 
 SCHEMA = 1
+FAILED = 1
 INVALID = 78  # EX_CONFIG of sysexits.h
 
 Severity = Literal["error", "warning", "information"]
@@ -75,8 +76,11 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """0, or 78 if something is wrong."""
-        return 0 if self.ok else INVALID
+        """0; 78 if the configuration is wrong; 1 if it is not, and an upstream failed when it was tried."""
+        wrong = {finding.code for finding in self.findings if finding.severity == "error"}
+        if not wrong:
+            return 0
+        return FAILED if wrong == {"upstream_failed"} else INVALID
 
     def as_dict(self) -> dict[str, Any]:
         """Return the one object that `mirror check --json` prints."""

@@ -604,6 +604,7 @@ async def test_online_tries_each_upstream_and_fails_with_what_failed(checked):
     finding = one(report, "upstream_failed")
     assert (finding.severity, finding.remedy) == ("error", "renew the password")
     assert finding.what == "https://lab: the login is refused"
+    assert report.exit_code == 1, "the file is valid; a script can tell an outage from a bad file"
     assert [[probe.ok for probe in upstream.probes] for upstream in report.upstreams] == [[True], [False]]
     assert report.as_dict()["upstreams"][0]["probes"][0]["what"] == "answers"
     assert "https://quay.io: ok, answers" in report.render()
