@@ -180,7 +180,8 @@ class Fill:
             self._ended = True
             self._close_idle()
             if self._part is not None and self._part.locked:
-                self._part.unlock()
+                with suppress(OSError):  # closing it gives the lock back as well
+                    self._part.unlock()
             self._wake()
 
     def _drop_part(self) -> None:
