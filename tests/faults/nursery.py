@@ -12,7 +12,6 @@ for each would take a second a time.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
@@ -43,7 +42,7 @@ class Child:
         self.pid = pid
         self.address = address
         self._log = log
-        self._tracer: asyncio.subprocess.Process | None = None
+        self._tracer: subprocess.Popen[bytes] | None = None
 
     @property
     def log(self) -> str:
@@ -66,14 +65,11 @@ class Child:
         for one in injections:
             if ":" in one:
                 arguments += ["-e", f"inject={one}"]
-        self._tracer = await asyncio.create_subprocess_exec(
-            "strace", *arguments, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
-        )
+        self._tracer = subprocess.Popen(["strace", *arguments], stdout=subprocess.DEVNULL)
         async with asyncio.timeout(10):
             while not self._traced():
-                if self._tracer.returncode is not None:
-                    assert self._tracer.stderr is not None
-                    raise RuntimeError((await self._tracer.stderr.read()).decode())
+                if self._tracer.poll() is not None:
+                    raise RuntimeError("strace has ended")
                 await asyncio.sleep(0.002)
 
     def _traced(self) -> bool:
@@ -83,11 +79,14 @@ class Child:
 
     async def spare(self) -> None:
         """Let no more system calls fail."""
-        if self._tracer is not None:
-            with contextlib.suppress(ProcessLookupError):
-                self._tracer.send_signal(signal.SIGINT)
-            await self._tracer.communicate()
-            self._tracer = None
+        await asyncio.to_thread(self.spare_now)
+
+    def spare_now(self) -> None:
+        """As `spare`, outside of a loop."""
+        tracer, self._tracer = self._tracer, None
+        if tracer is not None:
+            tracer.send_signal(signal.SIGINT)
+            tracer.wait()
 
     @property
     def ended(self) -> bool:
@@ -120,7 +119,7 @@ class Nursery:
             cwd=_ROOT,
             text=True,
         )
-        self._children: set[int] = set()
+        self._children: dict[int, Child] = {}
         self._count = 0
 
     def __enter__(self) -> Self:
@@ -138,8 +137,9 @@ class Nursery:
 
     def clear(self) -> None:
         """End what a test has left."""
-        for pid in list(self._children):
+        for pid, child in self._children.items():
             self.signal(pid, signal.SIGKILL)
+            child.spare_now()
             self._ask({"do": "reap", "pid": pid})
         self._children.clear()
 
@@ -175,8 +175,9 @@ class Nursery:
         )
         if "failed" in said:
             raise RuntimeError(f"{said['failed']}\n{log.read_text()}")
-        self._children.add(said["pid"])
-        return Child(self, said["pid"], ("127.0.0.1", said["port"]), log)
+        child = Child(self, said["pid"], ("127.0.0.1", said["port"]), log)
+        self._children[child.pid] = child
+        return child
 
     def signal(self, pid: int, number: int) -> None:
         """Send a signal to a child that is not reaped."""
@@ -186,7 +187,7 @@ class Nursery:
     async def reap(self, pid: int) -> int:
         """Wait for a child and return its wait status."""
         said = await asyncio.to_thread(self._ask, {"do": "reap", "pid": pid})
-        self._children.discard(pid)
+        self._children.pop(pid, None)
         return int(said["status"])
 
     def ended(self, pid: int) -> bool:
