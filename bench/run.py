@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import resource
 import shutil
 import signal
 import subprocess
@@ -35,14 +36,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGALRM, _give_up)
     signal.signal(signal.SIGTERM, _give_up)
     signal.alarm(limit)
-    began = time.monotonic()
+    began, before = time.monotonic(), _processor()
     done: list[report.Row] = []
     failed = _measure(names, effort, done, options.folder)
     signal.alarm(0)
     print(report.summary(done))
-    print(f"  {time.monotonic() - began:.0f} s on {os.cpu_count()} cores")
+    others, stolen = _disturbance(before)
+    print(f"  {time.monotonic() - began:.0f} s on {os.cpu_count()} cores, of which others took {others:.0%}", end="")
+    print(f" and the hypervisor {stolen:.0%}")
     if options.json:
-        options.json.write_text(report.as_json(done, _machine()))
+        options.json.write_text(report.as_json(done, {**_machine(), "others": others, "stolen": stolen}))
     short = any(not verdict.reached for row in done for verdict in row.verdicts)
     return 1 if failed or (options.strict and short) else 0
 
@@ -93,6 +96,23 @@ class _EndedError(Exception):
 
 def _give_up(number: int, _frame: FrameType | None) -> None:
     raise _EndedError("its time is over" if number == signal.SIGALRM else "asked to end")
+
+
+def _processor() -> tuple[float, float, float, float]:
+    """Return processor seconds since the boot: all, used, stolen by a hypervisor, used by this program's processes."""
+    user, nice, system, idle, waiting, hard, soft, stolen = (
+        int(field) / os.sysconf("SC_CLK_TCK") for field in Path("/proc/stat").read_text().split()[1:9]
+    )
+    used = user + nice + system + hard + soft
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    own = sum(usage.ru_utime + usage.ru_stime for usage in usages)
+    return used + idle + waiting + stolen, used, stolen, own
+
+
+def _disturbance(before: tuple[float, float, float, float]) -> tuple[float, float]:
+    """Return the parts of all processors that others, and the hypervisor, have taken since `before`."""
+    all_of_it, used, stolen, own = (now - then for now, then in zip(_processor(), before, strict=True))
+    return max(0.0, used - own) / all_of_it, stolen / all_of_it
 
 
 def _machine() -> dict[str, object]:
