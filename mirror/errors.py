@@ -26,6 +26,10 @@ MirrorError                     what went wrong, in words for the person who rea
 
 from __future__ import annotations
 
+import re
+
+_ORIGIN = re.compile(r"https?://(?:\[[0-9A-Fa-f:.]+\]|[^\s/:,;()'\"]+)(?::[0-9]+)?(?:/[^\s:,;()'\"]*)?")
+
 
 class MirrorError(Exception):
     """What went wrong and what to do about it.
@@ -48,6 +52,11 @@ class ConfigurationError(MirrorError):
     def __init__(self, problems: list[Problem]) -> None:
         super().__init__("; ".join(str(problem) for problem in problems))
         self.problems = problems
+
+
+def without_origins(text: str) -> str:
+    """Return a sentence for clients: where an upstream is reached stays inside (names of a private network)."""
+    return _ORIGIN.sub("upstream", text)
 
 
 class Problem:

@@ -51,7 +51,8 @@ class Row(NamedTuple):
 
 
 # A 404 on a manifest must say MANIFEST_UNKNOWN: with NAME_UNKNOWN containers/image does not take a signature for
-# absent (protocol.md 1.6). A refused login is 503, not 401: no client may be sent to fetch a token for us.
+# absent (protocol.md 1.6). A refused login of ours is 404 too, never 401 or 403 (2.7): no client may be sent to fetch a
+# token for us, and all of them go on to their next mirror at once.
 TABLE: Mapping[type[MirrorError], Row] = MappingProxyType(
     {
         MirrorError: Row(500, "UNKNOWN", told=False),
@@ -72,7 +73,7 @@ TABLE: Mapping[type[MirrorError], Row] = MappingProxyType(
         errors.UpstreamError: Row(502, "UNKNOWN"),
         errors.UpstreamNotFound: Row(404),
         errors.UpstreamDenied: Row(404),
-        errors.UpstreamLoginRefused: Row(503, "UNKNOWN", retry=30),
+        errors.UpstreamLoginRefused: Row(404),
         errors.UpstreamUnavailable: Row(503, "UNKNOWN", retry=_RETRY_AFTER),
         errors.UpstreamInterrupted: Row(503, "UNKNOWN", retry=_RETRY_AFTER),
         errors.UpstreamInvalid: Row(502, "UNKNOWN"),
@@ -121,5 +122,5 @@ def body_of(code: str, message: str) -> bytes:
 def message_of(error: MirrorError) -> str:
     """Return what a client may read about an error."""
     if row_of(error).told:
-        return str(error)
+        return errors.without_origins(str(error))
     return "this registry has a fault: its log says more under the request's X-Request-Id"

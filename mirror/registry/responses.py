@@ -11,6 +11,7 @@ from http import HTTPStatus
 from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 
+from mirror.errors import without_origins
 from mirror.registry.flow import ClientGone, flush
 
 _WARNING_LIMIT = 512
@@ -129,7 +130,7 @@ def warning_field(text: str) -> str:
     """Return the Warning line for `text`, or nothing; clients print it to their users (protocol.md 1.4)."""
     if not text:
         return ""
-    text = _UNPRINTABLE.sub(" ", text).replace("\\", "/").replace('"', "'")
+    text = _UNPRINTABLE.sub(" ", without_origins(text)).replace("\\", "/").replace('"', "'")
     return f'Warning: 299 - "{text[:_WARNING_LIMIT]}"\r\n'
 
 

@@ -57,7 +57,7 @@ def explain(error: BaseException, url: URL, deadline: float, proxied: bool = Fal
         )
     if isinstance(error, aiohttp.ClientConnectorDNSError) or isinstance(cause, socket.gaierror):
         return UpstreamUnavailable(
-            f"the name {url.host} cannot be resolved", "check the name and this host's DNS", where
+            f"the name of {where} cannot be resolved", "check the name and this host's DNS", where
         )
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return UpstreamUnavailable(

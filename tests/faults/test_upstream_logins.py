@@ -108,8 +108,8 @@ CASES = (
     Case("endless", faults.Status(200, {}, b"x" * (2 << 20)), 502),
     Case("redirect away", faults.Redirect("http://169.254.169.254/token"), 502),
     Case("redirect without end", faults.Redirect("{self}/token"), 502),
-    Case("our login refused", faults.Status(401), 503),
-    Case("our login forbidden", faults.Status(403), 503),
+    Case("our login refused", faults.Status(401), 404),
+    Case("our login forbidden", faults.Status(403), 404),
     Case("500 once", faults.Status(500), 200, times=1),
     Case("closed once", faults.CloseBeforeHeaders(), 200, times=1),
 )
@@ -125,7 +125,7 @@ async def test_token_service(case: Case, plane: str, open_peer: Callable[..., An
     if case.status == 200:
         assert got.cache == "MISS"
         return
-    assert got.code == "UNKNOWN"
+    assert got.code == ("UNKNOWN" if case.status != 404 else "BLOB_UNKNOWN" if plane == "blob" else "MANIFEST_UNKNOWN")
     assert ("retry-after" in got.headers) == (case.status == 503)
     assert "www-authenticate" not in got.headers
     assert peer.upstream.count("token") <= 12
@@ -225,9 +225,15 @@ class TestWrongPassword:
     @pytest.mark.parametrize("login", [TOKENS, BasicLogin({USER: PASSWORD})], ids=["token", "basic"])
     async def test_cold(self, open_peer: Callable[..., Any], login: Any) -> None:
         peer = await open_peer(login, "wrong-canary-5513")
-        for plane in ("tag", "blob", "digest", "tags"):
+        words = {
+            "tag": "MANIFEST_UNKNOWN",
+            "digest": "MANIFEST_UNKNOWN",
+            "blob": "BLOB_UNKNOWN",
+            "tags": "NAME_UNKNOWN",
+        }
+        for plane, code in words.items():
             got = await peer.ask(plane)
-            assert (got.status, got.code) == (503, "UNKNOWN"), plane
+            assert (got.status, got.code) == (404, code), plane
             assert "www-authenticate" not in got.headers
             assert "canary" not in repr(got)
         assert peer.upstream.count("token") <= 2

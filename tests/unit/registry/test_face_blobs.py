@@ -156,7 +156,7 @@ async def test_not_modified_is_not_said_of_what_the_repository_does_not_have(fac
     [
         (NotHere("no"), 404, "BLOB_UNKNOWN", None),
         (NotYet("soon", retry_after=3), 503, "UNKNOWN", "3"),
-        (UpstreamLoginRefused("our login is refused"), 503, "UNKNOWN", "30"),
+        (UpstreamLoginRefused("our login is refused"), 404, "BLOB_UNKNOWN", None),
         (UpstreamInvalid("a page, not a blob"), 502, "UNKNOWN", None),
         (OSError(5, "Input/output error", "/var/lib/mirror/blobs"), 500, "UNKNOWN", None),
     ],

@@ -10,6 +10,7 @@ import pytest
 from mirror import errors
 from mirror.errors import MirrorError, Problem
 from mirror.registry import errors as table
+from mirror.registry import responses
 from mirror.registry.routes import Kind
 
 
@@ -120,3 +121,18 @@ def test_a_body_is_small_ascii_json():
     (error,) = json.loads(body)["errors"]
     assert error["code"] == "UNKNOWN"
     assert error["message"].startswith('quote " line\r\n \u202e x')
+
+
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [
+        ("http://127.0.0.1:41681 refuses connections", "upstream refuses connections"),
+        ("https://[fd00::1]:5000 sent no answer within 6 s", "upstream sent no answer within 6 s"),
+        ("the name of https://bastion.lab cannot be resolved", "the name of upstream cannot be resolved"),
+        ("TLS with https://bastion.lab:5000/one failed (expired)", "TLS with upstream failed (expired)"),
+        ("no upstream 'gcr.io' is configured here", "no upstream 'gcr.io' is configured here"),
+    ],
+)
+def test_where_an_upstream_is_reached_stays_inside(said, read):
+    assert table.message_of(errors.UpstreamUnavailable(said)) == read
+    assert f'"{read}"' in responses.warning_field(said)

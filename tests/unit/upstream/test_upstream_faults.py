@@ -202,7 +202,7 @@ async def test_refused(impatient):
 
 async def test_unresolvable(impatient):
     async with client_of("http://no-such-host.invalid") as client:
-        with pytest.raises(UpstreamUnavailable, match=r"the name no-such-host\.invalid cannot be resolved"):
+        with pytest.raises(UpstreamUnavailable, match=r"the name of http://no-such-host\.invalid cannot be resolved"):
             await do("manifest", client)
 
 
