@@ -147,7 +147,7 @@ class Blobs:
                 return await self._prove_hit(target, digest, found, wanted)
             client = self._asked(target, digest)
             row = await self._members.find(target, digest)
-            source = Source(client, target, row.size if row is not None else None)
+            source = Source(client, target, row.size if row is not None else None, known=row is not None)
             under_way = self._fetcher.find(digest)
             if row is None and under_way is not None and under_way.source.place != source.place:
                 await self._members.prove(client, target, digest)

@@ -26,7 +26,7 @@ from mirror.errors import (
     UpstreamInvalid,
 )
 from mirror.oci.digest import Digest
-from mirror.store.ingest import Part
+from mirror.store.ingest import Part, PartNote
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -56,6 +56,7 @@ class Fill:
         self.ours = False  # this process downloads, or did
         self.task: asyncio.Task[None] | None = None
         self._shop = shop
+        self._permitted = source.known
         self._part: Part | None = None
         self._readers = 0
         self._waiting = 0  # for headers: each is a reader in a moment
@@ -210,20 +211,27 @@ class Fill:
             raise StoreError(f"the download of {self.digest} cannot be begun")
         return part
 
+    async def _permit(self, note: PartNote | None) -> None:
+        """Ask upstream once whether our repository has what was brought for another one, before anybody is given it."""
+        if not self._permitted and (note is None or (note.upstream, note.repository) != self.source.place):
+            await self._shop.prove(self.source.client, self.source.target, self.digest)
+        self._permitted = True
+
     async def _adopt(self) -> bool:
         """The part became a blob between looking for the one and opening the other: read that."""
         found = self._shop.blobs.open(self.digest)
         if found is None:
             return False
-        if not found.sealed:
-            try:
+        try:
+            await self._permit(None)
+            if not found.sealed:
                 await self._shop.writers.complete(self._shop.blobs.verify, self.digest, found.fd)
-            except Corrupt:
-                os.close(found.fd)
-                return False
-            except BaseException:
-                os.close(found.fd)
-                raise
+        except Corrupt:
+            os.close(found.fd)
+            return False
+        except BaseException:
+            os.close(found.fd)
+            raise
         if self._part is not None:
             self._part.close()
         self._part = Part(self._shop.layout, self.digest, found.fd)
@@ -242,7 +250,7 @@ class Fill:
             size, marked, grown = part.status
             now = loop.time()
             if self.total is None or not self._opened:
-                self._learn(part, size, grown)
+                await self._learn(part, size, grown)
             if size != self._written:
                 if size < self._written and self._touched:
                     raise UpstreamInvalid(f"the download of {self.digest} was begun anew", "ask again")
@@ -260,11 +268,12 @@ class Fill:
                 quiet_since = now
             await asyncio.sleep(_POLL if now - quiet_since < _TRY_LOCK_AFTER / 2 and not marked else _POLL_QUIET)
 
-    def _learn(self, part: Part, size: int, grown: float) -> None:
+    async def _learn(self, part: Part, size: int, grown: float) -> None:
         """Read the note of another process's download: a part of another boot is not read before it is recovered."""
         note = part.note()
         if note is None or note.boot != self._shop.boot:
             return
+        await self._permit(note)
         self.total = note.size
         if not self._opened and (time.time() - grown < GROWING or size == note.size):
             self._opened = True
@@ -283,6 +292,8 @@ class Fill:
         if note is not None and note.size is not None and size > note.size:
             await shop.writers.complete(self._reject, part, f"{size} bytes of {note.size}")
             return False
+        if size:
+            await self._permit(note)
         self.total = note.size if note is not None else None
         hasher = self.digest.hasher()
         if marked:

@@ -89,6 +89,7 @@ class Content:
                 config.limits.blob,
                 used,
                 self._members.grant,
+                self._members.prove,
                 discard,
             )
         )

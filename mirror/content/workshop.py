@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from mirror.content.answers import Target
@@ -17,11 +17,15 @@ from mirror.upstream.client import UpstreamClient
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a digest can be had: an upstream's repository, and the size that a manifest of it gives, if one does."""
+    """Where a digest can be had: an upstream's repository, and the size that a manifest of it gives, if one does.
+
+    `known`: the digest is known to be the repository's, whoever brings the bytes.
+    """
 
     client: UpstreamClient
     target: Target
     expected: int | None = None
+    known: bool = False
 
     @property
     def place(self) -> tuple[str, str]:
@@ -44,4 +48,5 @@ class Workshop:
     blob_limit: int  # bytes
     stored: Callable[[Digest, int], None]  # tells the index of a committed blob
     granted: Callable[[Target, Digest], None]  # upstream gave the digest for this repository
+    prove: Callable[[UpstreamClient, Target, Digest], Awaitable[object]]  # asks whether it would; raises if not
     discard: Callable[[str, str], None]  # moves bad content (path, why) into quarantine; for threads

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from mirror.content.fill import HOLD_BACK
 from mirror.oci.digest import Digest
 from tests.faults.invariants import broken, contents, leftovers
 from tests.faults.service import Service
@@ -19,6 +18,7 @@ from tests.peers.scripted import ScriptedRegistry
 
 pytestmark = [pytest.mark.usefixtures("hurried"), pytest.mark.timeout(30)]
 
+HOLD_BACK = 64 * 1024  # what nobody gets before the digest agrees (DESIGN 2.4)
 LARGE, SMALL = 300_000, 900
 PART = 100_000  # bytes after which something happens
 RESUMED = f"bytes {PART}-{LARGE - 1}/{LARGE + 1}"

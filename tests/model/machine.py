@@ -18,7 +18,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from mirror.config import load
 from mirror.content.answers import BlobAnswer, ByteRange, RangeUnsatisfiable, Target
-from mirror.content.fill import HOLD_BACK
 from mirror.errors import MirrorError, NotHere
 from mirror.oci.digest import Digest
 from mirror.upstream.retry import RetryAllowance
@@ -35,6 +34,7 @@ from tests.unit.content.conftest import Room, read
 
 Result = TypeVar("Result")
 
+HOLD_BACK = 64 * 1024  # what nobody gets before the digest agrees (DESIGN 2.4)
 ATTEMPTS = 3  # a pull may join one that an earlier fault ends; the next one begins anew
 _NEXT = 0.02  # seconds before a client asks again
 HARMLESS = (
@@ -216,6 +216,7 @@ class PullPath(RuleBasedStateMachine):
     def go_down(self) -> None:
         self.do(self.upstream.stop())
         self.up = False
+        self.do(self._survey())
 
     @precondition(lambda self: not self.up)
     @step()
@@ -254,6 +255,19 @@ class PullPath(RuleBasedStateMachine):
         while self.rooms:
             self.do(self._end(self.rooms.pop(), crashed=False))
         self.rooms = [self.do(self._open()) for _ in range(count)]
+        if self.offline:
+            self.do(self._survey())
+
+    async def _survey(self) -> None:
+        """Ask for all that is here and known: when nobody can be asked, all of it must be given."""
+        for name in REPOSITORIES:
+            for tag in TAGS:
+                await self._pull_tag(self.rooms[0], name, tag)
+            for digest in sorted(self.model.whole & self.model.proven[name]):
+                if digest in MANIFESTS:
+                    await self._pull_manifest(self.rooms[-1], name, digest)
+                else:
+                    await self._pull_blob(self.rooms[-1], name, digest, None, None)
 
     @step()
     def settle(self) -> None:
