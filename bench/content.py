@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 REPOSITORY = "bench/app"
@@ -21,11 +21,12 @@ _LAYERS = 8  # as many as an application's image has
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """One blob: its digest (sha256:…), its size in bytes, and the file that holds it."""
+    """One blob: its digest (sha256:…), its size in bytes, the file that holds it, and a manifest that names it."""
 
     digest: str
     size: int
     path: Path
+    manifest: str = ""
 
     @property
     def route(self) -> str:
@@ -46,15 +47,15 @@ class Content:
         self._cold: Blob | None = None
         self.small = self._keep(os.urandom(300))
         self.warm = self.blob(256 * MIB)
-        self.manifest = self._keep(self._manifest())
-        for name in (self.manifest.digest, TAG):
-            os.link(self.manifest.path, self._repository / "manifests" / name)
+        self.manifest = self._publish(self.warm, _LAYERS)
+        os.link(self.manifest.path, self._repository / "manifests" / TAG)
 
     def cold(self, size: int) -> Blob:
-        """Make a blob that no server has seen, instead of the last one of these."""
+        """Make a blob and its manifest, which no server has seen, instead of the last one of these."""
         if self._cold is not None:
             self._cold.path.unlink()
-        self._cold = self.blob(size)
+        blob = self.blob(size)
+        self._cold = replace(blob, manifest=self._publish(blob, 1).digest)
         return self._cold
 
     def blob(self, size: int) -> Blob:
@@ -92,18 +93,21 @@ class Content:
         path.write_bytes(body)
         return Blob(f"sha256:{name}", len(body), path)
 
-    def _manifest(self) -> bytes:
+    def _publish(self, layer: Blob, layers: int) -> Blob:
+        """Make an image's manifest that names `layer` so many times."""
+
         def descriptor(blob: Blob, media_type: str) -> dict[str, object]:
             return {"mediaType": media_type, "digest": blob.digest, "size": blob.size}
 
-        layer = descriptor(self.warm, "application/vnd.oci.image.layer.v1.tar+gzip")
         document = {
             "schemaVersion": 2,
             "mediaType": MANIFEST_TYPE,
             "config": descriptor(self.small, "application/vnd.oci.image.config.v1+json"),
-            "layers": [layer] * _LAYERS,
+            "layers": [descriptor(layer, "application/vnd.oci.image.layer.v1.tar+gzip")] * layers,
         }
-        return json.dumps(document, indent=2).encode()
+        manifest = self._keep(json.dumps(document, indent=2).encode())
+        os.link(manifest.path, self._repository / "manifests" / manifest.digest)
+        return manifest
 
     # -- as servers want it ------------------------------------------------------------------------------------
 
