@@ -31,18 +31,22 @@ class Fetcher:
         self._fills: dict[Digest, Fill] = {}
 
     def find(self, digest: Digest) -> Fill | None:
-        """Return the fill of `digest` that is under way in this process."""
-        return self._fills.get(digest)
+        """Return the fill of `digest` that is under way in this process.
+
+        One that has ended and is not taken off the list yet cannot be read any more: what it brought may be evicted.
+        """
+        fill = self._fills.get(digest)
+        return fill if fill is not None and not fill.ended else None
 
     def join(self, digest: Digest, source: Source) -> Joined:
         """Return the fill of `digest`, begun from `source` if nobody has one."""
-        fill = self._fills.get(digest)
+        fill = self.find(digest)
         if fill is not None:
             return Joined(fill, False)
         fill = Fill(digest, source, self._shop)
         self._fills[digest] = fill
         fill.task = asyncio.create_task(fill.run(), name=f"fill {digest}")
-        fill.task.add_done_callback(lambda _: self._ended(digest))
+        fill.task.add_done_callback(lambda _: self._ended(digest, fill))
         self._count()
         return Joined(fill, True)
 
@@ -58,7 +62,7 @@ class Fetcher:
 
     async def growing(self, digest: Digest) -> int | None:
         """Return the size of a blob that is being filled, here or by another process; None where nobody fills it."""
-        fill = self._fills.get(digest)
+        fill = self.find(digest)
         if fill is not None and fill.opened:
             return fill.total
         return await self._shop.writers.run(self._filled_elsewhere, digest)
@@ -82,8 +86,9 @@ class Fetcher:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _ended(self, digest: Digest) -> None:
-        self._fills.pop(digest, None)
+    def _ended(self, digest: Digest, fill: Fill) -> None:
+        if self._fills.get(digest) is fill:
+            del self._fills[digest]
         self._count()
 
     def _count(self) -> None:

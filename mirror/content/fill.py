@@ -91,6 +91,11 @@ class Fill:
         return self._opened
 
     @property
+    def ended(self) -> bool:
+        """Whether the task is over, for better or worse: nobody may join any more."""
+        return self._ended
+
+    @property
     def whole(self) -> bool:
         """Whether all bytes are here and verified."""
         return self._marked
