@@ -41,9 +41,16 @@ class FileLock:
         try:
             return os.open(self._path, flags, 0o600)
         except FileNotFoundError:
-            # run/ holds nothing that must last, and somebody may have removed it under a running service.
-            self._path.parent.mkdir(0o700, parents=True, exist_ok=True)
+            self._make_folders()
             return os.open(self._path, flags, 0o600)
+
+    def _make_folders(self) -> None:
+        # run/ holds nothing that must last, and somebody may have removed it under a running service. Nothing above
+        # it is made: where the store itself is gone (not mounted, say), another one must not come up in its place.
+        folders = list(self._path.parents)
+        run = next((place for place, folder in enumerate(folders) if folder.name == "run"), -1)
+        for folder in reversed(folders[: run + 1]):
+            folder.mkdir(0o700, exist_ok=True)
 
     def acquire(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds for the lock and say whether it was taken. Blocks: for threads only."""
