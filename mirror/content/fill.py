@@ -204,9 +204,9 @@ class Fill:
         part = await self._shop.writers.complete(self._open_part)
         self._part = part
         if not part.try_lock() and not await self._follow(part):
-            return self._marked
+            return self._finished(part)
         if part.moved:
-            return self._marked or await self._adopt()
+            return self._finished(part) or await self._adopt()
         self.ours = True
         return await self._download(part)
 
@@ -261,10 +261,8 @@ class Fill:
                     raise UpstreamInvalid(f"the download of {self.digest} was begun anew", "ask again")
                 self.grow(size)
                 quiet_since = now
-            if marked and self._opened:
-                self.total = size
-                self._marked = True
-                self._wake()
+            if marked:
+                self._finished(part)
             if now - quiet_since > _TRY_LOCK_AFTER or marked:
                 if part.try_lock():
                     return True
@@ -284,6 +282,15 @@ class Fill:
             self._opened = True
             self._base, self._began = size, time.monotonic()
             self._wake()
+
+    def _finished(self, part: Part) -> bool:
+        """Tell whether the part was verified: then it is read to its end, whatever became of its name."""
+        size, marked, _ = part.status
+        if marked and self._opened and not self._marked:
+            self.total = self._written = size
+            self._marked = True
+            self._wake()
+        return self._marked
 
     # -- downloading -----------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from mirror.content.answers import ByteRange, RangeUnsatisfiable, Target
 from mirror.errors import MirrorError, NotHere, UpstreamInvalid, UpstreamNotFound, UpstreamUnavailable
 from mirror.oci.digest import Digest
 from mirror.store import files
+from mirror.store.ingest import Part, PartNote, boot_id
 from tests.peers import faults
 from tests.peers.images import noise
 from tests.peers.scripted import ScriptedRegistry
@@ -330,3 +332,39 @@ async def test_head_fetches_nothing(make_room: Callable[..., Room], upstream: Sc
     head = await room.content.blob_head(LAB, digest)
     assert (head.size, head.cache) == (1000, "HIT")
     assert upstream.count("blob", "HEAD") == 1
+
+
+async def test_a_blob_evicted_the_moment_it_is_committed_is_read_to_its_end(
+    make_room: Callable[..., Room], upstream: ScriptedRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process commits between this one's look at the part and its try for the lock, and eviction takes it."""
+    room = make_room()
+    content = noise(MIB)
+    digest = Digest.parse(upstream.add_blob("team/app", content))
+    other = Part.open(room.layout, digest, create=True)
+    assert other is not None
+    assert other.try_lock()
+    note = PartNote(len(content), "lab", "team/app", boot_id())
+    other.write_note(note)
+    other.append(0, [content], digest.hasher())
+    reading = asyncio.create_task(get(room, digest))
+    await asyncio.sleep(0.1)
+    try_lock = Part.try_lock
+
+    def finish() -> None:
+        other.mark()
+        other.commit()
+        os.unlink(room.layout.blob(digest))
+        other.close()
+
+    def finish_first(part: Part) -> bool:
+        finishing = threading.Thread(target=finish)
+        if other.fd >= 0:
+            finishing.start()
+        while finishing.is_alive():
+            pass
+        return try_lock(part)
+
+    monkeypatch.setattr(Part, "try_lock", finish_first)
+    assert await reading == ("JOINED", content)
+    assert upstream.count("blob", "GET") == 0
