@@ -13,6 +13,7 @@ NAME_LIMIT = 255
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _NAME = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
+_SET = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _SIGNATURE_TAG = re.compile(r"sha(?:256-[0-9a-f]{64}|512-[0-9a-f]{128})\.(?:sig|att|sbom)")
 
 
@@ -31,6 +32,16 @@ def check_tag(text: str) -> str:
     """Return `text` if it is a tag; raise TagInvalid."""
     if _TAG.fullmatch(text) is None:
         raise TagInvalid(f"'{text[:160]}' is not a tag")
+    return text
+
+
+def check_set(text: str) -> str:
+    """Return `text` if it may name an image set: it becomes part of file names; raise NameInvalid."""
+    if _SET.fullmatch(text) is None:
+        raise NameInvalid(
+            f"'{text[:80]}' cannot name a set",
+            "use letters, digits and . _ - in at most 63 characters, e.g. --set prod",
+        )
     return text
 
 
