@@ -6,13 +6,14 @@ import heapq
 import os
 import threading
 import time
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Iterator
 
 from mirror import logs
 from mirror.errors import StoreError
 from mirror.oci.digest import Digest
 from mirror.store.index import Entry, Index
 from mirror.store.layout import Layout
+from mirror.store.sets import Pins, Sets
 from mirror.store.walk import Found, find_blobs
 
 _PAGE = 64  # rows asked for at a time: one eviction needs few
@@ -39,25 +40,23 @@ class _Scan:
 class Eviction:
     """Frees bytes, one digest at a time: the file, then its row. For threads only.
 
-    `protected` names what stays (pinned, hosted, of a set), as the text of digests, and `protected_size` its bytes.
-    While `offline` nothing goes, because nothing would come back. Removing a file that is being read is fine: whoever
-    has it open reads it to its end.
+    What image sets pin stays. While `offline` nothing goes, because nothing would come back. Removing a file that is
+    being read is fine: whoever has it open reads it to its end.
     """
 
     def __init__(
         self,
         layout: Layout,
         index: Index,
+        pins: Pins,
         *,
         offline: bool = False,
-        protected: Callable[[], Container[str]] = frozenset,
-        protected_size: Callable[[], int] = int,
     ) -> None:
         self._layout = layout
         self._index = index
         self._offline = offline
-        self._protected = protected
-        self._protected_size = protected_size
+        self._pins = pins
+        self._sets = Sets(layout)
         self._scan: _Scan | None = None
         self._counting = threading.Lock()
         self._log = logs.get("eviction")
@@ -65,13 +64,13 @@ class Eviction:
         self.bytes = 0
 
     def cached(self) -> int:
-        """Return the bytes of content that is not protected."""
+        """Return the bytes of content that is not pinned."""
         try:
             if not self._index.needs_rebuild():
-                return max(0, self._index.total() - self._protected_size())
+                return max(0, self._index.total() - self._pins.size())
         except StoreError:
             pass
-        return max(0, self._files().total - self._protected_size())
+        return max(0, self._files().total - self._pins.size())
 
     def evictable(self) -> int:
         """Return how many bytes eviction could free at most."""
@@ -89,12 +88,11 @@ class Eviction:
         if self._offline or (needed <= 0 and files <= 0):
             return 0
         self.write_uses()
-        protected = self._protected()
         freed = gone = failures = 0
         for digest in self._candidates():
-            if str(digest) in protected or os.path.lexists(self._layout.part(digest)):
+            if str(digest) in self._pins.digests() or os.path.lexists(self._layout.part(digest)):
                 continue
-            removed = self._remove(digest)
+            removed = self._remove_unpinned(digest)
             failures = failures + 1 if removed is None else 0
             freed += removed or 0
             gone += bool(removed)
@@ -104,6 +102,15 @@ class Eviction:
             self.blobs += gone
             self.bytes += freed
         return freed
+
+    def _remove_unpinned(self, digest: Digest) -> int | None:
+        """Remove one digest unless it has just been pinned; while this looks, nobody can pin it."""
+        try:
+            with self._sets.pinning():
+                return 0 if str(digest) in self._pins.digests() else self._remove(digest)
+        except OSError as error:
+            self._log.warning("eviction_failed", digest=str(digest), error=error.strerror)
+            return None
 
     def _remove(self, digest: Digest) -> int | None:
         """Remove one digest and return the bytes freed: 0 for a row whose file was gone, None where it cannot be."""

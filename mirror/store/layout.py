@@ -9,7 +9,9 @@
     ├── repositories/<name>/_manifests/<alg>/<hex>        membership of a manifest: media type, size
     ├── repositories/<name>/_blobs/<alg>/<hex>            membership of a blob: size; derived from manifests
     ├── repositories/<name>/_referrers/<alg>/<hex>/index.json   who refers to a digest, as upstream last said
-    ├── sets/current                            the complete generations of image sets
+    ├── sets/current                            the complete generations of image sets, in the order of completion
+    ├── sets/<set>/<n>.json                     a generation: its plan; what it names is never evicted
+    ├── sets/<set>/source                       the image set file that the newest plan came from
     ├── uploads/<uuid>
     ├── run/                                    sockets, housekeeping.lock
     │   └── locks/<hash>                        what is flocked; never renamed or deleted while anything runs
@@ -83,6 +85,14 @@ class Layout:
     def referrers(self, name: str, digest: Digest) -> str:
         """Return where the last list of a digest's referrers is kept."""
         return f"{self._repositories}{name}/_referrers/{digest.algorithm}/{digest.hex}/index.json"
+
+    def set(self, name: str) -> Path:
+        """Return the folder of an image set."""
+        return self.sets / name
+
+    def generation(self, name: str, number: int) -> Path:
+        """Return the plan of a generation."""
+        return self.sets / name / f"{number}.json"
 
     def lock(self, key: str) -> Path:
         """Return the file that is flocked for `key`, e.g. "space" or "tag quay.io/org/app:latest"."""

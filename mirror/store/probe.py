@@ -142,7 +142,7 @@ def _make_tree(layout: Layout) -> None:
                 "put the whole store on one file system",
             )
     # Made now, because what makes room on a full disk needs them.
-    for lock in (layout.lock("space"), layout.lock("index"), layout.housekeeping_lock):
+    for lock in (layout.lock("space"), layout.lock("pins"), layout.lock("index"), layout.housekeeping_lock):
         lock.touch(mode=0o600)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Container
 from typing import NamedTuple
 
 from mirror.errors import DigestInvalid
@@ -38,18 +39,18 @@ def owed(size: int | None, written: int) -> int:
     return max(0, -(-size // _BLOCK) * _BLOCK - written)
 
 
-def promised(layout: Layout, besides: Digest | None = None) -> Promised:
-    """Return the sum of all promises but that of `besides`. Blocks: for threads.
+def promised(layout: Layout, besides: Digest | None = None, pinned: Container[str] = ()) -> Promised:
+    """Return the sum of all promises but that of `besides`; `pinned` digests are not `cached`. Blocks: for threads.
 
     A note `<name>.json` holds {"size": bytes or null} and its file is `<name>.part`; both folders keep that form. A
     note without a file counts in full, unless the download is committed and only its note is left.
     """
     skip = layout.part_note(besides).name if besides is not None else ""
-    total, cached = _sum(layout, layout.ingest, skip)
-    return Promised(total + _sum(layout, layout.uploads, "")[0], cached)
+    total, cached = _sum(layout, layout.ingest, skip, pinned)
+    return Promised(total + _sum(layout, layout.uploads, "", pinned)[0], cached)
 
 
-def _sum(layout: Layout, folder: os.PathLike[str], skip: str) -> tuple[int, int]:
+def _sum(layout: Layout, folder: os.PathLike[str], skip: str, pinned: Container[str]) -> tuple[int, int]:
     rest = whole = 0
     try:
         names = os.listdir(folder)
@@ -69,7 +70,8 @@ def _sum(layout: Layout, folder: os.PathLike[str], skip: str) -> tuple[int, int]
             continue
         still = owed(size, written)
         rest += still
-        whole += written + still
+        if stem.replace("-", ":", 1) not in pinned:
+            whole += written + still
     return rest, whole
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from mirror.store.layout import Layout
 from mirror.store.leftovers import Leftovers
 from mirror.store.lock import FileLock
 from mirror.store.promises import allocated, owed, promised
+from mirror.store.sets import Pins
 
 _ROUNDS = 4  # of making room under the lock, before another process's growth is held responsible
 _SETTLES = 0.5  # seconds in which a file system counts what was deleted as free (XFS, Btrfs and ZFS do it later)
@@ -37,6 +38,13 @@ class Disk(NamedTuple):
     inodes_lacking: int
 
 
+class Forecast(NamedTuple):
+    """Room in bytes: `free` now, and what eviction could free besides."""
+
+    free: int
+    evictable: int
+
+
 class Lack(NamedTuple):
     """What must be freed first: bytes, and files."""
 
@@ -50,7 +58,7 @@ class Lack(NamedTuple):
 class Space:
     """The store's room. Any number of processes use one store; the lock "space" keeps their promises apart.
 
-    Everything here blocks and is for threads. See Eviction for `offline`, `protected` and `protected_size`.
+    Everything here blocks and is for threads. See Eviction for `offline`.
     """
 
     def __init__(
@@ -60,8 +68,6 @@ class Space:
         storage: Storage,
         *,
         offline: bool = False,
-        protected: Callable[[], Container[str]] = frozenset,
-        protected_size: Callable[[], int] = int,
     ) -> None:
         self._layout = layout
         self._cache_size = storage.cache_size
@@ -69,7 +75,8 @@ class Space:
         self._offline = offline
         self._leftovers = Leftovers(layout)
         self._log = logs.get("space")
-        self.eviction = Eviction(layout, index, offline=offline, protected=protected, protected_size=protected_size)
+        self._pins = Pins(layout)
+        self.eviction = Eviction(layout, index, self._pins, offline=offline)
 
     def disk(self) -> Disk:
         """Return the file system's size and room. One that counts no inodes (Btrfs) never lacks any."""
@@ -80,6 +87,14 @@ class Space:
             found.f_bavail * found.f_frsize,
             max(0, kept + 1 - found.f_favail) if found.f_files else 0,
         )
+
+    def forecast(self) -> Forecast:
+        """Return what could be written now: what is free beyond keep_free and promises, and what eviction could add."""
+        disk = self.disk()
+        waiting = promised(self._layout)
+        free = max(0, disk.free - self._keep_free.of(disk.total) - waiting.owed)
+        evictable = self.eviction.evictable()
+        return Forecast(free, evictable)
 
     def promised(self) -> int:
         """Return the bytes that downloads and uploads under way will still write."""
@@ -123,7 +138,7 @@ class Space:
         Content goes down to cache_size if it is over it; and what is free goes up to keep_free and a hundredth of the
         disk when half of that is used.
         """
-        waiting = promised(self._layout)
+        waiting = promised(self._layout, pinned=self._pins.digests())
         disk = self.disk()
         band = min(disk.total // _BAND_SHARE, _LARGEST_BAND)
         spare = disk.free - waiting.owed - self._keep_free.of(disk.total)
@@ -147,10 +162,11 @@ class Space:
         written = allocated(self._layout.part(digest))
         wanted = owed(size, written)
         # Promises before free space: a part that grows in between is then counted twice and never not at all.
-        waiting = promised(self._layout, besides=digest)
+        pinned = self._pins.digests()
+        waiting = promised(self._layout, besides=digest, pinned=pinned)
         disk = self.disk()
         lack = wanted + waiting.owed + self._keep_free.of(disk.total) - disk.free
-        if self._cache_size is not None:
+        if self._cache_size is not None and str(digest) not in pinned:
             cached = self.eviction.cached() + waiting.cached + written
             lack = max(lack, cached + wanted - self._cache_size)
         return Lack(lack, disk.inodes_lacking)

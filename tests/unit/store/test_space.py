@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from mirror.config import Amount, Storage
-from mirror.errors import StoreFull
+from mirror.errors import StoreError, StoreFull
 from mirror.oci.digest import Digest
 from mirror.store import eviction as eviction_module
 from mirror.store.index import Index
@@ -23,6 +23,7 @@ from mirror.store.lock import FileLock
 from mirror.store.probe import prepare
 from mirror.store.promises import UNIT
 from mirror.store.quarantine import Quarantine
+from mirror.store.sets import Sets
 from mirror.store.space import Space
 from tests.tools import mounts
 from tests.tools.mounts import SPAWN
@@ -214,12 +215,72 @@ def test_offline_nothing_is_evicted(make: Make) -> None:
     assert store.here() == [1, 2, 3]
 
 
-def test_protected_and_growing_content_stays(make: Make) -> None:
-    store = make(cache_size=3 * MIB, protected=lambda: {str(digest(1))}, protected_size=lambda: MIB)
+def test_pinned_and_growing_content_stays(make: Make) -> None:
+    store = make(cache_size=3 * MIB)
+    pin(store, "prod", 1, {1: MIB})
     store.put(1, 2, 3, 4, size=MIB)
     store.layout.part(digest(2)).touch()
     store.reserve(100, MIB)
     assert store.here() == [1, 2, 4]
+
+
+def pin(store: Store, name: str, number: int, sizes: dict[int, int]) -> None:
+    blobs = [{"digest": str(digest(one)), "size": size} for one, size in sizes.items()]
+    Sets(store.layout).write(name, number, json.dumps({"manifests": [], "blobs": blobs}).encode())
+
+
+def test_cache_size_bounds_nothing_that_is_pinned(make: Make) -> None:
+    store = make(cache_size=2 * MIB)
+    store.put(1, 2, size=MIB)
+    pin(store, "prod", 1, dict.fromkeys(range(100, 110), MIB))
+    for number in range(100, 110):
+        store.reserve(number, MIB)
+        store.put(number, size=MIB)
+        store.layout.part_note(digest(number)).unlink()
+        store.layout.part(digest(number)).unlink(missing_ok=True)
+    assert store.here() == [1, 2, *range(100, 110)]
+    store.reserve(3, MIB)
+    assert store.here() == [2, *range(100, 110)]
+
+
+def test_what_is_pinned_while_room_is_being_made_stays(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make()
+    store.put(1, 2, size=MIB)
+    lexists = os.path.lexists
+
+    def pin_meanwhile(path: Any) -> bool:
+        if path == store.layout.part(digest(1)):
+            pin(store, "prod", 1, {1: MIB})
+        return lexists(path)
+
+    monkeypatch.setattr(os.path, "lexists", pin_meanwhile)
+    store.space.eviction.free(2 * MIB)
+    assert store.here() == [1]
+
+
+def test_a_generation_given_up_is_cache_again(make: Make) -> None:
+    store = make()
+    store.put(1, 2, size=MIB)
+    pin(store, "prod", 1, {1: MIB})
+    pin(store, "prod", 2, {1: MIB, 2: MIB})
+    store.space.eviction.free(10 * MIB)
+    assert store.here() == [1, 2]
+    assert Sets(store.layout).remove("prod", 2)
+    store.space.eviction.free(10 * MIB)
+    assert store.here() == [1]
+    assert Sets(store.layout).remove("prod", 1)
+    assert Sets(store.layout).names() == []
+    store.space.eviction.free(10 * MIB)
+    assert store.here() == []
+
+
+def test_a_damaged_plan_stops_eviction_rather_than_losing_its_set(make: Make) -> None:
+    store = make()
+    store.put(1, size=MIB)
+    Sets(store.layout).write("prod", 1, b"{")
+    with pytest.raises(StoreError, match="damaged"):
+        store.space.eviction.free(MIB)
+    assert store.here() == [1]
 
 
 def test_a_row_without_a_file_is_forgotten_and_counts_nothing(make: Make) -> None:

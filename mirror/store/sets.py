@@ -1,0 +1,253 @@
+"""Image sets: their generations, which are plans, and which of those are complete.
+
+A generation pins what its plan names from the moment it is written, before the first byte moves. `sets/current` alone
+says which are complete; it changes by one rename, under a lock.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Literal, NamedTuple
+
+from mirror.errors import DigestInvalid, NameInvalid, StoreError
+from mirror.oci.digest import Digest
+from mirror.oci.reference import check_set
+from mirror.store import files
+from mirror.store.layout import Layout
+from mirror.store.lock import FileLock
+
+_CURRENT_LIMIT = 4 * 1024 * 1024
+_PLAN_LIMIT = 256 * 1024 * 1024
+_SOURCE_LIMIT = 64 * 1024
+_LOOK_AGAIN = 2.0  # seconds
+_LOOK_SHARE = 20  # of the time that looking takes, at least this many times it passes before the next look
+_PATIENCE = 30.0  # seconds for a lock that is held for a few file writes
+
+How = Literal["synced", "loaded"]
+
+
+class Complete(NamedTuple):
+    """A complete generation: its plan's digest, when it was completed (Unix time), and how it came."""
+
+    set: str
+    generation: int
+    plan: Digest
+    completed: float
+    how: How
+
+    def __str__(self) -> str:
+        return f"{self.set}@{self.generation}"
+
+
+class Sets:
+    """The files under `sets/`. Everything but `modified` blocks and is for threads."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._current = str(layout.current_sets)
+
+    # -- what is complete ------------------------------------------------------------------------------------
+
+    def modified(self) -> tuple[int, int, int] | None:
+        """Return what changes when a generation is completed or given up, None before. May run on the loop."""
+        return files.modified(self._current)
+
+    def current(self) -> tuple[Complete, ...]:
+        """Return the complete generations in the order of completion. Raises StoreError where the file is damaged."""
+        try:
+            raw = files.read_small(self._current, _CURRENT_LIMIT)
+            if raw is None:
+                return ()
+            found: Any = json.loads(raw)
+            return tuple(
+                Complete(
+                    check_set(one["set"]),
+                    int(one["generation"]),
+                    Digest.parse(one["plan"]),
+                    float(one["completed"]),
+                    "loaded" if one["how"] == "loaded" else "synced",
+                )
+                for one in found["complete"]
+            )
+        except (OSError, ValueError, LookupError, TypeError, RecursionError, NameInvalid, DigestInvalid) as error:
+            raise StoreError(
+                "sets/current in the store cannot be read", "remove that file, then sync or load each set again"
+            ) from error
+
+    def complete(self, name: str, number: int, plan: Digest, how: How) -> None:
+        """Say that a generation is complete: the last rename of a sync or a load. Raises OSError, StoreError."""
+        with self.locked():
+            others = [one for one in self.current() if (one.set, one.generation) != (name, number)]
+            self._write_current([*others, Complete(name, number, plan, time.time(), how)])
+
+    def newest(self, name: str) -> Complete | None:
+        """Return the newest complete generation of a set."""
+        found = [one for one in self.current() if one.set == name]
+        return max(found, key=lambda one: one.generation, default=None)
+
+    # -- generations -----------------------------------------------------------------------------------------
+
+    def names(self) -> list[str]:
+        """Return the sets that have a generation here, sorted."""
+        found = []
+        for entry in _scan(str(self._layout.sets)):
+            try:
+                name = check_set(entry)
+            except NameInvalid:
+                continue
+            if self.generations(name):
+                found.append(name)
+        return sorted(found)
+
+    def generations(self, name: str) -> list[int]:
+        """Return the numbers of a set's generations, complete or not, in order."""
+        entries = (
+            entry.removesuffix(".json") for entry in _scan(str(self._layout.set(name))) if entry.endswith(".json")
+        )
+        return sorted(int(entry) for entry in entries if entry.isdecimal() and entry == str(int(entry)))
+
+    def read(self, name: str, number: int) -> bytes | None:
+        """Return the plan of a generation as it was written, None where there is none."""
+        return files.read_record(str(self._layout.generation(name, number)), _PLAN_LIMIT)
+
+    def write(self, name: str, number: int, plan: bytes) -> None:
+        """Write a generation's plan, durably: what it names is pinned when this returns. Raises OSError."""
+        with self.pinning():
+            files.write_atomically(str(self._layout.generation(name, number)), plan, durable=True)
+
+    def remove(self, name: str, number: int) -> bool:
+        """Give a generation up and say whether it was there: what nothing else needs is cache from now on."""
+        with self.locked():
+            kept = [one for one in self.current() if (one.set, one.generation) != (name, number)]
+            if len(kept) != len(self.current()):
+                self._write_current(kept)
+            gone = files.remove(str(self._layout.generation(name, number)))
+        if not self.generations(name):
+            files.remove(str(self._source(name)))
+            with suppress(OSError):  # not empty: what saves noted is kept
+                os.rmdir(self._layout.set(name))
+        return gone
+
+    # -- where a set came from -------------------------------------------------------------------------------
+
+    def source(self, name: str) -> str:
+        """Return the path of the image set file that the newest plan came from; empty for a set that was loaded."""
+        raw = files.read_record(str(self._source(name)), _SOURCE_LIMIT)
+        return raw.decode(errors="replace").rstrip("\n") if raw else ""
+
+    def set_source(self, name: str, path: str) -> None:
+        """Keep the path of the image set file that the newest plan came from."""
+        files.write_atomically(str(self._source(name)), f"{path}\n".encode(), durable=False)
+
+    def _source(self, name: str) -> str:
+        return str(self._layout.set(name) / "source")
+
+    # -- locks -----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold off everybody else who completes or gives up generations."""
+        with _held(self._layout, "sets"):
+            yield
+
+    @contextmanager
+    def pinning(self) -> Iterator[None]:
+        """Hold off eviction for the moment in which it could take what is just being pinned."""
+        with _held(self._layout, "pins"):
+            yield
+
+    def try_busy(self, name: str) -> FileLock | None:
+        """Take a set for a sync or a load; None where somebody else works on it. The caller releases the lock."""
+        lock = FileLock(self._layout.lock(f"set {name}"))
+        return lock if lock.try_acquire() else None
+
+    def _write_current(self, complete: list[Complete]) -> None:
+        document = {"schema": 1, "complete": [{**one._asdict(), "plan": str(one.plan)} for one in complete]}
+        files.write_atomically(self._current, json.dumps(document, indent=1).encode(), durable=True)
+
+
+class Pins:
+    """What the generations pin: every digest of every plan, read anew when one is written or given up. For threads."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._sets = Sets(layout)
+        self._lock = threading.Lock()
+        self._stamp: tuple[object, ...] | None = None
+        self._plans: dict[str, tuple[object, dict[str, int]]] = {}
+        self._sizes: dict[str, int] = {}
+        self._here = (0.0, 0)  # when to look again, and what was here
+
+    def digests(self) -> dict[str, int]:
+        """Return the pinned digests as text, each with its size in bytes. Must not be changed."""
+        with self._lock:
+            stamp = self._look()
+            if stamp != self._stamp:
+                self._read()
+                self._stamp = stamp
+            return self._sizes
+
+    def size(self) -> int:
+        """Return the bytes of what is pinned and here, as of some seconds ago: a sync's pins are mostly to come."""
+        until, size = self._here
+        began = time.monotonic()
+        if began >= until:
+            pinned = self.digests()
+            size = sum(pinned[text] for text in pinned if files.modified(self._layout.blob(Digest.parse(text))))
+            ended = time.monotonic()
+            self._here = (ended + max(_LOOK_AGAIN, _LOOK_SHARE * (ended - began)), size)
+        return size
+
+    def _look(self) -> tuple[object, ...]:
+        """Return what changes when a generation is written or removed: the folders' times."""
+        found: list[object] = [files.modified(str(self._layout.sets))]
+        found += [(name, files.modified(str(self._layout.set(name)))) for name in _scan(str(self._layout.sets))]
+        return tuple(found)
+
+    def _read(self) -> None:
+        plans: dict[str, tuple[object, dict[str, int]]] = {}
+        for name in self._sets.names():
+            for number in self._sets.generations(name):
+                path = str(self._layout.generation(name, number))
+                stamp = files.modified(path)
+                old = self._plans.get(path)
+                plans[path] = old if old is not None and old[0] == stamp else (stamp, _sizes(path))
+        self._plans = plans
+        self._sizes = {digest: size for _, found in plans.values() for digest, size in found.items()}
+
+
+def _sizes(path: str) -> dict[str, int]:
+    """Return what a plan pins. One that cannot be read stops eviction: better a full disk than a set with holes."""
+    try:
+        raw = files.read_small(path, _PLAN_LIMIT)
+        if raw is None:
+            return {}
+        found: Any = json.loads(raw)
+        return {
+            str(Digest.parse(one["digest"])): int(one["size"]) for kind in ("manifests", "blobs") for one in found[kind]
+        }
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, DigestInvalid) as error:
+        raise StoreError(f"the plan {path} is damaged", "remove it and make that set again") from error
+
+
+def _scan(folder: str) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+@contextmanager
+def _held(layout: Layout, key: str) -> Iterator[None]:
+    lock = FileLock(layout.lock(key))
+    if not lock.acquire(_PATIENCE):
+        raise StoreError("another process works on the image sets of this store", "try again")
+    try:
+        yield
+    finally:
+        lock.release()
