@@ -81,7 +81,7 @@ class Blobs:
         _ = self._readers.run(self._stored.discard, digest, f"unreadable: {error.strerror}")
         return Corrupt(f"the stored content of {digest} cannot be read ({error.strerror})")
 
-    async def _here(self, digest: Digest) -> OpenBlob | None:
+    async def here(self, digest: Digest) -> OpenBlob | None:
         """Open a blob that is here and verified; one that is not sealed is hashed first, a bad one put away."""
         for _ in range(_ATTEMPTS):
             try:
@@ -115,7 +115,7 @@ class Blobs:
 
     async def head(self, target: Target, digest: Digest) -> BlobHead:
         """Return the blob's size, fetching nothing. Raises NotHere, NotYet, UpstreamError."""
-        found = await self._here(digest)
+        found = await self.here(digest)
         if found is not None:
             os.close(found.fd)
             if await self._members.find(target, digest) is None:
@@ -142,7 +142,7 @@ class Blobs:
         Raises NotHere, NotYet, RangeUnsatisfiable, UpstreamError.
         """
         for attempt in range(_ATTEMPTS):
-            found = await self._here(digest)
+            found = await self.here(digest)
             if found is not None:
                 return await self._prove_hit(target, digest, found, wanted)
             client = self._asked(target, digest)

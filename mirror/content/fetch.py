@@ -79,6 +79,10 @@ class Fetcher:
         finally:
             part.close()
 
+    def moving(self) -> dict[Digest, int]:
+        """Return how many bytes of each fill under way in this process have come."""
+        return {digest: fill.written for digest, fill in self._fills.items() if not fill.ended}
+
     async def stop(self) -> None:
         """Cancel every fill; what has come stays in its part and is resumed by whoever asks next."""
         tasks = [fill.task for fill in self._fills.values() if fill.task is not None]

@@ -149,6 +149,12 @@ class Fill:
                 raise NotYet(f"no byte of {self.digest} came for two minutes") from None
         return self.visible
 
+    async def finished(self) -> None:
+        """Wait until the content is committed. Raises what ended the download without it."""
+        while not self._ended:
+            await self._changed.wait()
+        self._raise()
+
     def _raise(self) -> None:
         if self.error is not None:
             raise self.error

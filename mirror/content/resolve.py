@@ -11,7 +11,8 @@ A name is looked up in this closed list; it never becomes a host to dial, and ne
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 from mirror.config import DOCKER_HUB_SYNONYMS, Config, UpstreamConfig
@@ -23,9 +24,11 @@ _MEMORY = 10_000  # names remembered
 
 
 class Resolver:
-    """The table. `resolve` is pure over the configuration, so its answers are remembered."""
+    """The table. `loaded` gives the first components of the names that image sets hold; answers are remembered."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, loaded: Callable[[], frozenset[str]] = frozenset) -> None:
+        self._loaded = loaded
+        self._seen = loaded()
         self._upstreams: Mapping[str, UpstreamConfig] = config.upstreams
         self._default = config.default_upstream
         self._exact = {key: value for key, value in config.aliases.items() if not key.endswith("/")}
@@ -42,6 +45,10 @@ class Resolver:
 
         Raises NameUnknown where nothing takes the name, Denied where `repositories` of its upstream does not allow it.
         """
+        loaded = self._loaded()
+        if loaded is not self._seen:
+            self._known.clear()
+            self._seen = loaded
         key = (name, ns, prefix)
         found = self._known.get(key)
         if found is None:
@@ -67,6 +74,10 @@ class Resolver:
             return self._target(first, rest)
         if space is not None:
             return self._target(space, name)
+        if ns and ns.lower() in self._seen:
+            return Target("", f"{ns.lower()}/{name}", f"{ns.lower()}/{name}")
+        if first in self._seen:
+            return Target("", name, name)
         if ns and ns.lower() not in self._own:
             raise NameUnknown(f"no upstream '{ns}' is configured here", "add it under upstreams in mirror.yaml")
         if self._default is not None:
@@ -85,7 +96,7 @@ class Resolver:
         if value is None:
             return None
         upstream, _, repository = value.partition("/")
-        return self._target(upstream, repository)
+        return replace(self._target(upstream, repository), aliased=True)
 
     def _target(self, upstream: str, repository: str) -> Target:
         hub = upstream == HUB or any(

@@ -17,12 +17,14 @@ from mirror.content.answers import (
     Target,
 )
 from mirror.content.blobs import Blobs
+from mirror.content.bring import Bring
 from mirror.content.fetch import Fetcher
 from mirror.content.locks import Locks
 from mirror.content.manifests import Manifests
 from mirror.content.members import Members
 from mirror.content.referrers import Referrers
 from mirror.content.resolve import Resolver
+from mirror.content.sets import ContentSets
 from mirror.content.tags import Tags
 from mirror.content.workshop import Workshop
 from mirror.errors import StoreError
@@ -35,6 +37,7 @@ from mirror.store.layout import Layout
 from mirror.store.manifests import Manifests as Rows
 from mirror.store.quarantine import Quarantine
 from mirror.store.referrers import Referrers as StoredReferrers
+from mirror.store.sets import Sets
 from mirror.store.space import Space
 from mirror.store.tags import Tags as StoredTags
 from mirror.store.threads import Threads
@@ -71,7 +74,8 @@ class Content:
 
         self._layout = layout
         self._writers = writers
-        self._resolver = Resolver(config)
+        self._sets = ContentSets(Sets(layout), writers)
+        self._resolver = Resolver(config, lambda: self._sets.known.spaces)
         self._locks = Locks(layout, writers)
         stored = StoredBlobs(layout, discard)
         rows = Rows(layout)
@@ -115,11 +119,33 @@ class Content:
             rooms.metrics,
             self._manifests.by_digest,
             self._manifests.fetch_tag,
+            self._sets,
             offline=config.offline,
             history=config.storage.tag_history,
         )
         self._manifests.tags = self._tags
+        self.bring = Bring(
+            self._resolver,
+            self._manifests,
+            self._blobs,
+            self._members,
+            self._fetcher,
+            StoredTags(layout),
+            self._sets,
+            clients,
+            writers,
+            offline=config.offline,
+        )
         self._referrers = Referrers(StoredReferrers(layout), writers, clients, config.upstreams, offline=config.offline)
+
+    @property
+    def settled(self) -> bool:
+        """Whether what is remembered of image sets is what the store says: one system call."""
+        return self._sets.fresh
+
+    async def settle(self) -> None:
+        """Read anew what image sets say."""
+        await self._sets.load()
 
     def resolve(self, name: str, ns: str | None, prefix: str | None) -> Target:
         """Return what a client's name means. Raises NameUnknown, Denied."""

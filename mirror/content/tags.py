@@ -15,6 +15,7 @@ from mirror.content.answers import Cache, ManifestAnswer, TagPage, Target
 from mirror.content.coalesce import Coalesced
 from mirror.content.fetch import CLIENT_PATIENCE
 from mirror.content.locks import Locks
+from mirror.content.sets import ContentSets
 from mirror.errors import (
     MirrorError,
     NotHere,
@@ -70,6 +71,7 @@ class Tags:
         metrics: Metrics,
         fetch: Callable[[Target, Digest], Awaitable[ManifestAnswer]],
         fetch_tag: Callable[[Target, str, ManifestHead | None], Awaitable[ManifestAnswer]],
+        sets: ContentSets,
         *,
         offline: bool,
         history: int,
@@ -82,6 +84,7 @@ class Tags:
         self._metrics = metrics
         self._fetch = fetch
         self._fetch_tag = fetch_tag
+        self._sets = sets
         self._offline = offline
         self._history = history
         self._memory: dict[tuple[str, str], tuple[tuple[int, int, int], TagRecord]] = {}
@@ -94,6 +97,9 @@ class Tags:
 
     def now(self, target: Target, tag: str) -> TagState | None:
         """Return what the tag means if that is known and fresh: no wait, one system call."""
+        pinned = self._sets.known.tags.get((target.name, tag))
+        if pinned is not None:
+            return TagState(pinned, why="set")
         record = self._known(target, tag)
         if record is None or not self._fresh(target, record):
             return None
@@ -126,6 +132,9 @@ class Tags:
 
         Raises NotHere where there is no such tag, NotYet, UpstreamError where nothing is known of it.
         """
+        pinned = self._sets.known.tags.get((target.name, tag))
+        if pinned is not None:
+            return TagState(pinned, why="set")
         record = self._known(target, tag)
         client = self._clients.get(target.upstream)
         if record is not None and self._fresh(target, record):
@@ -247,7 +256,7 @@ class Tags:
 
     async def _all(self, target: Target) -> tuple[list[str], str]:
         client = self._clients.get(target.upstream)
-        if client is None or self._offline:
+        if client is None or self._offline or target.aliased:
             return await self._local(target), ""
         fresh_for = self._upstreams[target.upstream].tags.fresh_for
         remembered = self._lists.get(target.name)
@@ -284,6 +293,7 @@ class Tags:
 
     async def _local(self, target: Target) -> list[str]:
         tags = await self._writers.run(self._stored.list, target.name)
+        tags = sorted({*tags, *self._sets.known.names.get(target.name, ())})
         if not tags:
             raise NotHere(f"nothing of {target.name} is here")
         return tags

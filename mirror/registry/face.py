@@ -11,6 +11,15 @@ from mirror.oci.digest import Digest
 class Content(Protocol):
     """What names mean and where their bytes are. Every method raises MirrorError for what it cannot give."""
 
+    @property
+    def settled(self) -> bool:
+        """Whether the answers below rest on what the store's image sets say now."""
+        ...
+
+    async def settle(self) -> None:
+        """Make them."""
+        ...
+
     def resolve(self, name: str, ns: str | None, prefix: str | None) -> Target:
         """Return what a client's name means; `prefix` is the first component of /<upstream>/v2/…"""
         ...

@@ -65,6 +65,7 @@ class Dispatcher:
         rate: float = 0,
         sender: Sender | None = None,
     ) -> None:
+        self._content = content
         self._clients = clients
         self._requests = requests
         self._log = log
@@ -140,6 +141,8 @@ class Dispatcher:
         handler = self._handlers.get(route.kind)
         if handler is None:
             raise NotHere("there is nothing at this path")
+        if not self._content.settled:
+            await self._content.settle()
         return await handler(request, route, arrived)
 
     async def _ping(self, request: web.BaseRequest, route: Route, _arrived: float) -> Answer:

@@ -233,6 +233,11 @@ class FakeContent:
             raise NotHere("upstream has no referrers")
         return self.index
 
+    settled = True
+
+    async def settle(self) -> None:
+        """Nothing to read."""
+
     async def ready(self) -> None:
         await self._ask("ready")
 

@@ -1,0 +1,100 @@
+"""What complete image sets say: which tags mean what, and which names this store has loaded or synced.
+
+Remembered a process, and read anew when `sets/current` changes: one stat a question.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from mirror import logs
+from mirror.errors import DigestInvalid, MirrorError
+from mirror.oci.digest import Digest
+from mirror.store.sets import Complete, Sets
+from mirror.store.threads import Threads
+
+_log = logs.get("content.sets")
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the complete generations hold: the digest of each (name, tag), all tags of a name, and where names begin."""
+
+    stamp: tuple[int, int, int] | None = None
+    tags: dict[tuple[str, str], Digest] = field(default_factory=dict)
+    names: dict[str, list[str]] = field(default_factory=dict)  # repository -> its tags, sorted
+    spaces: frozenset[str] = frozenset()  # the first components of the names
+
+
+class ContentSets:
+    """The complete generations of a store as names and tags."""
+
+    def __init__(self, sets: Sets, threads: Threads) -> None:
+        self._sets = sets
+        self._threads = threads
+        self._known = Known()
+        self._loading = asyncio.Lock()
+
+    @property
+    def fresh(self) -> bool:
+        """Whether what is remembered is what the store says: one stat."""
+        return self._sets.modified() == self._known.stamp
+
+    @property
+    def known(self) -> Known:
+        """What is remembered."""
+        return self._known
+
+    async def load(self) -> Known:
+        """Return what the store says, read anew where that has changed."""
+        if not self.fresh:
+            async with self._loading:
+                if not self.fresh:
+                    self._known = await self._threads.run(self._read)
+        return self._known
+
+    def _read(self) -> Known:
+        """Read every complete generation. A later completed one goes before, but within a set the newest does."""
+        stamp = self._sets.modified()
+        tags: dict[tuple[str, str], Digest] = {}
+        names: dict[str, set[str]] = {}
+        try:
+            complete = self._sets.current()
+        except MirrorError as error:
+            _log.error("sets_unreadable", why=error.what, remedy=error.remedy)
+            complete = ()
+        for one in precedence(complete):
+            for name, digest, marked in self._images(one):
+                names.setdefault(name, set()).update(marked)
+                for tag in marked:
+                    tags.setdefault((name, tag), digest)
+        listed = {name: sorted(found) for name, found in names.items()}
+        return Known(stamp, tags, listed, frozenset(name.partition("/")[0] for name in listed))
+
+    def _images(self, one: Complete) -> list[tuple[str, Digest, list[str]]]:
+        raw = self._sets.read(one.set, one.generation)
+        try:
+            plan: Any = json.loads(raw or b"")
+            return [
+                (image["name"], Digest.parse(image["image"].rpartition("@")[2]), list(image["tags"]))
+                for image in plan["images"]
+            ]
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError, DigestInvalid):
+            _log.error("plan_damaged", set=str(one), remedy="load or sync that set again")
+            return []
+
+
+def precedence(complete: tuple[Complete, ...]) -> list[Complete]:
+    """Return complete generations in the order in which a tag is looked for.
+
+    The newest of each set, the set completed last first; then the older ones (DESIGN 1, the store on disk).
+    """
+    newest: dict[str, Complete] = {}
+    for one in complete:
+        if one.set not in newest or one.generation > newest[one.set].generation:
+            newest[one.set] = one
+    first = [one for one in reversed(complete) if newest[one.set] is one]
+    return first + sorted((one for one in complete if newest[one.set] is not one), key=lambda one: -one.generation)
