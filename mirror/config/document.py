@@ -58,14 +58,15 @@ class Document:
             self.problems.append(Problem(code, what, f"{self.path}:{line}", remedy))
 
 
-def read(path: Path) -> Document:
+def read(path: Path, raw: bytes | None = None, *, most: int | None = None) -> Document:
     """Return what the YAML file holds. Raise ConfigurationError where it cannot be read as YAML at all.
 
-    Duplicate keys and keys that are not text are noted in `problems` and left out of `data`.
+    Duplicate keys and keys that are not text are noted in `problems` and left out of `data`. `raw` is the content
+    where the caller has read and bounded it; `most` is how many scalars, lists and mappings it may hold, keys included.
     """
     document = Document(path)
-    text = _read_text(path)
-    _refuse_surprises(text, path)
+    text = _read_text(path) if raw is None else decode(raw, path)
+    _refuse_surprises(text, path, most)
     try:
         node = yaml.compose(text, Loader=yaml.CSafeLoader)
     except yaml.YAMLError as error:
@@ -89,6 +90,11 @@ def _read_text(path: Path) -> str:
         raise refuse("unreadable", f"cannot be read: {error.strerror}", "let the service's user read it") from None
     if len(content) > _LARGEST:
         raise refuse("too_large", "is larger than 1 MiB", "this is hardly a configuration file")
+    return decode(content, path)
+
+
+def decode(content: bytes, path: Path) -> str:
+    """Return the text of a file; raise ConfigurationError where it is not UTF-8."""
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -96,10 +102,10 @@ def _read_text(path: Path) -> str:
         raise ConfigurationError([Problem("syntax", "is not UTF-8", f"{path}:{line}", "save it as UTF-8")]) from None
 
 
-def _refuse_surprises(text: str, path: Path) -> None:
+def _refuse_surprises(text: str, path: Path, most: int | None) -> None:
     """Refuse, from the events alone, what makes a small file large or a plain one strange; raise ConfigurationError."""
     problems: list[Problem] = []
-    depth = documents = 0
+    depth = documents = nodes = 0
     for event in _parse(text, path):
         line = event.start_mark.line + 1 if event.start_mark else 1
         where = f"{path}:{line}"
@@ -113,6 +119,10 @@ def _refuse_surprises(text: str, path: Path) -> None:
         elif isinstance(event, yaml.NodeEvent) and getattr(event, "tag", None):
             remedy = 'leave it out, or put text in quotes: "!"'
             problems.append(Problem("syntax", "tags (!) are not used here", where, remedy))
+        nodes += isinstance(event, yaml.NodeEvent)
+        if most is not None and nodes > most:
+            problems.append(Problem("too_large", f"holds more than {most} values", where, "split it into several files"))
+            break
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > _DEEPEST:
