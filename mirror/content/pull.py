@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -86,6 +87,8 @@ class Pull:
         """Ask upstream once and append what comes; True at a clean end of a body of unknown length."""
         fill = self._fill
         source = fill.source
+        if self._shop.courtesy is not None:
+            await self._shop.courtesy.before_start(source.target.upstream)
         body = await source.client.get_blob(source.target.repository, fill.digest, fill.written)
         try:
             await self._accept(body)
@@ -123,8 +126,12 @@ class Pull:
         skip = position - body.start  # upstream ignored the Range and began anew
         pending: asyncio.Future[int] | None = None
         first = True
+        asked = time.monotonic()
         try:
             while content := await body.read():
+                if shop.courtesy is not None:
+                    await shop.courtesy.after_piece(fill.source.target.upstream, time.monotonic() - asked)
+                    asked = time.monotonic()
                 if skip:
                     dropped = min(skip, len(content))
                     skip -= dropped

@@ -18,6 +18,7 @@ from mirror.content.answers import (
 )
 from mirror.content.blobs import Blobs
 from mirror.content.bring import Bring
+from mirror.content.courtesy import Courtesy
 from mirror.content.fetch import Fetcher
 from mirror.content.locks import Locks
 from mirror.content.manifests import Manifests
@@ -59,6 +60,7 @@ class Rooms:
     clients: Mapping[str, UpstreamClient]
     metrics: Metrics
     who: str
+    courteous: bool = False  # gives way to what others download
 
 
 class Content:
@@ -95,6 +97,7 @@ class Content:
                 self._members.grant,
                 self._members.prove,
                 discard,
+                Courtesy(layout, rooms.readers) if rooms.courteous else None,
             )
         )
         self._blobs = Blobs(stored, self._members, self._fetcher, clients, rooms.readers, used, offline=config.offline)

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from mirror.content.answers import Target
+from mirror.content.courtesy import Courtesy
 from mirror.metrics import Metrics
 from mirror.oci.digest import Digest
 from mirror.store.blobs import Blobs
@@ -50,3 +51,4 @@ class Workshop:
     granted: Callable[[Target, Digest], None]  # upstream gave the digest for this repository
     prove: Callable[[UpstreamClient, Target, Digest], Awaitable[object]]  # asks whether it would; raises if not
     discard: Callable[[str, str], None]  # moves bad content (path, why) into quarantine; for threads
+    courtesy: Courtesy | None = None  # gives way to others; a service itself gives way to nobody

@@ -1,0 +1,129 @@
+"""Complete a generation: everything of its plan is here and proven, so its names and tags become true in one rename."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+from mirror.errors import ManifestInvalid, StoreError
+from mirror.oci import media_types, strict_json
+from mirror.oci.digest import Digest
+from mirror.oci.manifest import Manifest
+from mirror.offline.graph_files import write_graphs
+from mirror.offline.here import Store
+from mirror.offline.plan import GraphExcerpt, Plan, PlannedManifest
+from mirror.store import files
+from mirror.store.manifests import Manifests as Rows
+from mirror.store.referrers import Referrers
+from mirror.store.sets import How, Sets
+
+_MANIFEST_LIMIT = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Incomplete:
+    """What is not here of a plan, with the size of each in bytes, and which signatures are not."""
+
+    missing: dict[Digest, int]
+    signatures: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.signatures)
+
+
+def complete(plan: Plan, number: int, how: How, store: Store, sets: Sets) -> Incomplete:
+    """Make generation `number` complete if all of its plan is here; return what is not. For threads only.
+
+    Raises ManifestInvalid where the plan and a manifest do not agree: a plan is not believed about what a manifest
+    names. Raises OSError, StoreError.
+    """
+    presence = store.presence(plan)
+    lacking = Incomplete(presence.missing, tuple(store.lacking_signatures(plan)))
+    if lacking:
+        return lacking
+    rows = Rows(store.layout)
+    sizes = {one.digest: one.size for one in plan.blobs}
+    sizes.update((one.digest, one.size) for one in plan.manifests)
+    for planned in plan.manifests:
+        found = store.manifest(planned.digest, planned.media_type)
+        _check(planned, found, sizes)
+        if rows.manifest(planned.name, planned.digest) is None:
+            rows.add_manifest(planned.name, planned.digest, found.media_type, planned.size)
+        rows.add_members(planned.name, found.named)
+    _write_referrers(plan, store)
+    sets.complete(plan.set, number, plan.digest, how)
+    refresh_graphs(store, sets)
+    return lacking
+
+
+def refresh_graphs(store: Store, sets: Sets) -> None:
+    """Write what the update graph says of all complete generations, for `serve` to answer from. For threads only."""
+    excerpts: list[GraphExcerpt] = []
+    for one in sets.current():
+        raw = sets.read(one.set, one.generation)
+        if raw is not None:
+            excerpts += Plan.parse(raw).graphs
+    write_graphs(store.layout, excerpts)
+
+
+def _check(planned: PlannedManifest, found: Manifest, sizes: dict[Digest, int]) -> None:
+    """Raise ManifestInvalid where a plan says something else of a manifest than its bytes do."""
+    name = f"{planned.name}@{planned.digest}"
+    children = {one.digest: one.size for one in found.children}
+    blobs = {one.digest: one.size for one in found.blobs if not one.foreign}
+    if set(planned.blobs) != set(blobs) or not set(planned.manifests) <= set(children):
+        raise ManifestInvalid(f"the plan names other content for {name} than that manifest does", "make the plan again")
+    for digest, size in {**blobs, **{child: children[child] for child in planned.manifests}}.items():
+        if sizes.get(digest) != size:
+            raise ManifestInvalid(f"{name} says that {digest} has {size} bytes, the plan says {sizes.get(digest)}")
+
+
+def _write_referrers(plan: Plan, store: Store) -> None:
+    """Keep for each subject of the plan who refers to it, beside what upstream said before."""
+    subjects: dict[tuple[str, Digest], list[PlannedManifest]] = defaultdict(list)
+    for planned in plan.manifests:
+        if planned.subject is not None:
+            subjects[(planned.name, planned.subject)].append(planned)
+    kept = Referrers(store.layout)
+    for (name, subject), planned_ones in subjects.items():
+        old = kept.read(name, subject)
+        entries = _entries(old.body) if old is not None else {}
+        before = dict(entries)
+        for planned in planned_ones:
+            entries[str(planned.digest)] = _descriptor(store, planned)
+        if entries != before:
+            index = {
+                "schemaVersion": 2,
+                "mediaType": media_types.OCI_INDEX,
+                "manifests": [entries[digest] for digest in sorted(entries)],
+            }
+            kept.write(name, subject, json.dumps(index, separators=(",", ":")).encode())
+
+
+def _entries(body: bytes) -> dict[str, Any]:
+    try:
+        return {entry["digest"]: entry for entry in json.loads(body)["manifests"]}
+    except (ValueError, LookupError, TypeError):
+        return {}
+
+
+def _descriptor(store: Store, planned: PlannedManifest) -> dict[str, Any]:
+    """Return a referrer's descriptor as the API lists it (distribution-spec, Listing Referrers)."""
+    raw = files.read_small(store.layout.blob(planned.digest), _MANIFEST_LIMIT)
+    if raw is None:
+        raise StoreError(f"the manifest {planned.digest} is not here")
+    document: dict[str, Any] = strict_json.loads(raw)
+    config = document.get("config")
+    found: dict[str, Any] = {
+        "mediaType": planned.media_type,
+        "digest": str(planned.digest),
+        "size": planned.size,
+    }
+    artifact_type = document.get("artifactType") or (config.get("mediaType") if isinstance(config, dict) else None)
+    if artifact_type:
+        found["artifactType"] = artifact_type
+    if isinstance(document.get("annotations"), dict):
+        found["annotations"] = document["annotations"]
+    return found

@@ -1,0 +1,94 @@
+"""What of a plan is in the store, and what is not."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from mirror.errors import Corrupt, StoreError
+from mirror.oci import manifest as manifests
+from mirror.oci.digest import Digest
+from mirror.oci.manifest import Manifest
+from mirror.offline.plan import Plan
+from mirror.store import files
+from mirror.store.blobs import Blobs
+from mirror.store.layout import Layout
+from mirror.store.signatures import Signatures
+
+_MANIFEST_LIMIT = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """Which digests of a plan are here and which are missing, each with its size in bytes."""
+
+    here: dict[Digest, int]
+    missing: dict[Digest, int]
+
+    @property
+    def here_bytes(self) -> int:
+        """The bytes that are here."""
+        return sum(self.here.values())
+
+    @property
+    def missing_bytes(self) -> int:
+        """The bytes that are not."""
+        return sum(self.missing.values())
+
+
+class Store:
+    """The store as plans look at it. Everything blocks and is for threads."""
+
+    def __init__(self, layout: Layout, blobs: Blobs) -> None:
+        self.layout = layout
+        self.blobs = blobs
+        self.signatures = Signatures(layout)
+
+    def has(self, digest: Digest, size: int) -> bool:
+        """Tell whether the content is here, whole and verified. A file that is not sealed is hashed first."""
+        found = files.look(self.layout.blob(digest))
+        if found is None or not stat.S_ISREG(found.st_mode) or found.st_size != size:
+            return False
+        return files.is_sealed(found) or self.verify(digest)
+
+    def verify(self, digest: Digest, progress: Callable[[int], None] = lambda _: None) -> bool:
+        """Hash the content and say whether it is what its name says; bad content goes to quarantine."""
+        try:
+            found = self.blobs.open(digest)
+        except StoreError:
+            self.blobs.discard(digest, "cannot be opened")
+            return False
+        if found is None:
+            return False
+        try:
+            self.blobs.verify(digest, found.fd)
+        except Corrupt:
+            return False
+        finally:
+            os.close(found.fd)
+        progress(found.size)
+        return True
+
+    def presence(self, plan: Plan) -> Presence:
+        """Return what of a plan is here."""
+        here: dict[Digest, int] = {}
+        missing: dict[Digest, int] = {}
+        for digest, size in plan.content.items():
+            (here if self.has(digest, size) else missing)[digest] = size
+        return Presence(here, missing)
+
+    def manifest(self, digest: Digest, media_type: str) -> Manifest:
+        """Return a manifest that is here, parsed; raise ManifestInvalid, StoreError."""
+        raw = files.read_small(self.layout.blob(digest), _MANIFEST_LIMIT)
+        if raw is None:
+            raise StoreError(f"the manifest {digest} is not here")
+        return manifests.parse(raw, media_type)
+
+    def lacking_signatures(self, plan: Plan) -> Iterator[str]:
+        """Yield the signatures of a plan that are not here, as sentences."""
+        for one in plan.signatures:
+            raw = self.signatures.read(one.release, one.number)
+            if raw is None or Digest.of(raw) != one.digest:
+                yield f"signature {one.number} of release {one.release}"
