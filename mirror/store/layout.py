@@ -12,6 +12,8 @@
     ├── sets/current                            the complete generations of image sets, in the order of completion
     ├── sets/<set>/<n>.json                     a generation: its plan; what it names is never evicted
     ├── sets/<set>/source                       the image set file that the newest plan came from
+    ├── signatures/<alg>=<hex>/signature-<n>    OpenPGP signatures of a release, named as in every signature store
+    ├── graph/<arch>-<channel>.json             what the complete generations know of a channel's update graph
     ├── uploads/<uuid>
     ├── run/                                    sockets, housekeeping.lock
     │   └── locks/<hash>                        what is flocked; never renamed or deleted while anything runs
@@ -40,6 +42,8 @@ class Layout:
         self.repositories = root / "repositories"
         self.sets = root / "sets"
         self.current_sets = root / "sets" / "current"
+        self.signatures = root / "signatures"
+        self.graphs = root / "graph"
         self.uploads = root / "uploads"
         self.run = root / "run"
         self.locks = root / "run" / "locks"
@@ -93,6 +97,14 @@ class Layout:
     def generation(self, name: str, number: int) -> Path:
         """Return the plan of a generation."""
         return self.sets / name / f"{number}.json"
+
+    def signature(self, digest: Digest, number: int) -> Path:
+        """Return where signature `number` (from 1) of the release `digest` is kept."""
+        return self.signatures / f"{digest.algorithm}={digest.hex}" / f"signature-{number}"
+
+    def graph(self, architecture: str, channel: str) -> Path:
+        """Return where the update graph of a channel for an architecture is kept; both are of the tag's grammar."""
+        return self.graphs / f"{architecture}-{channel}.json"
 
     def lock(self, key: str) -> Path:
         """Return the file that is flocked for `key`, e.g. "space" or "tag quay.io/org/app:latest"."""
