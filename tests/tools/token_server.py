@@ -27,13 +27,17 @@ _LIFETIME = 300  # seconds; what most servers give
 class TokenServer:
     """Issues pull tokens to one user over TLS, and empty ones to anybody else. A context manager.
 
-    `tls` is (certificate, key): a login goes to a realm of another host only over https.
+    `tls` is (certificate, key): a login goes to a realm of another host only over https. Tokens say that they live
+    `lifetime` seconds.
     """
 
-    def __init__(self, folder: Path, user: str, password: str, tls: tuple[Path, Path]) -> None:
+    def __init__(
+        self, folder: Path, user: str, password: str, tls: tuple[Path, Path], lifetime: int = _LIFETIME
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.issuer = "lab-tokens"
         self.service = "lab-registry"
+        self.lifetime = lifetime
         self.certificate = folder / "issuer.pem"
         self.asked: list[str] = []  # the scopes of each request, in order
         self.authorised: list[str] = []  # the scopes of those that carried a login
@@ -81,7 +85,7 @@ class TokenServer:
             "aud": self.service,
             "iat": now,
             "nbf": now - 10,
-            "exp": now + _LIFETIME,
+            "exp": now + self.lifetime,
             "jti": secrets.token_hex(8),
             "access": access,
         }
@@ -119,7 +123,7 @@ class TokenServer:
                 if authorization:
                     server.authorised.append(" ".join(scopes))
                 token = server.issue(authorization, scopes)
-                body = json.dumps({"token": token, "expires_in": _LIFETIME}).encode()
+                body = json.dumps({"token": token, "expires_in": server.lifetime}).encode()
                 self.send_response(200)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(body)))
