@@ -9,6 +9,7 @@ import signal
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -143,6 +144,46 @@ def _become_owner(store: Path) -> None:
         os.setuid(owner.st_uid)
 
 
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The rooms behind the face, open."""
+
+    content: Content
+    layout: Layout
+    index: Index
+    space: Space
+    quarantine: Quarantine
+    readers: Threads
+    writers: Threads
+
+
+async def open_rooms(
+    rooms: AsyncExitStack,
+    config: Config,
+    metrics: Metrics,
+    environ: Mapping[str, str],
+    who: str,
+    *,
+    courteous: bool = False,
+) -> Opened:
+    """Open the store and the upstreams, closed again with `rooms`; `who` names this process in notes of downloads.
+
+    `courteous`: downloads give way to those of others.
+    """
+    layout = Layout(config.storage.path)
+    quarantine = Quarantine(layout)
+    index = Index(layout, quarantine)
+    space = Space(layout, index, config.storage, offline=config.offline)
+    readers, writers = Threads("read", _READERS), Threads("write", _WRITERS)
+    rooms.callback(index.close)
+    rooms.callback(readers.close)
+    rooms.callback(writers.close)
+    upstreams = open_upstreams(config, metrics, environ)
+    rooms.push_async_callback(upstreams.close)
+    made = Rooms(layout, index, space, quarantine, readers, writers, upstreams, metrics, who, courteous)
+    return Opened(Content(config, made), layout, index, space, quarantine, readers, writers)
+
+
 class Worker:
     """One process of the service: its rooms, its connections, and the tasks beside them."""
 
@@ -181,7 +222,9 @@ class Worker:
             self._sinks.append(sink)  # so that what ends this worker is written out as well
             sink.start(lambda lines: metrics.add(LOG_DROPPED, by=lines))
             rooms.callback(sink.flush)
-            content, housekeeping = await self._open_store(rooms, metrics)
+            opened = await open_rooms(rooms, config, metrics, self._environ, self._who)
+            content = opened.content
+            housekeeping = Housekeeping(opened.layout, opened.index, opened.space, metrics)
             dispatcher = Dispatcher(
                 content,
                 Clients(config.clients.anonymous != "none", config.limits.trusted_proxies),
@@ -212,24 +255,6 @@ class Worker:
         """Secrets and certificates are reread by themselves when they change; the rest takes a restart."""
         _log.warning("reload_not_supported", remedy="restart the service to reread mirror.yaml")
         self._context.reloaded()
-
-    async def _open_store(self, rooms: AsyncExitStack, metrics: Metrics) -> tuple[Content, Housekeeping]:
-        config = self._config
-        layout = Layout(config.storage.path)
-        quarantine = Quarantine(layout)
-        index = Index(layout, quarantine)
-        space = Space(layout, index, config.storage, offline=config.offline)
-        readers, writers = Threads("read", _READERS), Threads("write", _WRITERS)
-        rooms.callback(index.close)
-        rooms.callback(readers.close)
-        rooms.callback(writers.close)
-        upstreams = open_upstreams(config, metrics, self._environ)
-        rooms.push_async_callback(upstreams.close)
-        content = Content(
-            config,
-            Rooms(layout, index, space, quarantine, readers, writers, upstreams, metrics, self._who),
-        )
-        return content, Housekeeping(layout, index, space, metrics)
 
     async def _listen(
         self, dispatcher: Dispatcher, metrics: Metrics, tasks: list[asyncio.Task[None]]
