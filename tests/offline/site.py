@@ -1,0 +1,99 @@
+"""A site: a store with its mirror.yaml, and the commands that an administrator runs there."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.tools.mirror import Mirror
+from tests.tools.processes import free_port
+from tests.tools.programs import ROOT
+
+_PATIENCE = 100  # seconds that one command may take
+
+
+@dataclass(frozen=True)
+class Done:
+    """A command that has ended."""
+
+    command: Sequence[str]
+    code: int
+    out: str
+    err: str
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """The object that `--json` printed."""
+        found = json.loads(self.out)
+        assert isinstance(found, dict)
+        return found
+
+    def __str__(self) -> str:
+        return f"mirror {' '.join(self.command)}\nended with {self.code}\n{self.out}{self.err}"
+
+
+class Site:
+    """One side of the gap. `document` is what its mirror.yaml says beside the store and the listener."""
+
+    def __init__(self, folder: Path, document: Mapping[str, Any]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.store = folder / "store"
+        self.configuration = folder / "mirror.yaml"
+        self.document = {
+            "listen": f"127.0.0.1:{free_port()}",
+            "metrics": {"listen": "none"},
+            "storage": {"path": str(self.store)},
+            **document,
+        }
+        self.configure({})
+
+    def configure(self, changes: Mapping[str, Any]) -> None:
+        """Write mirror.yaml anew with top-level keys changed."""
+        self.document.update(changes)
+        self.configuration.write_text(yaml.safe_dump(self.document, sort_keys=False))
+
+    def mirror(self, *words: str | Path, code: int | None = 0, environment: Mapping[str, str] | None = None) -> Done:
+        """Run a command of the mirror; its exit code must be `code` unless that is None."""
+        command = [str(word) for word in words]
+        ended = subprocess.run(
+            self._line(command),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_PATIENCE,
+            check=False,
+            cwd=ROOT,
+            env={**os.environ, **(environment or {})},
+        )
+        done = Done(command, ended.returncode, ended.stdout, ended.stderr)
+        assert code is None or done.code == code, str(done)
+        assert "Traceback" not in done.err, str(done)
+        return done
+
+    def begin(self, *words: str | Path) -> subprocess.Popen[bytes]:
+        """Start a command in a process group of its own and return it; its output is dropped."""
+        return subprocess.Popen(
+            self._line([str(word) for word in words]),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd=ROOT,
+            start_new_session=True,
+        )
+
+    def _line(self, command: list[str]) -> list[str]:
+        return [sys.executable, "-m", "mirror", *command, "--config", str(self.configuration)]
+
+    def serving(self, changes: Mapping[str, Any] | None = None) -> Mirror:
+        """Return a `mirror serve` over this site's store, not started yet."""
+        document = {key: value for key, value in self.document.items() if key not in ("listen", "metrics")}
+        return Mirror(self.folder / "serve", {**document, **(changes or {})})
