@@ -1,7 +1,8 @@
-"""What downloads leave behind in ingest/ when nobody goes on with them."""
+"""What downloads, and loads from files, leave behind in ingest/ when nobody goes on with them."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 
@@ -11,9 +12,10 @@ from mirror.oci.digest import Digest
 from mirror.store import files
 from mirror.store.ingest import Part
 from mirror.store.layout import Layout
-from mirror.store.promises import allocated
+from mirror.store.promises import SPANS, WHOLE, allocated, grows_in
 
 AGE = 86400.0  # seconds since the last change; a download that came back within a day is resumed
+SPANS_AGE = 30 * 86400.0  # of what came from one disk and waits for the rest, which somebody has yet to carry here
 _TEMPORARY = (".tmp", ".bad", "~")
 
 
@@ -30,10 +32,15 @@ class Leftovers:
         freed = 0
         for name in self._names():
             path = str(self._layout.ingest / name)
-            if not self._old(path):
+            if not self._old(path, SPANS_AGE if name.endswith(SPANS) else self._age):
                 continue
             size = allocated(path)
-            gone = files.remove(path) if name.endswith(_TEMPORARY) else self._remove_part(name)
+            if name.endswith(_TEMPORARY):
+                gone = files.remove(path)
+            elif name.endswith((WHOLE, SPANS)):
+                gone = _remove_unless_locked(path)
+            else:
+                gone = self._remove_part(name)
             if gone:
                 self._log.info("leftover_removed", name=name, bytes=size)
                 freed += size
@@ -48,7 +55,7 @@ class Leftovers:
         count = 0
         for name in self._names():
             path = str(self._layout.ingest / name)
-            if name.endswith(".json") and not os.path.lexists(f"{path.removesuffix('.json')}.part") and self._old(path):
+            if name.endswith(".json") and not os.path.lexists(grows_in(path)) and self._old(path, self._age):
                 count += files.remove(path)
         return count
 
@@ -58,13 +65,13 @@ class Leftovers:
         except FileNotFoundError:
             return []
 
-    def _old(self, path: str) -> bool:
-        """Tell whether nothing happened to a file for long. The mtime alone may be a seal, which is always old."""
+    def _old(self, path: str, age: float) -> bool:
+        """Tell whether nothing happened to a file for `age` seconds. The mtime alone may be a seal: always old."""
         try:
             status = os.lstat(path)
         except FileNotFoundError:
             return False
-        return max(status.st_mtime, status.st_ctime) < time.time() - self._age
+        return max(status.st_mtime, status.st_ctime) < time.time() - age
 
     def _remove_part(self, name: str) -> bool:
         algorithm, _, encoded = name.removesuffix(".part").partition("-")
@@ -83,3 +90,22 @@ class Leftovers:
             return files.remove(str(self._layout.part(digest)))
         finally:
             part.close()
+
+
+def _remove_unless_locked(path: str) -> bool:
+    """Remove what came from a file, and its note, unless somebody is at it; say whether it is gone."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        there = files.look(path)
+        if there is None or there.st_ino != os.fstat(fd).st_ino:
+            return False
+        files.remove(f"{path}.json")
+        return files.remove(path)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)

@@ -13,8 +13,10 @@ from mirror.store import files
 from mirror.store.layout import Layout
 
 UNIT = 64 << 20  # bytes at a time for what does not say how large it will be
+WHOLE = ".whole"  # content that comes from a file, in one go or in spans (intake.py)
+SPANS = ".spans"
 _BLOCK = 4096
-_NOTE_LIMIT = 16 * 1024
+_NOTE_LIMIT = 1024 * 1024  # that of a content in many spans
 
 
 class Promised(NamedTuple):
@@ -39,11 +41,18 @@ def owed(size: int | None, written: int) -> int:
     return max(0, -(-size // _BLOCK) * _BLOCK - written)
 
 
+def grows_in(note: str) -> str:
+    """Return the path of what the note at path `note` speaks of."""
+    stem = note.removesuffix(".json")
+    return stem if stem.endswith((WHOLE, SPANS)) else f"{stem}.part"
+
+
 def promised(layout: Layout, besides: Digest | None = None, pinned: Container[str] = ()) -> Promised:
     """Return the sum of all promises but that of `besides`; `pinned` digests are not `cached`. Blocks: for threads.
 
-    A note `<name>.json` holds {"size": bytes or null} and its file is `<name>.part`; both folders keep that form. A
-    note without a file counts in full, unless the download is committed and only its note is left.
+    A note `<name>.json` holds {"size": bytes or null} and its file is `<name>.part`; both folders keep that form. What
+    comes from files has `<name>.whole` or `.spans` and a note of that name with `.json`. A note without a file counts
+    in full, unless the content is committed and only its note is left.
     """
     skip = layout.part_note(besides).name if besides is not None else ""
     total, cached = _sum(layout, layout.ingest, skip, pinned)
@@ -60,8 +69,8 @@ def _sum(layout: Layout, folder: os.PathLike[str], skip: str, pinned: Container[
         if not name.endswith(".json") or name == skip:
             continue
         path = os.path.join(folder, name)
-        stem = name.removesuffix(".json")
-        written = allocated(f"{path.removesuffix('.json')}.part")
+        stem = name.removesuffix(".json").removesuffix(WHOLE).removesuffix(SPANS)
+        written = allocated(grows_in(path))
         try:
             size = _size(path)
         except FileNotFoundError:
