@@ -11,20 +11,17 @@ for it. All of this blocks and is for threads.
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
-from mirror.errors import Corrupt, DigestInvalid, StoreError, StoreFull
+from mirror.errors import Corrupt, DigestInvalid, StoreError
 from mirror.oci.digest import Digest
 from mirror.store import files
 from mirror.store.blobs import Blobs
+from mirror.store.growing import Growing, Waiting, read_note, writing
 from mirror.store.layout import Layout
 from mirror.store.promises import SPANS, WHOLE
 from mirror.store.quarantine import Quarantine
@@ -34,40 +31,12 @@ Read = Callable[[int], bytes]
 
 SPANS_LIMIT = 10_000  # of one content: a part holds at most one span of it, or a few
 STEP = 1024 * 1024  # bytes read at a time
-_NOTE_LIMIT = 1024 * 1024
 _PATIENCE = 60.0  # seconds without growth, before whoever writes the same content is given up on
 _LOOK_AGAIN = 0.02
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class StoreBusy(StoreError):
     """Another process is at the same job: trying again later helps."""
-
-
-class Waiting(NamedTuple):
-    """A content of `size` bytes of which `spans` (start, stop) are here: sorted, neither empty nor touching."""
-
-    size: int
-    spans: tuple[tuple[int, int], ...]
-
-    @property
-    def whole(self) -> bool:
-        """Whether nothing is missing."""
-        return self.spans == ((0, self.size),)
-
-    def covers(self, start: int, stop: int) -> bool:
-        """Tell whether bytes start..stop are all here."""
-        return any(first <= start and stop <= last for first, last in self.spans)
-
-    def with_span(self, start: int, stop: int) -> Waiting:
-        """Return this with bytes start..stop here too."""
-        found: list[tuple[int, int]] = []
-        for first, last in sorted((*self.spans, (start, stop))):
-            if found and first <= found[-1][1]:
-                found[-1] = (found[-1][0], max(last, found[-1][1]))
-            else:
-                found.append((first, last))
-        return Waiting(self.size, tuple(found))
 
 
 class Intake:
@@ -174,7 +143,7 @@ class Intake:
         for name in _names(self._layout.ingest):
             path = self._layout.ingest / name
             algorithm, _, encoded = name.removesuffix(SPANS).partition("-")
-            note = _read_note(f"{path}.json", files.look(str(path))) if name.endswith(SPANS) else None
+            note = read_note(f"{path}.json", files.look(str(path))) if name.endswith(SPANS) else None
             if note is not None and note.spans:
                 try:
                     found[Digest.parse(f"{algorithm}:{encoded}")] = note
@@ -184,7 +153,7 @@ class Intake:
 
     def forget(self, digest: Digest) -> bool:
         """Drop the spans of a content, unless somebody is just writing some; say whether there were any."""
-        growing = _Growing.open(self._layout, digest, SPANS, create=False)
+        growing = Growing.open(self._layout, digest, SPANS, create=False)
         if growing is None:
             return False
         try:
@@ -198,7 +167,7 @@ class Intake:
     def _discard(self, path: str, why: str) -> None:
         self._quarantine.take(path, why)
 
-    def _add(self, growing: _Growing, digest: Digest, here: Waiting, offset: int, length: int, read: Read) -> Waiting:
+    def _add(self, growing: Growing, digest: Digest, here: Waiting, offset: int, length: int, read: Read) -> Waiting:
         """Write a span, and note it when it is on disk; return what is here then."""
         more = here.with_span(offset, offset + length)
         if len(more.spans) > SPANS_LIMIT:
@@ -218,37 +187,37 @@ class Intake:
         growing.write_note(more, durable=True)
         return more
 
-    def _verify(self, growing: _Growing, digest: Digest, size: int) -> None:
+    def _verify(self, growing: Growing, digest: Digest, size: int) -> None:
         """Commit what is whole if it hashes to its name; else drop it and raise Corrupt."""
         hasher = digest.hasher()
         growing.truncate(size)
-        with _writing(digest):
+        with writing(digest):
             files.hash_file(growing.fd, hasher.update)
         if hasher.hexdigest() != digest.hex:
             growing.drop()
             raise Corrupt(f"what came in pieces as {digest} hashes to {hasher.hexdigest()}")
         self._commit(growing, size)
 
-    def _promise(self, growing: _Growing, digest: Digest, note: Waiting) -> None:
+    def _promise(self, growing: Growing, digest: Digest, note: Waiting) -> None:
         """Promise the room of a content, unless whoever began it did."""
         old = growing.note()
         if old is None or old.size != note.size:
             self._space.reserve(digest, note.size, lambda: growing.write_note(note, durable=False))
 
-    def _commit(self, growing: _Growing, size: int) -> None:
+    def _commit(self, growing: Growing, size: int) -> None:
         growing.commit()
         self._used(growing.digest, size)
 
     @contextmanager
-    def _held(self, digest: Digest, kind: str) -> Iterator[_Growing]:
+    def _held(self, digest: Digest, kind: str) -> Iterator[Growing]:
         """Hold the file that `digest` grows in, alone; wait for whoever holds it as long as it grows."""
         until, stamp = time.monotonic() + _PATIENCE, (0, 0)
         while True:
-            with _writing(digest):
-                growing = _Growing.open(self._layout, digest, kind, create=True)
+            with writing(digest):
+                growing = Growing.open(self._layout, digest, kind, create=True)
             assert growing is not None
             try:
-                with _writing(digest):
+                with writing(digest):
                     ours = growing.lock()
                 if ours:
                     yield growing
@@ -262,116 +231,6 @@ class Intake:
             time.sleep(_LOOK_AGAIN)
 
 
-class _Growing:
-    """A file that content grows in, and its note. Closing it gives the lock back."""
-
-    def __init__(self, layout: Layout, digest: Digest, path: Path, fd: int) -> None:
-        self.digest = digest
-        self.fd = fd
-        self._layout = layout
-        self._path = str(path)
-        self._note_path = f"{path}.json"
-
-    @classmethod
-    def open(cls, layout: Layout, digest: Digest, kind: str, *, create: bool) -> _Growing | None:
-        """Open the file; without `create`, None where there is none. Raises OSError."""
-        path = layout.ingest / f"{digest.algorithm}-{digest.hex}{kind}"
-        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
-        while True:
-            try:
-                return cls(layout, digest, path, os.open(path, flags, 0o600))
-            except FileNotFoundError:
-                if create:
-                    raise
-                return None
-            except PermissionError:
-                if not _unseal(path):
-                    raise
-
-    def lock(self) -> bool:
-        """Take the file if nobody has it and its path still leads here; say whether it was taken."""
-        try:
-            fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        there, here = files.look(self._path), files.status(self.fd)
-        return there is not None and (there.st_ino, there.st_dev) == (here.st_ino, here.st_dev)
-
-    @property
-    def stamp(self) -> tuple[int, int]:
-        """What changes while somebody writes."""
-        found = files.status(self.fd)
-        return found.st_mtime_ns, found.st_blocks
-
-    def note(self) -> Waiting | None:
-        """Return what is noted, None where there is no note of this file."""
-        return _read_note(self._note_path, files.status(self.fd))
-
-    def write_note(self, note: Waiting, *, durable: bool) -> None:
-        content = json.dumps({"size": note.size, "spans": note.spans}).encode()
-        with _writing(self.digest):
-            files.write_atomically(self._note_path, content, durable=durable)
-
-    def forget_note(self) -> None:
-        files.remove(self._note_path)
-
-    def write(self, content: bytes, position: int) -> None:
-        """Write all of `content` at `position`."""
-        view = memoryview(content)
-        with _writing(self.digest):
-            while view:
-                done = os.pwrite(self.fd, view, position)
-                view, position = view[done:], position + done
-
-    def truncate(self, size: int) -> None:
-        with _writing(self.digest):
-            os.ftruncate(self.fd, size)
-
-    def sync(self) -> None:
-        with _writing(self.digest):
-            os.fdatasync(self.fd)
-
-    def commit(self) -> None:
-        """Bring verified content under its digest: fsync, seal, rename, fsync of the folder."""
-        target = self._layout.blob(self.digest)
-        with _writing(self.digest):
-            os.fsync(self.fd)
-            os.fchmod(self.fd, files.SEALED_MODE)
-            os.utime(self.fd, (time.time(), files.seal_time(os.fstat(self.fd).st_size)))
-            files.make_folders(os.path.dirname(target))
-            os.rename(self._path, target)
-            files.sync_folder(os.path.dirname(target))
-        self.forget_note()
-
-    def drop(self) -> None:
-        """Remove file and note, holding the lock. The note first: once the path is free a newcomer may write one."""
-        self.forget_note()
-        if self.lock():
-            files.remove(self._path)
-
-    def close(self) -> None:
-        os.close(self.fd)
-
-
-def _unseal(path: Path) -> bool:
-    """Make a file writable that was sealed and never renamed; say whether opening it again may help."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return True
-    try:
-        # Whoever seals it holds the lock until it is renamed.
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        there, here = files.look(str(path)), files.status(fd)
-        if there is not None and there.st_ino == here.st_ino:
-            os.fchmod(fd, 0o600)
-    except PermissionError:
-        return False
-    finally:
-        os.close(fd)
-    return True
-
-
 def _bytes(digest: Digest, length: int, read: Read) -> Iterator[tuple[int, bytes]]:
     """Yield (position, bytes) of `length` bytes; raise Corrupt where there are fewer."""
     position = 0
@@ -383,40 +242,8 @@ def _bytes(digest: Digest, length: int, read: Read) -> Iterator[tuple[int, bytes
         position += len(content)
 
 
-def _read_note(path: str, file: os.stat_result | None) -> Waiting | None:
-    """Return what a note says of its file, None where there is none or it is not whole: then all comes again.
-
-    A note outlives its file where a process died between the rename and the note's removal.
-    """
-    raw = files.read_record(path, _NOTE_LIMIT)
-    try:
-        found = json.loads(raw or b"null")
-        note = Waiting(int(found["size"]), tuple((int(start), int(stop)) for start, stop in found["spans"]))
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return None
-    end = -1
-    for start, stop in note.spans:
-        if not end < start < stop <= note.size:
-            return None
-        end = stop
-    return note if file is not None and end <= file.st_size else None
-
-
 def _names(folder: Path) -> list[str]:
     try:
         return sorted(os.listdir(folder))
     except FileNotFoundError:
         return []
-
-
-@contextmanager
-def _writing(digest: Digest) -> Iterator[None]:
-    """Turn what the store's disk answers into words; what reading the source raises passes by."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _NO_ROOM:
-            raise StoreFull(
-                f"the store's disk became full while {digest} came ({error.strerror})", "make room, then run it again"
-            ) from error
-        raise StoreError(f"the store's disk failed while {digest} came ({error.strerror})") from error
