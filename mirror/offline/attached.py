@@ -1,0 +1,167 @@
+"""What is attached to an image: cosign's tags beside it, and the manifests that refer to it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mirror.content.answers import Target
+from mirror.errors import (
+    ManifestInvalid,
+    MirrorError,
+    NotHere,
+    NotYet,
+    UpstreamDenied,
+    UpstreamError,
+    UpstreamInvalid,
+    UpstreamNotFound,
+)
+from mirror.oci import manifest as manifests
+from mirror.oci import media_types
+from mirror.oci.digest import Digest
+from mirror.oci.reference import fallback_tag
+from mirror.offline.closure import Closure, Closures
+from mirror.offline.source import ImageSource, Lacking
+
+LIST_LIMIT = 10_000  # a tag list of so many names may have been cut off
+REFERRERS_LIMIT = 1_000  # of one digest
+
+# Up to so many questions about a repository's tags are asked one by one: a list comes in pages of a hundred.
+_ASKED_SINGLY = 8
+_SUFFIXES: Mapping[str, str] = {"sig": "signature", "att": "attestation"}
+# What says that there is no referrers API, or none for us.
+_NO_API = (NotHere, UpstreamNotFound, UpstreamDenied, UpstreamInvalid)
+_FAILED = (UpstreamError, ManifestInvalid, NotHere, NotYet)
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """An image that belongs to another: `kind` as in a plan, `why` a sentence."""
+
+    kind: Literal["signature", "referrer"]
+    closure: Closure
+    tags: tuple[str, ...]
+    why: str
+
+
+@dataclass(slots=True)
+class Attachments:
+    """What was found attached to one digest; `signed` says that there is a `.sig` tag."""
+
+    found: list[Attachment] = field(default_factory=list)
+    signed: bool = False
+    failures: list[Lacking] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+class Attaching:
+    """Looks for attachments. What a repository's tags are, and whether it has a referrers API, is asked once."""
+
+    def __init__(self, source: ImageSource, closures: Closures) -> None:
+        self._source = source
+        self._closures = closures
+        self._tags: dict[str, frozenset[str]] = {}
+        self._without_api: set[str] = set()
+
+    async def learn(self, target: Target, digests: int) -> None:
+        """Ask for the tags of a repository, of which `digests` digests will be looked up, where that takes less."""
+        if digests * len(_SUFFIXES) <= _ASKED_SINGLY:
+            return
+        try:
+            tags = await self._source.tags(target)
+        except _FAILED:
+            # Not every registry lists tags to everybody; asking for each says the same, or why it fails.
+            return
+        if len(tags) < LIST_LIMIT:
+            self._tags[target.name] = frozenset(tags)
+
+    async def find(self, target: Target, source: str, digest: Digest) -> Attachments:
+        """Return what is attached to `digest` in the repository that clients call `source`.
+
+        Absence is normal; what could not be asked is among the failures.
+        """
+        result = Attachments()
+        for suffix, word in _SUFFIXES.items():
+            tag = f"{fallback_tag(digest)}.{suffix}"
+            closure = await self._tagged(result, target, source, tag)
+            if closure is not None:
+                result.found.append(Attachment("signature", closure, (tag,), f"{word} of {digest}"))
+                result.signed = result.signed or suffix == "sig"
+        # What refers to a referrer (the signature of an SBOM) is looked for too, and no further.
+        for one in await self._referring(result, target, source, digest):
+            await self._referring(result, target, source, one)
+        return result
+
+    async def _tagged(self, result: Attachments, target: Target, source: str, tag: str) -> Closure | None:
+        """Return what a tag names; None where there is no such tag, or it could not be asked."""
+        known = self._tags.get(target.name)
+        if known is not None and tag not in known:
+            return None
+        try:
+            digest = await self._source.digest(target, tag)
+        except (NotHere, UpstreamNotFound):
+            return None
+        except _FAILED as error:
+            result.failures.append(_lacking(f"{source}:{tag}", error))
+            return None
+        try:
+            return await self._closures.read(target, digest)
+        except _FAILED as error:
+            result.failures.append(_lacking(f"{source}:{tag}", error))
+            return None
+
+    async def _referring(self, result: Attachments, target: Target, source: str, digest: Digest) -> list[Digest]:
+        """Add what refers to `digest`; return the digests of it."""
+        found: list[Digest] = []
+        for one in await self._referrers(result, target, source, digest):
+            try:
+                closure = await self._closures.read(target, one)
+            except _FAILED as error:
+                result.failures.append(_lacking(f"{source}@{one}", error))
+                continue
+            if closure.subject != digest:
+                result.warnings.append(f"{source}@{one} is listed as a referrer of {digest} and does not refer to it")
+                continue
+            result.found.append(Attachment("referrer", closure, (), f"refers to {digest}"))
+            found.append(one)
+        return found
+
+    async def _referrers(self, result: Attachments, target: Target, source: str, digest: Digest) -> Collection[Digest]:
+        if target.name not in self._without_api:
+            try:
+                body = await self._source.referrers(target, digest)
+            except _NO_API:
+                body = None
+            except _FAILED as error:
+                result.failures.append(_lacking(f"the referrers of {source}@{digest}", error))
+                return ()
+            if body is not None:
+                return await self._index(result, source, digest, body)
+            self._without_api.add(target.name)
+        await self._fallback(result, target, source, digest)
+        return ()
+
+    async def _index(self, result: Attachments, source: str, digest: Digest, body: bytes) -> Collection[Digest]:
+        try:
+            index = await asyncio.to_thread(manifests.parse, body, media_types.OCI_INDEX)
+        except ManifestInvalid as error:
+            result.failures.append(_lacking(f"the referrers of {source}@{digest}", error))
+            return ()
+        found = sorted({child.digest for child in index.children})
+        if len(found) > REFERRERS_LIMIT:
+            result.warnings.append(f"{source}@{digest} has {len(found)} referrers; {REFERRERS_LIMIT} of them are taken")
+        return found[:REFERRERS_LIMIT]
+
+    async def _fallback(self, result: Attachments, target: Target, source: str, digest: Digest) -> None:
+        """Add the index that lists the referrers where there is no API (distribution-spec, Referrers Tag Schema)."""
+        tag = fallback_tag(digest)
+        closure = await self._tagged(result, target, source, tag)
+        # Mirroring tools have used the same tag for the image itself.
+        if closure is not None and closure.top.media_type in media_types.INDEXES and closure.digest != digest:
+            result.found.append(Attachment("referrer", closure, (tag,), f"lists what refers to {digest}"))
+
+
+def _lacking(what: str, error: MirrorError) -> Lacking:
+    return Lacking(what, error.what, error.remedy)
