@@ -1,0 +1,151 @@
+"""The site that resources are for: under which addresses clients reach us, and what of the configuration they feel."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from urllib.parse import urlsplit
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from mirror.config import DOCKER_HUB_SYNONYMS, Config
+from mirror.config.addresses import parse_host_and_port
+from mirror.config.values import SpellingError
+from mirror.errors import ConfigurationError, Problem
+
+HUB = "docker.io"
+# What the API takes as `mirrors` (openshift/api, config/v1, ImageMirror): letters, digits and dashes, no IPv6 address.
+_API_HOST = re.compile(
+    r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*(?::[0-9]+)?"
+)
+_CA_LIMIT = 1024 * 1024  # bytes, what a ConfigMap holds
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """An address of ours as clients write it: `host[:port]`, IPv6 in brackets; `secure` is false for plain http."""
+
+    address: str
+    secure: bool = True
+
+    @classmethod
+    def parse(cls, text: str) -> Registry:
+        """Return what `--registry` says, `[http://]HOST[:PORT]`; raise ConfigurationError."""
+        scheme, separator, rest = text.rpartition("://")
+        try:
+            if separator and scheme not in ("http", "https"):
+                raise SpellingError(f"'{text[:160]}' is neither http nor https")
+            address = parse_host_and_port(rest.rstrip("/"))
+            if not (set(".:[") & set(address) or address == "localhost"):
+                # The first component of an image's name is a host only with a dot or a port (distribution's grammar).
+                raise SpellingError(f"clients would take '{address}' for a repository", f"write {address}:443")
+        except SpellingError as error:
+            remedy = error.remedy or "write --registry [http://]HOST:PORT, as nodes reach this registry"
+            raise ConfigurationError([Problem("registry_invalid", error.what, "--registry", remedy)]) from None
+        return cls(address, scheme != "http")
+
+    @property
+    def url(self) -> str:
+        """Its base URL, without a slash at its end."""
+        return f"{'https' if self.secure else 'http'}://{self.address}"
+
+    @property
+    def host(self) -> str:
+        """The name or address alone, IPv6 without brackets."""
+        return urlsplit(self.url).hostname or ""
+
+    @property
+    def config_map_key(self) -> str:
+        """The key of its CA in a ConfigMap for image.config/cluster: two dots stand for the colon before the port."""
+        return self.address.replace(":", "..")
+
+    @property
+    def in_api(self) -> bool:
+        """Whether OpenShift's API takes it as a mirror."""
+        return _API_HOST.fullmatch(self.address) is not None
+
+
+@dataclass(frozen=True)
+class Site:
+    """What resources are made for.
+
+    `registries` are tried in this order. `ca` is what `--ca` named and `certificate` what `tls.certificate` names, both
+    PEM; only certificates are taken out of them. Raises ConfigurationError for a registry that is none and for a CA
+    without certificates.
+    """
+
+    addresses: tuple[str, ...]
+    config: Config
+    ca: bytes | None = None
+    never_contact_source: bool = False
+    certificate: bytes | None = None
+    registries: tuple[Registry, ...] = field(init=False)
+    bundle: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        problems: list[Problem] = []
+        registries: list[Registry] = []
+        for text in self.addresses:
+            try:
+                registries.append(Registry.parse(text))
+            except ConfigurationError as error:
+                problems += error.problems
+        if len({registry.address for registry in registries}) < len(registries):
+            problems.append(Problem("registry_invalid", "a registry is given twice", "--registry", "leave one out"))
+        if not self.addresses:
+            what = "no registry is given"
+            remedy = "say where nodes reach this registry: --registry mirror.example:5000"
+            problems.append(Problem("registry_invalid", what, "--registry", remedy))
+        bundle = ""
+        try:
+            bundle = _normal(self.ca) if self.ca is not None else ""
+        except ValueError:
+            what = "the file of --ca holds no certificate"
+            problems.append(Problem("ca_invalid", what, "--ca", "give the CA's certificate as PEM"))
+        if problems:
+            raise ConfigurationError(problems)
+        object.__setattr__(self, "registries", tuple(registries))
+        object.__setattr__(self, "bundle", bundle)
+
+    @property
+    def serves_tls(self) -> bool:
+        """Whether `serve` itself speaks TLS."""
+        return self.config.tls.certificate is not None
+
+    @property
+    def needs_login(self) -> bool:
+        """Whether clients must log in to pull."""
+        return self.config.clients.anonymous == "none"
+
+    @cached_property
+    def hosts(self) -> dict[str, str]:
+        """Each host that image names begin with, and the key of the upstream that answers for it."""
+        found: dict[str, str] = {key: key for key in self.config.upstreams if _is_host(key)}
+        claims: dict[str, set[str]] = {}
+        for key, upstream in self.config.upstreams.items():
+            if key in found:
+                continue  # images are named by the key; where it is fetched from is nobody else's business
+            for endpoint in upstream.endpoints:
+                parts = urlsplit(endpoint)
+                # A path is no part of image names: only the whole host speaks for an upstream.
+                if not parts.path and _is_host(parts.netloc):
+                    host = HUB if parts.netloc in DOCKER_HUB_SYNONYMS else parts.netloc
+                    claims.setdefault(host, set()).add(key)
+        for host, keys in claims.items():
+            if len(keys) == 1 and host not in found:
+                found[host] = keys.pop()
+        return found
+
+
+def _is_host(text: str) -> bool:
+    return bool(set(".:") & set(text)) or text == "localhost"
+
+
+def _normal(pem: bytes) -> str:
+    """Return the certificates of a PEM file and nothing else of it: a private key in it goes no further."""
+    if len(pem) > _CA_LIMIT:
+        raise ValueError("too large")
+    certificates = x509.load_pem_x509_certificates(pem)
+    return "".join(one.public_bytes(Encoding.PEM).decode("ascii") for one in dict.fromkeys(certificates))

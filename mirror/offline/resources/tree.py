@@ -1,0 +1,143 @@
+"""All the files, by their paths in the output folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from mirror.oci.digest import Digest
+from mirror.offline.plan import Image, Plan
+from mirror.offline.resources import cluster, hosts_toml, install, registries_conf, update
+from mirror.offline.resources.entries import Entry, images, make_entries, tag_entries
+from mirror.offline.resources.mapping import mapping
+from mirror.offline.resources.paths import (
+    BUNDLE,
+    CA,
+    CERTIFICATES,
+    CONTAINERD,
+    IDMS,
+    INSTALL_CONF,
+    INSTALL_CONFIG,
+    ITMS,
+    MAPPING,
+    NODES,
+    OPERATORHUB,
+    README,
+    RELEASE_SIGNATURES,
+    SIGNATURES,
+    UPDATE_SERVICE,
+    UPDATE_TEXT,
+)
+from mirror.offline.resources.readme import readme
+from mirror.offline.resources.site import Site
+
+
+@dataclass(frozen=True)
+class Resources:
+    """The files by path, and what to say about them."""
+
+    files: Mapping[str, bytes]
+    notes: tuple[str, ...] = ()
+
+
+def make(
+    plans: Sequence[tuple[str, Plan]], site: Site, signatures: Callable[[Digest], Sequence[tuple[int, bytes]]]
+) -> Resources:
+    """Return what nodes and clusters of `site` need for these plans, each with its label, `set@n`.
+
+    Without plans it is a pull-through site for the configured upstreams. `signatures` gives the numbered OpenPGP
+    signatures of a release as they are in the store. The same input gives the same bytes. Raises PlanInvalid where a
+    plan holds what may not be written into a file.
+    """
+    wanted = images(plans)
+    entries = make_entries(wanted, site)
+    found = update.updates(plans)
+    signed = {one.release.digest: list(signatures(one.release.digest)) for one in found}
+    files = {
+        **_for_clusters(plans, site, entries, wanted, signed),
+        **_for_nodes(site, entries, wanted),
+        INSTALL_CONFIG: install.install_config(entries, site),
+        INSTALL_CONF: registries_conf.for_installer(entries, site),
+        UPDATE_SERVICE: update.update_service(site),
+        MAPPING: mapping(wanted, site),
+    }
+    if site.bundle:
+        files[BUNDLE] = site.bundle.encode()
+    if found:
+        files[UPDATE_TEXT] = update.update_text(found, site)
+    files[README] = readme(plans, site, found, signed, wanted, frozenset(files))
+    return Resources({path: files[path] for path in sorted(files)}, tuple(_notes(site, entries, found, signed)))
+
+
+def _for_clusters(
+    plans: Sequence[tuple[str, Plan]],
+    site: Site,
+    entries: Sequence[Entry],
+    wanted: Sequence[Image],
+    signed: Mapping[Digest, Sequence[tuple[int, bytes]]],
+) -> dict[str, bytes]:
+    tagged = tag_entries(entries, wanted)
+    found = {
+        IDMS: cluster.digest_mirrors(entries, site),
+        ITMS: cluster.tag_mirrors(tagged, site),
+        CA: cluster.authorities(site),
+        RELEASE_SIGNATURES: cluster.release_signatures(signed),
+    }
+    files = {path: content for path, content in found.items() if content is not None}
+    # A site that only pulls through may well pull catalogs through; a set without catalogs leaves them out of reach.
+    if plans or site.never_contact_source or site.config.offline:
+        files[OPERATORHUB] = cluster.catalogs_off()
+    return files
+
+
+def _for_nodes(site: Site, entries: Sequence[Entry], wanted: Sequence[Image]) -> dict[str, bytes]:
+    signed = {image.source for image in wanted if image.kind == "release" or image.sigstore != "none"}
+    files = {
+        NODES: registries_conf.for_nodes(entries, site),
+        SIGNATURES: registries_conf.for_signatures(signed, site),
+    }
+    for entry in entries:
+        if entry.is_host:
+            files[f"{CONTAINERD}/{entry.source}/hosts.toml"] = hosts_toml.hosts_toml(entry, site)
+            if site.bundle:
+                files[f"{CONTAINERD}/{entry.source}/{hosts_toml.CA}"] = site.bundle.encode()
+    for registry in site.registries:
+        if site.bundle and registry.secure:
+            files[f"{CERTIFICATES}/{registry.address}/ca.crt"] = site.bundle.encode()
+    return files
+
+
+def _notes(
+    site: Site,
+    entries: Sequence[Entry],
+    found: Sequence[update.Update],
+    signed: Mapping[Digest, Sequence[tuple[int, bytes]]],
+) -> list[str]:
+    notes = []
+    for registry in site.registries:
+        if not registry.in_api:
+            notes.append(
+                f"OpenShift's API takes no mirror named {registry.address}, so cluster/ is without it:"
+                " give this host a DNS name of letters, digits and dashes"
+            )
+        if registry.secure and not site.serves_tls:
+            notes.append(
+                f"mirror.yaml has no tls.certificate, but clients are told to speak https to {registry.address}:"
+                " right only where something in front of this registry does, else write http://"
+            )
+        elif not registry.secure and site.serves_tls:
+            notes.append(f"this registry serves TLS, but clients are told to speak plain http to {registry.address}")
+    if any(registry.secure for registry in site.registries) and not site.bundle:
+        notes.append("without --ca clients must trust the certificate already: fine for one of a public CA")
+    if any(not registry.secure for registry in site.registries):
+        notes.append("an installation of OpenShift knows no mirror over plain http: give this registry tls.certificate")
+    if not entries:
+        notes.append("no upstream is configured and no set is named, so there is nothing to lead here")
+    notes += [f"OpenShift's API takes no source named {one.source}" for one in entries if not cluster.in_api(one)]
+    for one in found:
+        if not signed[one.release.digest]:
+            notes.append(
+                f"release {one.release.version} for {one.release.architecture} has no signature here:"
+                " a cluster updates to it only with --force"
+            )
+    return notes

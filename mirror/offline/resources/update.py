@@ -1,0 +1,103 @@
+"""How a running cluster is told of a newer release: the exact commands, and where it asks for updates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mirror.errors import InvalidRequest
+from mirror.oci.reference import check_tag
+from mirror.oci.semver import Version
+from mirror.offline.plan import Plan, PlanInvalid, Release
+from mirror.offline.resources.documents import to_yaml
+from mirror.offline.resources.site import Site
+
+GRAPH_PATH = "/api/upgrades_info/v1/graph"
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """A release of a set, and the command that leads a cluster to it by the name that it has everywhere."""
+
+    set: str
+    release: Release
+
+    @property
+    def image(self) -> str:
+        """The release image by its own name; the mirror entries lead it here."""
+        return f"{self.release.source}@{self.release.digest}"
+
+    @property
+    def command(self) -> str:
+        """The line that updates to it, whether the cluster knows an update graph or not."""
+        return f"oc adm upgrade --allow-explicit-upgrade --to-image={self.image}"
+
+
+def updates(plans: Sequence[tuple[str, Plan]]) -> list[Update]:
+    """Return the releases of the plans, those of a set from the oldest to the newest.
+
+    Raises PlanInvalid for a version or an architecture that is none: they become part of what is pasted into shells.
+    """
+    found = []
+    for label, plan in plans:
+        releases = []
+        for release in plan.releases:
+            try:
+                version = Version.parse(release.version)
+                for word in (release.architecture, *release.channels):
+                    check_tag(word)
+            except InvalidRequest as error:
+                raise PlanInvalid(f"set {label} names a release that is none: {error.what}") from None
+            releases.append((version, release.architecture, release))
+        found += [Update(label, release) for *_, release in sorted(releases)]
+    return found
+
+
+def newest(found: Sequence[Update]) -> Update | None:
+    """Return the update to the highest version, the last of equals; None where there is none."""
+    return max(reversed(found), key=lambda one: Version.parse(one.release.version), default=None)
+
+
+def update_text(found: Sequence[Update], site: Site) -> bytes:
+    """Return update/update.txt."""
+    lines = [
+        "# Written by `mirror resources`. Releases keep their names; cluster/idms.yaml leads them here, and",
+        "# cluster/release-signatures.yaml lets the cluster believe them: apply both first.",
+    ]
+    for update in found:
+        release = update.release
+        channels = f", channels {' '.join(release.channels)}" if release.channels else ""
+        lines += ["", f"# {update.set}: {release.version} for {release.architecture}{channels}", update.command]
+    lines += [
+        "",
+        f"# With update/updateservice.yaml the cluster asks {site.registries[0].url} which updates there are:",
+        "#   oc adm upgrade                      shows them",
+        "#   oc adm upgrade --to=VERSION         takes one",
+    ]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def update_service(site: Site) -> bytes:
+    """Return update/updateservice.yaml, a merge patch of clusterversion/version."""
+    url = site.registries[0].url
+    comment = f"""\
+Written by `mirror resources`; make it again rather than edit it.
+Lets the cluster ask this mirror for updates; no update service operator is needed. Apply it as a patch:
+
+  oc patch clusterversion version --type merge --patch-file update/updateservice.yaml
+
+Check:  oc adm upgrade  shows the recommended updates, and  oc get clusterversion version -o
+jsonpath='{{.status.conditions[?(@.type=="RetrievedUpdates")].message}}'  is empty.
+
+Where the feature gate for signature stores is on, this takes the place of cluster/release-signatures.yaml:
+
+  spec:
+    signatureStores:
+    - url: {url}"""
+    document = {
+        "apiVersion": "config.openshift.io/v1",
+        "kind": "ClusterVersion",
+        "metadata": {"name": "version"},
+        "spec": {"upstream": f"{url}{GRAPH_PATH}"},
+    }
+    return to_yaml(document, comment=comment)
