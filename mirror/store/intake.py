@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mirror.errors import Corrupt, DigestInvalid, StoreError
+from mirror.errors import Corrupt, DigestInvalid, NotYet, StoreError
 from mirror.oci.digest import Digest
 from mirror.store import files
 from mirror.store.blobs import Blobs
@@ -33,10 +33,6 @@ SPANS_LIMIT = 10_000  # of one content: a part holds at most one span of it, or 
 STEP = 1024 * 1024  # bytes read at a time
 _PATIENCE = 60.0  # seconds without growth, before whoever writes the same content is given up on
 _LOOK_AGAIN = 0.02
-
-
-class StoreBusy(StoreError):
-    """Another process is at the same job: trying again later helps."""
 
 
 class Intake:
@@ -74,7 +70,8 @@ class Intake:
         """Bring in the whole content; `read(n)` returns up to n bytes of it, none at its end, and may raise.
 
         Reads `size` bytes and no more, or nothing where the content is here. Raises Corrupt where they are others or
-        fewer, StoreFull, StoreBusy, StoreError, and what `read` raises; nothing is kept then.
+        fewer, StoreFull, StoreError, NotYet where another process brings the same and does not get on, and what `read`
+        raises; nothing is kept then.
         """
         if self.has(digest, size):
             return
@@ -227,7 +224,7 @@ class Intake:
             finally:
                 growing.close()
             if time.monotonic() > until:
-                raise StoreBusy(f"another process is bringing {digest} and does not get on", "try again later")
+                raise NotYet(f"another process is bringing {digest} and does not get on", "try again later")
             time.sleep(_LOOK_AGAIN)
 
 

@@ -17,11 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mirror.config import Amount, Storage
-from mirror.errors import Corrupt, StoreError, StoreFull
+from mirror.errors import Corrupt, NotYet, StoreError, StoreFull
 from mirror.oci.digest import Digest
 from mirror.store import files, intake, promises
 from mirror.store.index import Index
-from mirror.store.intake import Intake, StoreBusy, Waiting
+from mirror.store.intake import Intake, Waiting
 from mirror.store.layout import Layout
 from mirror.store.probe import prepare
 from mirror.store.quarantine import Quarantine
@@ -404,7 +404,7 @@ def test_whoever_holds_it_and_does_not_get_on_is_given_up_on(store: Store, monke
     thread = threading.Thread(target=hold)
     thread.start()
     entered.wait(10)
-    with pytest.raises(StoreBusy):
+    with pytest.raises(NotYet):
         store.whole()
     leave.set()
     thread.join()
