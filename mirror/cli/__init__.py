@@ -2,42 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import click
 
 from mirror import __version__
-
-if TYPE_CHECKING:
-    from mirror.config import Config
-
-DEFAULT_CONFIG = "/etc/mirror/mirror.yaml"
-INVALID = 78  # EX_CONFIG: what a rerun cannot mend
-TEMPORARY = 75  # EX_TEMPFAIL
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def _common(command: Command) -> Command:
-    """Give a command the options that every command takes."""
-    options = (
-        click.option(
-            "--config",
-            "config_file",
-            type=click.Path(path_type=Path, dir_okay=False),
-            help=f"Configuration file.  [default: $MIRROR_CONFIG, else {DEFAULT_CONFIG}]",
-        ),
-        click.option("--log-format", type=click.Choice(["logfmt", "json", "console"]), help="Overrides log.format."),
-        click.option("-q", "--quiet", is_flag=True, help="Only warnings and errors."),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+from mirror.cli.offline import COMMANDS
+from mirror.cli.options import common, configured
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -53,53 +26,30 @@ def main() -> None:
 
 
 @main.command(epilog="See also: mirror check, docs/configuration.md, docs/operations.md")
-@_common
+@common()
 @click.option("--offline", is_flag=True, help="Never contact an upstream; overrides `offline` in the configuration.")
-def serve(config_file: Path | None, log_format: str | None, quiet: bool, offline: bool) -> None:
+def serve(offline: bool, **given: Any) -> None:
     """Run the registry until SIGTERM; SIGTERM lets running answers finish."""
-    path = _path(config_file)
-    config = _load(path, as_json=False)
-    changes: dict[str, Any] = {"offline": True} if offline else {}
-    if log_format or quiet:
-        level = "warning" if quiet else config.log.level
-        changes["log"] = config.log.model_copy(update={"level": level, "format": log_format or config.log.format})
+    config = configured(given)
+    if offline:
+        config = config.model_copy(update={"offline": True})
     from mirror import app
 
-    sys.exit(app.serve(config.model_copy(update=changes), os.environ))
+    sys.exit(app.serve(config, os.environ))
 
 
 @main.command(epilog="See also: mirror serve, docs/configuration.md")
-@_common
 @click.option("--online", is_flag=True, help="Also try each upstream endpoint and each credential.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
-def check(config_file: Path | None, log_format: str | None, quiet: bool, online: bool, as_json: bool) -> None:
+@common(reports=True)
+def check(online: bool, **given: Any) -> None:
     """Say what is wrong or missing in the configuration, and show it as it is understood."""
-    path = _path(config_file)
-    config = _load(path, as_json=as_json)
+    config = configured({**given, "log_format": None, "quiet": False})
     from mirror import app, logs
 
-    logs.configure("warning" if quiet else "error", log_format or "console")
-    sys.exit(app.check(config, os.environ, online=online, as_json=as_json, quiet=quiet))
+    quiet = given["quiet"]
+    logs.configure("warning" if quiet else "error", given["log_format"] or "console")
+    sys.exit(app.check(config, os.environ, online=online, as_json=given["as_json"], quiet=quiet))
 
 
-def _path(given: Path | None) -> Path:
-    return given or Path(os.environ.get("MIRROR_CONFIG") or DEFAULT_CONFIG)
-
-
-def _load(path: Path, *, as_json: bool) -> Config:
-    """Return the configuration; print every problem and exit with 78 where it is invalid."""
-    from mirror.config import load
-    from mirror.errors import ConfigurationError
-
-    try:
-        return load(path)
-    except ConfigurationError as error:
-        command = click.get_current_context().info_name
-        if as_json:
-            from mirror.admin.check import report_invalid
-
-            click.echo(json.dumps({**report_invalid(error).as_dict(), "command": command}, indent=2))
-        else:
-            for problem in error.problems:
-                click.echo(f"mirror {command}: {problem}", err=True)
-        sys.exit(INVALID)
+for _command in COMMANDS:
+    main.add_command(_command)

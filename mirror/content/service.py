@@ -24,6 +24,7 @@ from mirror.content.locks import Locks
 from mirror.content.manifests import Manifests
 from mirror.content.members import Members
 from mirror.content.referrers import Referrers
+from mirror.content.releases import Releases
 from mirror.content.resolve import Resolver
 from mirror.content.sets import ContentSets
 from mirror.content.tags import Tags
@@ -76,6 +77,7 @@ class Content:
 
         self._layout = layout
         self._writers = writers
+        self._releases = Releases(layout, rooms.readers)
         self._sets = ContentSets(Sets(layout), writers)
         self._resolver = Resolver(config, lambda: self._sets.known.spaces)
         self._locks = Locks(layout, writers)
@@ -181,6 +183,14 @@ class Content:
     async def referrers(self, target: Target, digest: Digest, artifact_type: str | None) -> ReferrersAnswer:
         """Return who refers to a digest."""
         return await self._referrers.get(target, digest, artifact_type)
+
+    async def graph(self, channel: str, architecture: str) -> bytes:
+        """Return what complete sets know of a channel, as Cincinnati's JSON."""
+        return await self._releases.graph(channel, architecture)
+
+    async def signature(self, digest: Digest, number: int) -> bytes | None:
+        """Return the OpenPGP signature `number` of a release; None where it is not here."""
+        return await self._releases.signature(digest, number)
 
     async def ready(self) -> None:
         """Exercise what a pull by tag needs of the store: its format, a lock, a tag's file. Raises StoreError."""

@@ -11,7 +11,7 @@ from mirror.errors import Corrupt, StoreError
 from mirror.oci import manifest as manifests
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
-from mirror.offline.plan import Plan
+from mirror.offline.plan import Plan, Signature
 from mirror.store import files
 from mirror.store.blobs import Blobs
 from mirror.store.layout import Layout
@@ -89,6 +89,10 @@ class Store:
     def lacking_signatures(self, plan: Plan) -> Iterator[str]:
         """Yield the signatures of a plan that are not here, as sentences."""
         for one in plan.signatures:
-            raw = self.signatures.read(one.release, one.number)
-            if raw is None or Digest.of(raw) != one.digest:
+            if self.signature(one) is None:
                 yield f"signature {one.number} of release {one.release}"
+
+    def signature(self, one: Signature) -> bytes | None:
+        """Return the bytes of a planned signature, whatever number it has here; None where it is not here."""
+        found = (raw for _, raw in self.signatures.list(one.release))
+        return next((raw for raw in found if Digest.of(raw) == one.digest), None)

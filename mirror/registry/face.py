@@ -52,6 +52,14 @@ class Content(Protocol):
         """Return the index of what refers to `digest`; raise NotHere where upstream has no such list."""
         ...
 
+    async def graph(self, channel: str, architecture: str) -> bytes:
+        """Return what complete sets know of a channel, as Cincinnati's JSON."""
+        ...
+
+    async def signature(self, digest: Digest, number: int) -> bytes | None:
+        """Return the OpenPGP signature `number` of a release; None where it is not here."""
+        ...
+
     async def ready(self) -> None:
         """Exercise store and tag path; raise MirrorError if they do not work."""
         ...

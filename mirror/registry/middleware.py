@@ -29,6 +29,7 @@ from mirror.registry.manifests import Manifests
 from mirror.registry.pace import Pace
 from mirror.registry.patience import Patience
 from mirror.registry.referrers import Referrers
+from mirror.registry.releases import Releases
 from mirror.registry.responses import Answer, Responses, namespace_field
 from mirror.registry.routes import Kind, Route, parse
 from mirror.registry.sending import Sender
@@ -73,6 +74,7 @@ class Dispatcher:
         self._clock = time.monotonic  # the loop's clock as well
         self._pace = Pace(rate, self._clock) if rate else None
         self._responses = responses = Responses()
+        releases = Releases(content, responses)
         health = Health(content, responses, events, self._clock)
         self._handlers: Mapping[Kind, _Handler] = {
             Kind.MANIFEST: Manifests(content, responses),
@@ -80,6 +82,8 @@ class Dispatcher:
             Kind.TAGS: Tags(content, responses),
             Kind.REFERRERS: Referrers(content, responses),
             Kind.PING: self._ping,
+            Kind.GRAPH: releases,
+            Kind.SIGNATURE: releases,
             Kind.LIVE: health,
             Kind.READY: health,
         }

@@ -22,6 +22,12 @@ _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 _NUMBER = re.compile(r"[0-9]{1,19}")
 _NAMESPACE = re.compile(r"(?:[A-Za-z0-9]+(?:[._-]+[A-Za-z0-9]+)*|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 # RFC 6838 section 4.2: the restricted names of a media type.
+# Cincinnati's policy engine, and what update services call it; the query stays with who answers.
+_GRAPHS = frozenset(("/api/upgrades_info/v1/graph", "/api/upgrades_info/graph"))
+# A signature store, with or without a repository before it (containers/image, docs/registries.d).
+_SIGNATURE = re.compile(
+    r"(?:/[a-z0-9][a-z0-9/._-]{0,254}[@/]|/)sha256=(?P<hex>[0-9a-f]{64})/signature-(?P<number>[1-9][0-9]?)"
+)
 _MEDIA_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}")
 
 
@@ -37,6 +43,8 @@ class Kind(StrEnum):
     CATALOG = "catalog"
     LIVE = "live"
     READY = "ready"
+    GRAPH = "graph"
+    SIGNATURE = "signature"
     NOWHERE = "nowhere"
 
 
@@ -46,7 +54,7 @@ class Route:
 
     `path` is the target without its query; `folder` is that without a digest at its end, for the log. `prefix` is
     <upstream> of /<upstream>/v2/…, `ns` the query's. `reference` is a digest or, for a manifest, a tag. `count` is the
-    query's n, at most PAGE_LIMIT.
+    query's n, at most PAGE_LIMIT, or a signature's number.
     """
 
     kind: Kind
@@ -79,6 +87,12 @@ def parse(target: str) -> Route:
         raise NameInvalid("the path holds what no name, tag or digest holds", "write them plainly, without escapes")
     if path in ("/livez", "/readyz"):
         return Route(Kind.LIVE if path == "/livez" else Kind.READY, path, folder=path)
+    if path in _GRAPHS:
+        return Route(Kind.GRAPH, path, folder=path)
+    signature = _SIGNATURE.fullmatch(path)
+    if signature is not None:
+        digest = Digest("sha256", signature["hex"])
+        return Route(Kind.SIGNATURE, path, reference=digest, count=int(signature["number"]), folder=path)
     prefix, rest = _split_version(path)
     if rest is None:
         return Route(Kind.NOWHERE, path, folder=path)

@@ -6,7 +6,7 @@ import heapq
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from mirror import logs
 from mirror.errors import StoreError
@@ -102,6 +102,10 @@ class Eviction:
             self.blobs += gone
             self.bytes += freed
         return freed
+
+    def delete(self, digests: Iterable[Digest]) -> int:
+        """Delete what of `digests` nothing pins, offline too; return the bytes freed."""
+        return sum(self._remove_unpinned(digest) or 0 for digest in digests)
 
     def _remove_unpinned(self, digest: Digest) -> int | None:
         """Remove one digest unless it has just been pinned; while this looks, nobody can pin it."""

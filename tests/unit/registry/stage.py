@@ -11,7 +11,7 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mirror.content.answers import (
     BlobAnswer,
@@ -234,6 +234,13 @@ class FakeContent:
         return self.index
 
     settled = True
+    signatures: ClassVar[dict[tuple[Digest, int], bytes]] = {}
+
+    async def graph(self, channel: str, architecture: str) -> bytes:
+        return json.dumps({"channel": channel, "arch": architecture}).encode()
+
+    async def signature(self, digest: Digest, number: int) -> bytes | None:
+        return self.signatures.get((digest, number))
 
     async def settle(self) -> None:
         """Nothing to read."""

@@ -1,0 +1,139 @@
+"""What people give to a command: an image set file, a plan file, or a set that is stored here."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from mirror.cli.desk import Desk
+from mirror.errors import ConfigurationError, NameInvalid, Problem
+from mirror.oci.reference import check_set
+from mirror.offline.plan import Plan
+
+SETS_FOLDER = Path("/etc/mirror/sets")
+_STORED = re.compile(r"(?P<set>[^@/]+)(?:@(?P<number>[1-9][0-9]{0,8}))?")
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file outside the store: an image set, or a plan where `plan` is set."""
+
+    path: Path
+    raw: bytes
+    plan: Plan | None = None
+
+    @property
+    def stem(self) -> str:
+        """What the set is called where nobody says otherwise."""
+        return self.path.name.partition(".")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A generation in the store."""
+
+    plan: Plan
+    generation: int
+    complete: bool
+
+    def __str__(self) -> str:
+        return f"{self.plan.set}@{self.generation}"
+
+
+def choose_file(desk: Desk, given: str) -> File | None:
+    """Return the image set or plan file that `given` names; None where it names none.
+
+    A bare NAME is /etc/mirror/sets/NAME.yaml if that is there. For threads.
+    """
+    path = Path(given)
+    if "/" not in given and not _exists(desk, path):
+        path = SETS_FOLDER / f"{given}.yaml"
+    if not _exists(desk, path):
+        return None
+    raw = desk.read(path)
+    if raw.lstrip()[:1] == b"{" and b'"kind": "plan"' in raw[:4096]:
+        return File(path, raw, Plan.parse(raw))
+    return File(path, raw)
+
+
+def choose_stored(desk: Desk, given: str, *, complete: bool) -> Stored:
+    """Return the generation that SET, SET@N, or the image set or plan file of a stored set means. For threads.
+
+    `complete`: of SET, the newest complete one is meant; otherwise the newest of all. Raises ConfigurationError where
+    there is none.
+    """
+    found = _STORED.fullmatch(given)
+    if found is None or not _is_set(desk, found["set"]):
+        file = choose_file(desk, given)
+        if file is None:
+            raise unknown_set(desk, given)
+        if file.plan is not None:
+            return _of_plan(desk, file.plan)
+        name, number = file.stem, None
+        if not _is_set(desk, name):
+            raise unknown_set(desk, name)
+    else:
+        name, number = found["set"], int(found["number"]) if found["number"] else None
+    return stored(desk, name, number, complete=complete)
+
+
+def stored(desk: Desk, name: str, number: int | None, *, complete: bool) -> Stored:
+    """Return a generation of a set that is here; of None, the newest. For threads."""
+    current = {(one.set, one.generation) for one in desk.sets.current()}
+    numbers = desk.sets.generations(name)
+    if number is None:
+        candidates = [one for one in numbers if (name, one) in current] if complete else numbers
+        if not candidates:
+            raise ConfigurationError(
+                [
+                    Problem(
+                        "set_incomplete", f"no generation of set {name} is complete here", "", f"mirror verify {name}"
+                    )
+                ]
+            )
+        number = candidates[-1]
+    raw = desk.sets.read(name, number)
+    if raw is None:
+        known = ", ".join(f"{name}@{one}" for one in numbers)
+        raise ConfigurationError(
+            [Problem("no_generation", f"there is no {name}@{number} here", "", f"there is {known}")]
+        )
+    return Stored(Plan.parse(raw), number, (name, number) in current)
+
+
+def _of_plan(desk: Desk, plan: Plan) -> Stored:
+    """Return the stored generation that has this plan."""
+    for number in reversed(desk.sets.generations(plan.set)):
+        found = stored(desk, plan.set, number, complete=False)
+        if found.plan.digest == plan.digest:
+            return found
+    raise ConfigurationError(
+        [
+            Problem(
+                "no_generation", f"no generation of set {plan.set} has this plan", "", "run `mirror sync` with it first"
+            )
+        ]
+    )
+
+
+def unknown_set(desk: Desk, given: str) -> ConfigurationError:
+    """Return the error for what names neither a file nor a set."""
+    names = desk.sets.names()
+    remedy = f"the sets here are {', '.join(names)}" if names else "there are no sets here yet: sync or load one"
+    return ConfigurationError([Problem("no_set", f"'{given}' is neither a file nor a set here", "", remedy)])
+
+
+def _is_set(desk: Desk, name: str) -> bool:
+    try:
+        return bool(desk.sets.generations(check_set(name)))
+    except NameInvalid:
+        return False
+
+
+def _exists(desk: Desk, path: Path) -> bool:
+    try:
+        desk.outside.stat(path)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,140 @@
+"""What a command works at: the store and the upstreams, open as the service opens them, and files outside."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from mirror import logs
+from mirror.app import Opened, open_rooms
+from mirror.cli.outcome import INCOMPLETE, Outcome
+from mirror.config import Config
+from mirror.content.answers import Target
+from mirror.content.courtesy import SYNC
+from mirror.errors import ConfigurationError, MirrorError, Problem
+from mirror.metrics import Metrics
+from mirror.offline.here import Store
+from mirror.outside import Outside, run_as_owner
+from mirror.store import probe
+from mirror.store.blobs import Blobs
+from mirror.store.layout import Layout
+from mirror.store.sets import Sets
+
+_FILE_LIMIT = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """The open rooms, and the words for what every command does with them."""
+
+    config: Config
+    outside: Outside
+    opened: Opened
+    sets: Sets
+    store: Store
+
+    def target(self, name: str) -> Target:
+        """Return what a canonical name means: its first component is an upstream, or it is kept without one."""
+        first, _, repository = name.partition("/")
+        if first in self.config.upstreams:
+            return Target(first, repository, name)
+        return Target("", name, name)
+
+    def read(self, path: Path, limit: int = _FILE_LIMIT) -> bytes:
+        """Return what a file outside the store holds; raise ConfigurationError where it cannot be read."""
+        return read_file(self.outside, path, limit)
+
+    def write(self, path: Path, content: bytes) -> None:
+        """Put a file outside the store, by a rename; raise ConfigurationError where it cannot be written."""
+        write_file(self.outside, path, content)
+
+
+def read_file(outside: Outside, path: Path, limit: int = _FILE_LIMIT) -> bytes:
+    """Return what a file outside the store holds; raise ConfigurationError where it cannot be read."""
+    try:
+        with os.fdopen(outside.open(path, os.O_RDONLY), "rb") as file:
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise _unusable(path, f"cannot be read: {error.strerror}") from error
+    if len(content) > limit:
+        raise _unusable(path, "is too large to be what is expected here")
+    return content
+
+
+def write_file(outside: Outside, path: Path, content: bytes) -> None:
+    """Put a file outside the store, by a rename; raise ConfigurationError where it cannot be written."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}~")
+    try:
+        outside.mkdir(path.parent)
+        fd = outside.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        with os.fdopen(fd, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        outside.rename(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            outside.remove(temporary)
+        raise _unusable(path, f"cannot be written: {error.strerror}") from error
+
+
+def _unusable(path: Path, what: str) -> ConfigurationError:
+    return ConfigurationError([Problem("file_unusable", what, str(path), "look at its path, owner and mode")])
+
+
+def run(config: Config, outcome: Outcome, work: Callable[[Desk], Awaitable[None]]) -> int:
+    """Run a command in the store, as the store's owner; print its report and return the exit code."""
+    logs.configure("warning" if config.log.level != "debug" else "debug", config.log.format)
+
+    def begin(outside: Outside) -> int:
+        try:
+            for warning in probe.prepare(Layout(config.storage.path)):
+                outcome.warn([warning])
+            asyncio.run(_work(config, outside, outcome, work))
+        except MirrorError as error:
+            outcome.note_error(error)
+        return outcome.finish()
+
+    try:
+        return run_as_owner(config.storage.path, begin)
+    except MirrorError as error:
+        outcome.note_error(error)
+        return outcome.finish()
+
+
+async def _work(config: Config, outside: Outside, outcome: Outcome, work: Callable[[Desk], Awaitable[None]]) -> None:
+    async with _desk(config, outside) as desk:
+        task = asyncio.ensure_future(work(desk))
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, task.cancel)
+        try:
+            await task
+        except asyncio.CancelledError:
+            outcome.note(
+                INCOMPLETE,
+                "interrupted",
+                "stopped before the end",
+                "",
+                "run it again: what is here is not fetched anew",
+            )
+
+
+@asynccontextmanager
+async def _desk(config: Config, outside: Outside) -> AsyncIterator[Desk]:
+    async with AsyncExitStack() as rooms:
+        metrics = Metrics(upstreams=tuple(config.upstreams))
+        who = f"{SYNC} {os.getpid()}"
+        opened = await open_rooms(rooms, config, metrics, os.environ, who, courteous=True)
+        rooms.push_async_callback(opened.content.stop)
+        await opened.content.settle()
+
+        def discard(path: str, why: str) -> None:
+            opened.quarantine.take(path, why)
+
+        yield Desk(config, outside, opened, Sets(opened.layout), Store(opened.layout, Blobs(opened.layout, discard)))

@@ -1,0 +1,274 @@
+"""`mirror verify`, `inventory`, `ls` and `unpin`: what is here of image sets, and giving it up."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mirror.cli.choose import Stored, choose_stored, stored, unknown_set
+from mirror.cli.desk import Desk
+from mirror.cli.outcome import INCOMPLETE, UNVERIFIED, Outcome, size_text, table
+from mirror.cli.planning import read_keyring
+from mirror.cli.progress import Step, shown
+from mirror.errors import ConfigurationError, NotYet, Problem
+from mirror.oci.digest import Digest
+from mirror.offline.complete import refresh_graphs
+from mirror.offline.signatures import verify as verify_signature
+from mirror.offline.verify import Verdict
+from mirror.offline.verify import verify as verify_plan
+from mirror.store.walk import find_blobs
+
+_SHOWN = 20  # missing things named to a person; --json and -o have them all
+
+
+# -- verify --------------------------------------------------------------------------------------------------------
+
+
+async def verify(desk: Desk, given: str | None, outcome: Outcome, *, deep: bool, output: Path | None) -> None:
+    """Say whether everything of a generation, or of all, is here; write what is missing where asked."""
+    chosen = await asyncio.to_thread(_chosen, desk, given)
+    if not chosen:
+        outcome.say("there are no image sets here")
+    keyring = await asyncio.to_thread(read_keyring, desk)
+
+    def check(raw: bytes, digest: Digest) -> str:
+        return verify_signature(raw, digest, keyring).fingerprint
+
+    hashed = 0
+
+    def count(size: int) -> None:
+        nonlocal hashed
+        hashed += size
+
+    total = sum(sum(one.plan.content.values()) for one in chosen) if deep else 0
+
+    def look(one: Stored) -> Verdict:
+        return verify_plan(
+            one.plan,
+            one.generation,
+            desk.store,
+            complete=one.complete,
+            deep=deep,
+            check_signature=check,
+            progress=count,
+        )
+
+    with shown("verify", lambda: Step(hashed, total), quiet=outcome.quiet or not deep):
+        verdicts = [await asyncio.to_thread(look, one) for one in chosen]
+    outcome.facts["sets"] = [verdict.as_dict() for verdict in verdicts]
+    outcome.facts["deep"] = deep
+    _report(outcome, verdicts)
+    if output is not None:
+        missing = sorted({str(digest) for verdict in verdicts for digest in (*verdict.missing, *verdict.corrupt)})
+        await asyncio.to_thread(desk.write, output, "".join(f"{digest}\n" for digest in missing).encode())
+        outcome.facts["missing_file"] = str(output)
+
+
+def _chosen(desk: Desk, given: str | None) -> list[Stored]:
+    if given is not None:
+        return [choose_stored(desk, given, complete=False)]
+    return [
+        stored(desk, name, number, complete=False)
+        for name in desk.sets.names()
+        for number in desk.sets.generations(name)
+    ]
+
+
+def _report(outcome: Outcome, verdicts: list[Verdict]) -> None:
+    rows: list[tuple[str, ...]] = [("set", "digests", "size", "missing", "corrupt", "openpgp", "sigstore", "state")]
+    for one in verdicts:
+        sigstore = one.sigstore.get("required", 0) + one.sigstore.get("present", 0)
+        state = "whole" if one.whole else "incomplete" if not one.corrupt else "corrupt"
+        rows.append(
+            (
+                f"{one.set}@{one.generation}", str(one.digests), size_text(one.bytes), str(len(one.missing)),
+                str(len(one.corrupt)), f"{one.signed} of {one.releases}", f"{sigstore} present", state,
+            )
+        )  # fmt: skip
+    if verdicts:
+        outcome.say(*table(rows))
+    for one in verdicts:
+        name = f"{one.set}@{one.generation}"
+        for digest in one.corrupt:
+            outcome.note(
+                UNVERIFIED, "corrupt", f"{digest} did not hash to its name and is in quarantine", name,
+                "sync the set again, or load it from an archive: `mirror verify -o MISSING` lists what to save",
+            )  # fmt: skip
+        for problem in one.signatures:
+            outcome.note(UNVERIFIED, "signature", problem, name, "sync or load the set again; see releases.keyring")
+        _note_missing(outcome, name, one)
+    if verdicts and all(one.whole for one in verdicts):
+        outcome.say("", "everything is here: you may cut the cable")
+
+
+def _note_missing(outcome: Outcome, name: str, one: Verdict) -> None:
+    remedy = "sync it again while online, or save what is missing on the other side with --want"
+    for digest, size in sorted(one.missing.items())[:_SHOWN]:
+        outcome.note(INCOMPLETE, "missing", f"{digest} ({size_text(size)}) is not here", name, remedy)
+    if len(one.missing) > _SHOWN:
+        outcome.note(INCOMPLETE, "missing", f"{len(one.missing) - _SHOWN} more digests are not here", name, remedy)
+    for what in one.unnamed[:_SHOWN]:
+        outcome.note(INCOMPLETE, "unnamed", f"{what} is not known under its name", name, "sync or load the set again")
+    for what in one.graph[:_SHOWN]:
+        outcome.note(INCOMPLETE, "graph", f"the update graph lacks {what}", name, "sync or load the set again")
+    for what in one.lacking:
+        outcome.note(INCOMPLETE, "lacking", what, name, "see the report of the sync that made this plan")
+    if not one.complete and not (one.missing or one.lacking):
+        outcome.note(INCOMPLETE, "not_completed", "its sync or load did not end", name, "run that again")
+
+
+# -- inventory -----------------------------------------------------------------------------------------------------
+
+
+async def inventory(desk: Desk, outcome: Outcome, output: Path | None) -> None:
+    """Write the digests of all verified content here, for `mirror save --have` on the other side."""
+    digests, size = await asyncio.to_thread(_here, desk)
+    document = {"schema": 1, "kind": "inventory", "digests": digests}
+    raw = (json.dumps(document, indent=1) + "\n").encode()
+    outcome.facts |= {"digests": len(digests), "bytes": size}
+    if output is None:
+        if outcome.as_json:
+            outcome.facts["inventory"] = digests
+        else:
+            outcome.say(raw.decode().rstrip("\n"))
+        return
+    await asyncio.to_thread(desk.write, output, raw)
+    outcome.say(f"{len(digests)} digests, {size_text(size)}: {output}")
+
+
+def _here(desk: Desk) -> tuple[list[str], int]:
+    found = [one for one in find_blobs(desk.opened.layout) if desk.store.has(one.digest, one.size)]
+    return sorted(str(one.digest) for one in found), sum(one.size for one in found)
+
+
+# -- ls ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """A generation as `ls` shows it."""
+
+    stored: Stored
+    unique: int  # bytes that no other generation needs
+    how: str
+    completed: float
+    saved: float
+
+    def as_dict(self) -> dict[str, Any]:
+        plan = self.stored.plan
+        return {
+            "set": plan.set,
+            "generation": self.stored.generation,
+            "digest": str(plan.digest),
+            "releases": [f"{one.version}-{one.architecture}" for one in plan.releases],
+            "images": len(plan.images),
+            "bytes": plan.totals["bytes"],
+            "unique_bytes": self.unique,
+            "state": "complete" if self.stored.complete else "incomplete",
+            "synced": _time(self.completed) if self.how == "synced" else None,
+            "loaded": _time(self.completed) if self.how == "loaded" else None,
+            "saved": _time(self.saved),
+        }
+
+
+async def ls(desk: Desk, given: str | None, outcome: Outcome) -> None:
+    """List image sets; of one generation, its images."""
+    if given is not None and "@" in given:
+        one = await asyncio.to_thread(choose_stored, desk, given, complete=False)
+        _list_images(outcome, one)
+        return
+    if given is not None and not await asyncio.to_thread(desk.sets.generations, given):
+        raise await asyncio.to_thread(unknown_set, desk, given)
+    listed = [one for one in await asyncio.to_thread(_listed, desk) if given in (None, one.stored.plan.set)]
+    outcome.facts["sets"] = [one.as_dict() for one in listed]
+    if not listed:
+        outcome.say("there are no image sets here: `mirror sync` or `mirror load` brings one")
+        return
+    times = ("synced", "saved", "loaded")
+    rows: list[tuple[str, ...]] = [("set", "releases", "images", "size", "unique", "state", *times)]
+    for entry in listed:
+        found = entry.as_dict()
+        rows.append(
+            (
+                str(entry.stored), ",".join(found["releases"]) or "-", str(found["images"]), size_text(found["bytes"]),
+                size_text(entry.unique), found["state"], *(found[key] or "-" for key in times),
+            )
+        )  # fmt: skip
+    outcome.say(*table(rows))
+
+
+def _list_images(outcome: Outcome, one: Stored) -> None:
+    outcome.facts["set"] = str(one)
+    outcome.facts["images"] = [
+        {"image": f"{image.source}@{image.digest}", "name": image.name, "kind": image.kind, "tags": list(image.tags),
+         "why": list(image.why), "sigstore": image.sigstore}
+        for image in one.plan.images
+    ]  # fmt: skip
+    for image in one.plan.images:
+        outcome.say(f"{image.source}@{image.digest}  {image.kind}  {','.join(image.tags) or '-'}")
+
+
+def _listed(desk: Desk) -> Iterator[_Listed]:
+    chosen = _chosen(desk, None)
+    uses = Counter(digest for one in chosen for digest in one.plan.content)
+    current = {(one.set, one.generation): one for one in desk.sets.current()}
+    for one in chosen:
+        unique = sum(size for digest, size in one.plan.content.items() if uses[digest] == 1)
+        found = current.get((one.plan.set, one.generation))
+        yield _Listed(
+            one, unique, found.how if found else "", found.completed if found else 0.0,
+            desk.sets.saved(one.plan.set, one.generation),
+        )  # fmt: skip
+
+
+def _time(moment: float) -> str | None:
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if moment else None
+
+
+# -- unpin ---------------------------------------------------------------------------------------------------------
+
+
+async def unpin(desk: Desk, given: str, outcome: Outcome, *, now: bool, dry_run: bool) -> None:
+    """Give a generation up: what nothing else needs becomes cache, or is deleted `now`."""
+    if "@" not in given:
+        remedy = f"write SET@N, e.g. {given}@1; see `mirror ls`"
+        raise ConfigurationError([Problem("no_generation", f"'{given}' names no generation", "", remedy)])
+    name, _, rest = given.partition("@")
+    if ":" in rest:
+        raise ConfigurationError(
+            [Problem("not_supported", "unpinning single images is not yet supported", given, "give SET@N")]
+        )
+    busy = await asyncio.to_thread(desk.sets.try_busy, name)
+    if busy is None:
+        raise NotYet(f"a sync or load of set {name} is running", "wait for it")
+    try:
+        one = await asyncio.to_thread(choose_stored, desk, given, complete=False)
+        alone = await asyncio.to_thread(_alone, desk, one)
+        freed = sum(alone.values())
+        outcome.facts |= {"set": str(one), "unpinned_bytes": freed, "deleted": now, "dry_run": dry_run}
+        what = "would be freed" if now else "would become cache"
+        if not dry_run:
+            await asyncio.to_thread(desk.sets.remove, one.plan.set, one.generation)
+            await asyncio.to_thread(refresh_graphs, desk.store, desk.sets)
+            if now:
+                outcome.facts["freed_bytes"] = freed = await asyncio.to_thread(desk.opened.space.eviction.delete, alone)
+            what = "freed" if now else "cache now: eviction takes it when room is needed"
+        outcome.say(f"{one}: {size_text(freed)} {what}")
+    finally:
+        busy.release()
+
+
+def _alone(desk: Desk, one: Stored) -> dict[Digest, int]:
+    """Return what is here and pinned by this generation alone."""
+    others: set[Digest] = set()
+    for other in _chosen(desk, None):
+        if (other.plan.set, other.generation) != (one.plan.set, one.generation):
+            others.update(other.plan.content)
+    presence = desk.store.presence(one.plan)
+    return {digest: size for digest, size in presence.here.items() if digest not in others}

@@ -1,0 +1,74 @@
+"""The options that every command takes, and the configuration that they lead to."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from mirror.config import Config
+    from mirror.errors import ConfigurationError
+
+DEFAULT_CONFIG = "/etc/mirror/mirror.yaml"
+INVALID = 78  # EX_CONFIG: what a rerun cannot mend
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def common(*, reports: bool = False) -> Callable[[Command], Command]:
+    """Give a command the options that every command takes; one that `reports` takes --json as well."""
+    options = [
+        click.option(
+            "--config",
+            "config_file",
+            type=click.Path(path_type=Path, dir_okay=False),
+            help=f"Configuration file.  [default: $MIRROR_CONFIG, else {DEFAULT_CONFIG}]",
+        ),
+        click.option("--log-format", type=click.Choice(["logfmt", "json", "console"]), help="Overrides log.format."),
+        click.option("-q", "--quiet", is_flag=True, help="Only warnings and errors."),
+    ]
+    if reports:
+        options.append(click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text."))
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def configured(given: dict[str, Any]) -> Config:
+    """Return the configuration, with what the common options change of it.
+
+    Prints every problem and exits with 78 where it is invalid.
+    """
+    from mirror.config import load
+    from mirror.errors import ConfigurationError
+
+    path = given["config_file"] or Path(os.environ.get("MIRROR_CONFIG") or DEFAULT_CONFIG)
+    try:
+        config = load(path)
+    except ConfigurationError as error:
+        _refuse(error, as_json=given.get("as_json", False))
+    level = "warning" if given["quiet"] else config.log.level
+    log = config.log.model_copy(update={"level": level, "format": given["log_format"] or config.log.format})
+    return config.model_copy(update={"log": log})
+
+
+def _refuse(error: ConfigurationError, *, as_json: bool) -> NoReturn:
+    command = click.get_current_context().info_name
+    if as_json:
+        from mirror.admin.check import report_invalid
+
+        click.echo(json.dumps({**report_invalid(error).as_dict(), "command": command}, indent=2))
+    else:
+        for problem in error.problems:
+            click.echo(f"mirror {command}: {problem}", err=True)
+    sys.exit(INVALID)

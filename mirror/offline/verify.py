@@ -1,0 +1,131 @@
+"""Verify: whether everything of a plan is here, so that the cable may be cut; deeply, whether it hashes too."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from mirror.errors import MirrorError
+from mirror.oci.digest import Digest
+from mirror.offline.here import Store
+from mirror.offline.plan import Plan
+from mirror.store.manifests import Manifests as Rows
+
+CheckSignature = Callable[[bytes, Digest], str]
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What is wrong with one generation. Sizes are in bytes."""
+
+    set: str
+    generation: int
+    complete: bool  # as sets/current says
+    digests: int
+    bytes: int
+    missing: dict[Digest, int] = field(default_factory=dict)
+    corrupt: list[Digest] = field(default_factory=list)
+    unnamed: list[str] = field(default_factory=list)  # manifests that are here and not under their name
+    signatures: list[str] = field(default_factory=list)  # OpenPGP signatures of releases that are missing or bad
+    signed: int = 0  # releases with a verified OpenPGP signature
+    releases: int = 0
+    sigstore: dict[str, int] = field(default_factory=dict)  # images by what the plan says of their sigstore signature
+    graph: list[str] = field(default_factory=list)  # releases that the update graph here does not have
+    lacking: tuple[str, ...] = ()  # what the plan itself says could not be found
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is missing or wrong."""
+        return (
+            not (self.missing or self.corrupt or self.unnamed or self.signatures or self.graph or self.lacking)
+            and self.complete
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The form that `mirror verify --json` lists under `sets`."""
+        return {
+            "set": self.set,
+            "generation": self.generation,
+            "ok": self.whole,
+            "complete": self.complete,
+            "digests": self.digests,
+            "bytes": self.bytes,
+            "missing": [{"digest": str(digest), "size": size} for digest, size in sorted(self.missing.items())],
+            "corrupt": [str(digest) for digest in self.corrupt],
+            "unnamed": self.unnamed,
+            "openpgp": {"releases": self.releases, "verified": self.signed, "problems": self.signatures},
+            "sigstore": self.sigstore,
+            "graph": self.graph,
+            "lacking": list(self.lacking),
+        }
+
+
+def verify(
+    plan: Plan,
+    generation: int,
+    store: Store,
+    *,
+    complete: bool,
+    deep: bool,
+    check_signature: CheckSignature,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Verdict:
+    """Look at everything that a plan names; `deep` hashes it, and bad content goes to quarantine. For threads only.
+
+    `check_signature` returns the fingerprint of the key, or raises MirrorError.
+    """
+    content = plan.content
+    verdict = Verdict(plan.set, generation, complete, len(content), sum(content.values()), releases=len(plan.releases))
+    verdict.lacking = plan.lacking
+    for digest, size in content.items():
+        if not store.has(digest, size):
+            verdict.missing[digest] = size
+        elif deep and not store.verify(digest, progress):
+            verdict.corrupt.append(digest)
+    rows = Rows(store.layout)
+    if complete:
+        verdict.unnamed = [
+            f"{one.name}@{one.digest}" for one in plan.manifests if rows.manifest(one.name, one.digest) is None
+        ]
+        verdict.graph = list(_not_in_graph(plan, store))
+    _verify_signatures(plan, store, check_signature, verdict)
+    verdict.sigstore = dict(sorted(Counter(image.sigstore for image in plan.images).items()))
+    return verdict
+
+
+def _verify_signatures(plan: Plan, store: Store, check: CheckSignature, verdict: Verdict) -> None:
+    good: set[Digest] = set()
+    for one in plan.signatures:
+        name = f"signature {one.number} of release {one.release}"
+        raw = store.signature(one)
+        if raw is None:
+            verdict.signatures.append(f"{name} is not here")
+            continue
+        try:
+            check(raw, one.release)
+            good.add(one.release)
+        except MirrorError as error:
+            verdict.signatures.append(f"{name}: {error.what}")
+    verdict.signed = sum(1 for release in plan.releases if release.digest in good)
+    if plan.require_signature:
+        verdict.signatures += [
+            f"release {release.version} {release.architecture} has no signature that verifies"
+            for release in plan.releases
+            if release.digest not in good
+        ]
+
+
+def _not_in_graph(plan: Plan, store: Store) -> Iterable[str]:
+    for excerpt in plan.graphs:
+        path = store.layout.graph(excerpt.architecture, excerpt.channel)
+        try:
+            with open(path, "rb") as file:
+                known = {node["version"] for node in json.load(file)["nodes"]}
+        except (OSError, ValueError, LookupError, TypeError):
+            known = set()
+        for node in excerpt.graph.get("nodes", ()):
+            if node.get("version") not in known:
+                yield f"{node.get('version')} in {excerpt.channel} ({excerpt.architecture})"
