@@ -40,7 +40,7 @@ async def test_a_channel_must_be_named(face):
     ],
 )
 async def test_the_graph_is_json(face, accept, status):
-    reply = await face.ask("/api/upgrades_info/v1/graph?channel=a", headers={"Accept": accept})
+    reply = await face.ask("/api/upgrades_info/v1/graph?channel=a", Accept=accept)
     assert reply.status == status
 
 
