@@ -36,18 +36,15 @@ def small(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield opened
 
 
-@pytest.fixture(autouse=True)
-def reachable(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Let every test find the worlds whole, and count from nothing."""
-    yield
-    for name in ("outside", "small"):
-        if name in request.fixturenames:
-            found: World = request.getfixturevalue(name)
-            found.registry.front.come_back()
-            found.registry.front.rate = found.registry.front.cut_after = None
-            found.registry.front.token_lifetime = found.registry.front.unavailable = None
-            found.registry.front.forget()
-            found.graph.unavailable = None
+@pytest.fixture
+def world_again(small: World) -> Iterator[World]:
+    """The small world, whole again at the end, whatever a test did to it, and counting from nothing."""
+    front = small.registry.front
+    front.forget()
+    yield small
+    front.come_back()
+    front.rate = front.cut_after = front.token_lifetime = front.unavailable = None
+    small.graph.unavailable = None
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,7 @@ class TokenRegistry:
     """
 
     def __init__(self, programs: Programs, folder: Path, tls: tuple[Path, Path], lifetime: int = 300) -> None:
+        self.folder = folder
         self._stack = contextlib.ExitStack()
         self.issuer = TokenServer(folder / "issuer", USER, PASSWORD, tls, lifetime)
         storage = folder / "storage"
