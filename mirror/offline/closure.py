@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mirror.content.answers import Target
 from mirror.errors import ManifestInvalid, UpstreamNotFound
@@ -16,11 +16,9 @@ from mirror.oci import media_types
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
+from mirror.offline.image_set import Platform
 from mirror.offline.plan import PlannedBlob, PlannedManifest
 from mirror.offline.source import ImageSource
-
-if TYPE_CHECKING:
-    from mirror.offline.image_set.model import Platform
 
 DEPTH_LIMIT = 3  # indexes within indexes
 MANIFESTS_LIMIT = 2_000  # of one image
