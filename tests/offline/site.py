@@ -56,6 +56,11 @@ class Site:
         }
         self.configure({})
 
+    @classmethod
+    def at(cls, folder: Path) -> Site:
+        """Return the site that was made in `folder`."""
+        return cls(folder, yaml.safe_load((folder / "mirror.yaml").read_text()))
+
     def configure(self, changes: Mapping[str, Any]) -> None:
         """Write mirror.yaml anew with top-level keys changed."""
         self.document.update(changes)
