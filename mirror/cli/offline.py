@@ -155,10 +155,10 @@ def resources(
 
     Without a set: for the configured upstreams, as a pull-through site needs it.
     """
-    from mirror.cli import crossing
+    from mirror.cli import describing
 
-    wanted = crossing.Described(sets, registries, ca, output, never_contact_source)
-    run("resources", given, lambda desk, outcome: crossing.resources(desk, wanted, outcome))
+    wanted = describing.Wanted(sets, registries, ca, output, never_contact_source)
+    run("resources", given, lambda desk, outcome: describing.resources(desk, wanted, outcome))
 
 
 @click.command(epilog="See also: mirror ls, mirror check, docs/disconnected.md")

@@ -84,6 +84,11 @@ class Outcome:
         for line in lines:
             click.echo(f"mirror {self.command}: {line}", err=True)
 
+    def progress(self, word: str) -> None:
+        """Say on standard error what long work is at, unless quiet."""
+        if not self.quiet:
+            click.echo(f"mirror {self.command}: {word}", err=True)
+
     def finish(self) -> int:
         """Print the report and return the exit code."""
         if self.as_json:

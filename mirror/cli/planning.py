@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,13 @@ from mirror.offline.collect import Collected, collect
 from mirror.offline.complete import complete
 from mirror.offline.graph import Graphs
 from mirror.offline.here import Presence
-from mirror.offline.keyring import Keyring
+from mirror.offline.keyring import Keyring, shipped
 from mirror.offline.plan import Plan
 from mirror.offline.signatures import SignatureStores, verify_release
 from mirror.offline.sync import Progress, Sync
 from mirror.store.space import Forecast
 from mirror.upstream.documents import open_documents
 
-OKD_GRAPH = "https://origin-release.ci.openshift.org/graph"
 _AT_ONCE = 16  # where limits.fetches_per_upstream sets no bound
 
 
@@ -115,9 +114,9 @@ async def _find(desk: Desk, file: File, wanted: Wanted, outcome: Outcome) -> Col
     outcome.warn(image_set.warnings)
     config = desk.config
     keyring = await asyncio.to_thread(read_keyring, desk)
-    documents = open_documents(config, os.environ)
+    documents = open_documents(config, os.environ, outside=desk.outside)
     try:
-        graphs = Graphs(documents, config.releases.graph, OKD_GRAPH)
+        graphs = Graphs(documents, config.releases.graph)
         stores = SignatureStores(documents, config.releases.signature_stores)
 
         async def signatures(digest: Digest) -> tuple[list[tuple[int, bytes]], tuple[str, ...]]:
@@ -130,6 +129,7 @@ async def _find(desk: Desk, file: File, wanted: Wanted, outcome: Outcome) -> Col
             graphs.fetch,
             signatures,
             require_signature=config.releases.require_signature,
+            progress=outcome.progress,
         )
     finally:
         await documents.close()
@@ -151,10 +151,7 @@ async def _find(desk: Desk, file: File, wanted: Wanted, outcome: Outcome) -> Col
     for lacking in found.failures:
         outcome.note(INCOMPLETE, "image_lacking", f"{lacking.what}: {lacking.why}", "", lacking.remedy)
     await asyncio.to_thread(desk.sets.set_source, name, str(file.path.absolute()))
-    if not found.failures:
-        return found
-    # In the plan as well: behind the gap nobody has seen this report.
-    return replace(found, plan=found.plan.with_lacking(f"{one.what} could not be had" for one in found.failures))
+    return found
 
 
 def _claim(desk: Desk, name: str, path: Path, *, replace: bool) -> None:
@@ -177,7 +174,7 @@ def read_keyring(desk: Desk) -> Keyring:
     """Return the keys that releases are signed with. For threads."""
     path = desk.config.releases.keyring
     if path is None:
-        return Keyring.shipped()
+        return shipped()
     return Keyring.read(desk.read(path, 1024 * 1024), str(path))
 
 

@@ -152,6 +152,18 @@ def parse_proxy(value: object, *, user_information: bool = False) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
+def parse_document_url(value: object) -> str:
+    """Return an http, https or file URL without a login or a query; raise SpellingError."""
+    text = expect_text(value)
+    if text.lower().startswith("file:"):
+        path = text[len("file:") :].removeprefix("//")
+        if not path.startswith("/") or not text.isascii() or not text.isprintable():
+            raise SpellingError(f"{quote(text)} is not a file's URL", "write file:///path, with the whole path")
+        return f"file://{path}"
+    parts = _split_url(text)
+    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+
+
 def _split_url(text: str, *, user_information: bool = False) -> SplitResult:
     """Return the parts of an http or https URL with its host in lower case; raise SpellingError."""
     try:

@@ -121,7 +121,9 @@ def _refuse_surprises(text: str, path: Path, most: int | None) -> None:
             problems.append(Problem("syntax", "tags (!) are not used here", where, remedy))
         nodes += isinstance(event, yaml.NodeEvent)
         if most is not None and nodes > most:
-            problems.append(Problem("too_large", f"holds more than {most} values", where, "split it into several files"))
+            problems.append(
+                Problem("too_large", f"holds more than {most} values", where, "split it into several files")
+            )
             break
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1

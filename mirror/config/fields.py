@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from mirror.config.addresses import (
+    parse_document_url,
     parse_external_url,
     parse_host_and_port,
     parse_host_or_network,
@@ -159,6 +160,7 @@ Share = Annotated[InstanceOf[Amount], BeforeValidator(parse_amount), PlainSerial
 Listen = Annotated[str, BeforeValidator(_resolve_listen)]
 MetricsListen = Annotated[str | None, BeforeValidator(_resolve_metrics_listen)]
 ExternalUrl = Annotated[str, BeforeValidator(parse_external_url)]
+DocumentUrl = Annotated[str, BeforeValidator(parse_document_url)]
 ProxyUrl = Annotated[str, BeforeValidator(parse_proxy)]
 Host = Annotated[str, BeforeValidator(parse_host_and_port)]
 HostOrNetwork = Annotated[str, BeforeValidator(parse_host_or_network)]

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, Pri
 
 from mirror.config.addresses import is_loopback
 from mirror.config.fields import (
+    DocumentUrl,
     ExternalUrl,
     FilePath,
     Flag,
@@ -125,14 +126,14 @@ class Clients(Section):
 class Releases(Section):
     """How releases are found and trusted."""
 
-    graph: Annotated[str, not_served(GRAPH)] = GRAPH
-    """Not yet supported: where the update graph is."""
-    signature_stores: Annotated[tuple[str, ...], not_served(SIGNATURE_STORES)] = SIGNATURE_STORES
-    """Not yet supported: where release signatures are."""
-    keyring: Annotated[None, not_served(None)] = None
-    """Not yet supported: a key in place of the shipped one."""
-    require_signature: Annotated[bool, not_served(True)] = True
-    """Not yet supported: whether an unsigned release is refused."""
+    graph: DocumentUrl = GRAPH
+    """Where the update graph is: an URL that takes `channel` and `arch`, or a file or folder of it."""
+    signature_stores: tuple[DocumentUrl, ...] = SIGNATURE_STORES
+    """Where release signatures are, asked in this order."""
+    keyring: FilePath | None = None
+    """The keys that may sign releases; None: the release key of Red Hat, which is shipped."""
+    require_signature: Flag = True
+    """Whether a release without a signature that holds is refused."""
 
 
 class Limits(Section):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mirror.errors import ConfigurationError, DigestInvalid, InvalidRequest, MirrorError, Problem
@@ -158,10 +158,6 @@ class Plan:
             tuple(sorted(set(lacking))),
             require_signature,
         )
-
-    def with_lacking(self, sentences: Iterable[str]) -> Plan:
-        """Return this plan with more that could not be found."""
-        return replace(self, lacking=tuple(sorted({*self.lacking, *sentences})), _bytes=[])
 
     @property
     def content(self) -> dict[Digest, int]:

@@ -331,10 +331,6 @@ NOT_YET = [
     ("clients: {rules: [{who: ci}]}", 1),
     ("clients: {catalog: true}", 1),
     ("clients: {anonymous: push}", 1),
-    ("releases: {graph: https://example}", 1),
-    ("releases:\n  signature_stores: [https://example]", 2),
-    ("releases: {keyring: k}", 1),
-    ("releases: {require_signature: false}", 1),
     ("notifications: [{url: https://ci.lab/hook}]", 1),
     ("storage: {sparse_indexes: true}", 1),
     ("admin: {socket: /run/x}", 1),
@@ -352,15 +348,35 @@ hosted: []
 notifications: []
 tls: {client_ca: }
 clients: {htpasswd: , rules: [], catalog: false}
-releases:
-  graph: https://api.openshift.com/api/upgrades_info/v1/graph
-  signature_stores: [https://mirror.openshift.com/pub/openshift-v4/signatures/openshift/release, https://storage.googleapis.com/openshift-release/official/signatures/openshift/release]
-  keyring:
-  require_signature: true
 storage: {sparse_indexes: false}
 admin: {socket: }
 """
     assert read(text) == Config()
+
+
+def test_releases_are_found_where_it_says(read, tmp_path):
+    text = """
+releases:
+  graph: https://Graph.example:8443/api/upgrades_info/v1/graph/
+  signature_stores: [file:///srv/signatures, "http://10.0.0.1/release"]
+  keyring: keys/own.asc
+  require_signature: false
+"""
+    releases = read(text).releases
+    assert releases.graph == "https://graph.example:8443/api/upgrades_info/v1/graph"
+    assert releases.signature_stores == ("file:///srv/signatures", "http://10.0.0.1/release")
+    assert releases.keyring == tmp_path / "keys/own.asc"
+    assert releases.require_signature is False
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["ftp://example/x", "example", "file://relative/path", "https://user:hunter2@example/x", '"https://a b/"', "7"],
+)
+def test_a_graph_is_an_address(refused, value):
+    (problem,) = refused(f"releases: {{graph: {value}}}")
+    assert "releases.graph" in problem.what
+    assert "hunter2" not in str(problem)
 
 
 def test_workers_are_the_cores_at_hand_and_at_most_four(monkeypatch):
