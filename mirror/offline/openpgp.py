@@ -1,6 +1,6 @@
 """OpenPGP signatures and the keys that made them (RFC 4880 5), as far as signed messages of releases need them.
 
-Version 3 of signatures, which signers of releases wrote until 2022, is read beside version 4. What is odd is refused.
+Version 3 of signatures, which signers of releases still wrote in 2022, is read beside version 4.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ class PublicKey:
     def made(self, signature: Signature, content: bytes) -> bool:
         """Tell whether this key made `signature` over `content`.
 
-        Raises PacketInvalid where the signature's algorithms are not accepted.
+        Raises PacketInvalid where the signature's hash is not accepted, or its numbers are of another form.
         """
         if signature.algorithm != self.algorithm:
             return False
@@ -160,6 +160,8 @@ class PublicKey:
             return False
         try:
             self._prove(Octets(signature.value), found, accepted)
+        except PacketInvalid:
+            raise
         except (InvalidSignature, ValueError, OverflowError):
             return False
         return True
