@@ -126,7 +126,10 @@ def _distrusts(
     try:
         builder.build_server_verifier(_subject(names[0])).verify(leaf, list(others))
     except verification.VerificationError as error:
-        return str(error).removeprefix("validation failed: ")
+        reason = str(error).removeprefix("validation failed: ")
+        if "public key algorithm" in reason:
+            return "its keys are of a kind that not every client takes; use ECDSA, or RSA of 2048 bits or more"
+        return reason
     return ""
 
 

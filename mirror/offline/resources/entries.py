@@ -92,7 +92,7 @@ def _hosts(wanted: Iterable[Image], site: Site) -> dict[str, str]:
 def _check_source(source: str, label: str) -> None:
     """Plans come across a gap: what is written into files as a name must be one."""
     try:
-        good = str(Pullspec.parse(source)) == source
+        good = Pullspec.parse(source).source == source
     except InvalidRequest:
         good = False
     if not good:

@@ -37,6 +37,8 @@ class Registry:
         try:
             if separator and scheme not in ("http", "https"):
                 raise SpellingError(f"'{text[:160]}' is neither http nor https")
+            if "@" in rest:
+                raise SpellingError("a registry's address holds no user name")
             address = parse_host_and_port(rest.rstrip("/"))
             if not (set(".:[") & set(address) or address == "localhost"):
                 # The first component of an image's name is a host only with a dot or a port (distribution's grammar).

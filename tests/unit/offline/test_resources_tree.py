@@ -1,0 +1,399 @@
+"""The files themselves: which there are, what stands in them, and that they are always the same."""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import re
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mirror.offline.plan import Image, Plan, PlanInvalid, Release
+from mirror.offline.resources import Resources, Site, make
+from tests.unit.offline.resources_bed import (
+    COMPONENTS,
+    CONNECTED,
+    REGISTRY,
+    RELEASES,
+    Authority,
+    configuration,
+    digest,
+    documents,
+    image,
+    labelled,
+    made,
+    release_plan,
+    signatures,
+)
+
+UBI = image("image", "registry.redhat.io/ubi9/ubi", tags=["latest"])
+BUSYBOX = image("image", "docker.io/library/busybox")
+TREE = {
+    "README.md",
+    "cluster/ca.yaml",
+    "cluster/idms.yaml",
+    "cluster/operatorhub.yaml",
+    "cluster/release-signatures.yaml",
+    "install/install-config.part.yaml",
+    "install/mirror/ca-bundle.crt",
+    "install/mirror/registries.conf",
+    "mapping.txt",
+    "nodes/containerd/certs.d/docker.io/ca.crt",
+    "nodes/containerd/certs.d/docker.io/hosts.toml",
+    "nodes/containerd/certs.d/quay.io/ca.crt",
+    "nodes/containerd/certs.d/quay.io/hosts.toml",
+    "nodes/containerd/certs.d/registry.redhat.io/ca.crt",
+    "nodes/containerd/certs.d/registry.redhat.io/hosts.toml",
+    "nodes/containers/certs.d/mirror.example:5000/ca.crt",
+    "nodes/containers/registries.conf",
+    "nodes/containers/registries.d/mirror.yaml",
+    "update/update.txt",
+    "update/updateservice.yaml",
+}
+_API_MIRROR = re.compile(  # openshift/api, config/v1, ImageMirror
+    r"((?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])(?:(?:\.(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9]))+)?"
+    r"(?::[0-9]+)?)(?:(?:/[a-z0-9]+(?:(?:(?:[._]|__|[-]*)[a-z0-9]+)+)?)+)?"
+)
+
+
+@pytest.fixture(scope="module")
+def authority() -> Authority:
+    return Authority()
+
+
+def site(folder: Path, *registries: str, document: Any = CONNECTED, **options: Any) -> Site:
+    return Site(registries or (REGISTRY,), configuration(folder, document), **options)
+
+
+def sources(resources: Resources, path: str = "cluster/idms.yaml", key: str = "imageDigestMirrors") -> dict[str, Any]:
+    (document,) = documents(resources, path)
+    return {one["source"]: one["mirrors"] for one in document["spec"][key]}
+
+
+def test_the_tree_of_a_release(tmp_path: Path, authority: Authority) -> None:
+    resources = made(site(tmp_path, ca=authority.pem), release_plan())
+    assert set(resources.files) == TREE
+    assert list(resources.files) == sorted(resources.files)
+    for path, content in resources.files.items():
+        assert content.endswith(b"\n"), path
+        assert not content.endswith(b"\n\n") or path.endswith(".toml"), path
+        if path.endswith((".toml", ".conf")):
+            tomllib.loads(content.decode())
+        if path.endswith(".yaml"):
+            list(yaml.safe_load_all(content))
+        if path.endswith((".crt",)):
+            assert content == authority.pem
+
+
+def test_what_is_not_needed_is_not_written(tmp_path: Path, authority: Authority) -> None:
+    plain = set(made(site(tmp_path), release_plan()).files)
+    assert TREE - plain == {path for path in TREE if path.endswith(".crt")} | {"cluster/ca.yaml"}
+    pull_through = set(made(site(tmp_path, ca=authority.pem)).files)
+    assert TREE - pull_through == {"cluster/release-signatures.yaml", "cluster/operatorhub.yaml", "update/update.txt"}
+    assert pull_through - TREE == {"cluster-tags/itms.yaml"}
+    assert "cluster-tags/itms.yaml" in made(site(tmp_path), release_plan("prod", "4.16.15", UBI)).files
+    assert "cluster-tags/itms.yaml" not in made(site(tmp_path), release_plan("prod", "4.16.15", BUSYBOX)).files
+    offline = site(tmp_path, document={**CONNECTED, "offline": True})
+    assert "cluster/operatorhub.yaml" in made(offline).files
+    assert "cluster/operatorhub.yaml" in made(site(tmp_path, never_contact_source=True)).files
+
+
+def test_one_entry_for_each_host_and_each_repository_of_releases(tmp_path: Path) -> None:
+    resources = made(site(tmp_path), release_plan("prod", "4.16.15", UBI, BUSYBOX))
+    expected = {
+        one: [f"{REGISTRY}/{one}"] for one in ("docker.io", "quay.io", RELEASES, COMPONENTS, "registry.redhat.io")
+    }
+    assert sources(resources) == expected
+    assert sources(resources, "cluster-tags/itms.yaml", "imageTagMirrors") == {
+        "registry.redhat.io": [f"{REGISTRY}/registry.redhat.io"]
+    }
+    part = yaml.safe_load(resources.files["install/install-config.part.yaml"])
+    assert {one["source"]: one["mirrors"] for one in part["imageDigestSources"]} == expected
+    for path in ("install/mirror/registries.conf", "nodes/containers/registries.conf"):
+        rules = tomllib.loads(resources.files[path].decode())["registry"]
+        assert {rule["location"]: [one["location"] for one in rule["mirror"]] for rule in rules} == expected
+        assert [rule["location"] for rule in rules] == sorted(expected)
+        assert all(rule.get("prefix", rule["location"]) == rule["location"] for rule in rules)
+        # tags and signatures come through these too
+        assert b"pull-from-mirror =" not in resources.files[path]
+        assert b"digest-only" not in resources.files[path]
+
+
+def test_names_that_only_the_plan_knows(tmp_path: Path) -> None:
+    # behind the gap nothing need be configured, and what has another name here gets an entry of its own
+    moved = image("image", "reg.lab:5000/team/app", name="lab/team/app")
+    renamed = image("image", "old.lab/team/app", name="lab/archive/app")
+    resources = made(site(tmp_path, document={}), Plan.build("prod", images=[moved, renamed, BUSYBOX]))
+    assert sources(resources) == {
+        "docker.io": [f"{REGISTRY}/docker.io"],
+        "old.lab/team/app": [f"{REGISTRY}/lab/archive/app"],
+        "reg.lab:5000": [f"{REGISTRY}/lab"],
+    }
+    assert "nodes/containerd/certs.d/reg.lab:5000/hosts.toml" in resources.files
+    assert "nodes/containerd/certs.d/old.lab/hosts.toml" not in resources.files
+
+
+def test_a_site_that_pulls_releases_through_has_their_repositories(tmp_path: Path) -> None:
+    before = sources(made(site(tmp_path)))
+    assert {"quay.io", RELEASES, COMPONENTS} <= set(before)
+    # so that nothing is taken away, which would drain nodes, when releases are synced later
+    assert before == sources(made(site(tmp_path), release_plan()))
+    assert RELEASES not in sources(made(site(tmp_path, document={"upstreams": {"docker.io": {}}})))
+
+
+def test_several_registries_are_tried_in_their_order(tmp_path: Path, authority: Authority) -> None:
+    resources = made(site(tmp_path, "b.example:5000", "http://a.example", ca=authority.pem), release_plan())
+    assert sources(resources)["quay.io"] == ["b.example:5000/quay.io", "a.example/quay.io"]
+    (rule,) = [
+        rule
+        for rule in tomllib.loads(resources.files["nodes/containers/registries.conf"].decode())["registry"]
+        if rule["prefix"] == "quay.io"
+    ]
+    assert rule["mirror"] == [
+        {"location": "b.example:5000/quay.io"},
+        {"location": "a.example/quay.io", "insecure": True},
+    ]
+    hosts = tomllib.loads(resources.files["nodes/containerd/certs.d/quay.io/hosts.toml"].decode())
+    shared = {"capabilities": ["pull", "resolve"], "override_path": True}
+    assert list(hosts["host"].items()) == [
+        ("https://b.example:5000/v2/quay.io", {**shared, "ca": "ca.crt"}),
+        ("http://a.example/v2/quay.io", shared),
+    ]
+    assert hosts["server"] == "https://quay.io"
+    config_map, cluster = documents(resources, "cluster/ca.yaml")
+    assert set(config_map["data"]) == {"b.example..5000", "updateservice-registry"}
+    assert cluster["spec"] == {
+        "additionalTrustedCA": {"name": config_map["metadata"]["name"]},
+        "registrySources": {"insecureRegistries": ["a.example"]},
+    }
+    scopes = yaml.safe_load(resources.files["nodes/containers/registries.d/mirror.yaml"])["docker"]
+    assert set(scopes) == {"a.example", "b.example:5000", RELEASES}
+    assert all(settings == {"use-sigstore-attachments": True} for settings in scopes.values())
+
+
+def test_sources_that_are_never_contacted(tmp_path: Path) -> None:
+    resources = made(site(tmp_path, never_contact_source=True), release_plan("prod", "4.16.15", UBI))
+    for path, key in (("cluster/idms.yaml", "imageDigestMirrors"), ("cluster-tags/itms.yaml", "imageTagMirrors")):
+        (document,) = documents(resources, path)
+        assert {one["mirrorSourcePolicy"] for one in document["spec"][key]} == {"NeverContactSource"}
+    for path in ("nodes/containers/registries.conf", "install/mirror/registries.conf"):
+        assert all(rule["blocked"] for rule in tomllib.loads(resources.files[path].decode())["registry"])
+    hosts = tomllib.loads(resources.files["nodes/containerd/certs.d/quay.io/hosts.toml"].decode())
+    assert hosts["server"] == f"https://{REGISTRY}/v2/quay.io"
+    assert hosts["override_path"] is True
+    assert "quay.io" not in hosts["server"].removeprefix(f"https://{REGISTRY}/v2/quay.io")
+
+
+def test_plain_http_is_said_wherever_a_client_must_know(tmp_path: Path) -> None:
+    resources = made(site(tmp_path, "http://10.0.0.1:5000"), release_plan())
+    rules = tomllib.loads(resources.files["nodes/containers/registries.conf"].decode())["registry"]
+    assert {"prefix": "10.0.0.1:5000", "location": "10.0.0.1:5000", "insecure": True} in rules
+    assert all(one["insecure"] for rule in rules for one in rule.get("mirror", []))
+    installer = tomllib.loads(resources.files["install/mirror/registries.conf"].decode())["registry"]
+    assert all(rule["mirror"] for rule in installer)  # the installer takes the first mirror of what it finds
+    (cluster,) = documents(resources, "cluster/ca.yaml")
+    assert cluster["spec"] == {"registrySources": {"insecureRegistries": ["10.0.0.1:5000"]}}
+    (patch,) = documents(resources, "update/updateservice.yaml")
+    assert patch["spec"] == {"upstream": "http://10.0.0.1:5000/api/upgrades_info/v1/graph"}
+    assert any("plain http" in note for note in resources.notes)
+
+
+def test_docker_hub_is_named_as_each_client_names_it(tmp_path: Path) -> None:
+    resources = made(site(tmp_path), Plan.build("prod", images=[BUSYBOX]))
+    hosts = tomllib.loads(resources.files["nodes/containerd/certs.d/docker.io/hosts.toml"].decode())
+    assert hosts["server"] == "https://registry-1.docker.io"
+    assert list(hosts["host"]) == [f"https://{REGISTRY}/v2/docker.io"]
+    assert sources(resources)["docker.io"] == [f"{REGISTRY}/docker.io"]
+
+
+def test_addresses_that_the_api_does_not_take(tmp_path: Path, authority: Authority) -> None:
+    both = made(site(tmp_path, "[fd00::1]:5000", REGISTRY, ca=authority.pem), release_plan())
+    assert sources(both)["quay.io"] == [f"{REGISTRY}/quay.io"]
+    assert set(documents(both, "cluster/ca.yaml")[0]["data"]) == {"mirror.example..5000", "updateservice-registry"}
+    nodes = both.files["nodes/containers/registries.conf"].decode()
+    assert 'location = "[fd00::1]:5000/quay.io"' in nodes
+    alone = made(site(tmp_path, "[fd00::1]:5000", ca=authority.pem), release_plan("prod", "4.16.15", UBI))
+    assert not {path for path in alone.files if path.startswith("cluster")} & {
+        "cluster/idms.yaml",
+        "cluster/ca.yaml",
+        "cluster-tags/itms.yaml",
+    }
+    assert any("[fd00::1]:5000" in note and "DNS name" in note for note in alone.notes)
+
+
+def test_mirrors_are_spelled_as_the_api_wants_them(tmp_path: Path) -> None:
+    odd = image("image", "quay.io/a__b/c---d/e.f_g")
+    for mirrors in sources(made(site(tmp_path, REGISTRY, "10.0.0.1"), release_plan("prod", "4.16.15", odd))).values():
+        assert all(_API_MIRROR.fullmatch(mirror) for mirror in mirrors)
+
+
+def test_signatures_are_one_config_map_a_release(tmp_path: Path) -> None:
+    plans = (release_plan("old", "4.16.9"), release_plan("new", "4.16.15"))
+    resources = made(site(tmp_path), *plans)
+    found = documents(resources, "cluster/release-signatures.yaml")
+    assert len(found) == 2
+    for document in found:
+        name = document["metadata"]["name"]
+        release = next(plan.releases[0].digest for plan in plans if plan.releases[0].digest.hex == name[7:])
+        assert document["metadata"]["namespace"] == "openshift-config-managed"
+        assert document["metadata"]["labels"] == {"release.openshift.io/verification-signatures": ""}
+        raw = {key: base64.b64decode(value) for key, value in document["binaryData"].items()}
+        assert raw == {f"sha256-{release.hex}-{number}": content for number, content in signatures(release)}
+        assert list(raw) == sorted(raw)
+    unsigned = make(labelled(*plans), site(tmp_path), lambda release: [])
+    assert "cluster/release-signatures.yaml" not in unsigned.files
+    assert sum("no signature" in note for note in unsigned.notes) == 2
+
+
+def test_the_pull_secret_has_an_entry_for_each_registry(tmp_path: Path) -> None:
+    def auths(chosen: Site) -> dict[str, Any]:
+        part = yaml.safe_load(made(chosen).files["install/install-config.part.yaml"])
+        found: dict[str, Any] = json.loads(part["pullSecret"])["auths"]
+        return found
+
+    anonymous = auths(site(tmp_path, REGISTRY, "http://10.0.0.1:5000"))
+    assert set(anonymous) == {REGISTRY, "10.0.0.1:5000"}
+    assert all(base64.b64decode(one["auth"]).count(b":") == 1 for one in anonymous.values())
+    closed = site(tmp_path, document={**CONNECTED, "clients": {"anonymous": "none"}})
+    placeholder = auths(closed)[REGISTRY]["auth"]
+    with pytest.raises(ValueError):
+        base64.b64decode(placeholder, validate=True)  # nobody installs with it by mistake
+    assert placeholder in made(closed).files["install/install-config.part.yaml"].decode().partition("pullSecret:")[0]
+    assert b"global pull secret" in made(closed).files["README.md"]
+
+
+def test_the_update_has_its_exact_command(tmp_path: Path) -> None:
+    plan = release_plan()
+    resources = made(site(tmp_path), plan)
+    command = (
+        "oc adm upgrade --allow-explicit-upgrade"
+        f" --to-image=quay.io/openshift-release-dev/ocp-release@{plan.releases[0].digest}"
+    )
+    assert command in resources.files["update/update.txt"].decode().splitlines()
+    assert command in resources.files["README.md"].decode()
+    (patch,) = documents(resources, "update/updateservice.yaml")
+    assert patch == {
+        "apiVersion": "config.openshift.io/v1",
+        "kind": "ClusterVersion",
+        "metadata": {"name": "version"},
+        "spec": {"upstream": f"https://{REGISTRY}/api/upgrades_info/v1/graph"},
+    }
+
+
+def test_releases_are_listed_from_the_oldest_to_the_newest(tmp_path: Path) -> None:
+    names = ("4.16.9", "4.16.15", "4.9.3")
+    releases = [Release(name, "amd64", RELEASES, digest(f"release {name}"), ("stable-4.16",)) for name in names]
+    plans = [release_plan("prod", name) for name in names]
+    joined = Plan.build("prod", releases=releases, images=[one for plan in plans for one in plan.images])
+    text = made(site(tmp_path), joined).files["update/update.txt"].decode()
+    listed = re.findall(r"^# prod@5: (\S+) for", text, re.MULTILINE)
+    assert listed == ["4.9.3", "4.16.9", "4.16.15"]
+    readme = made(site(tmp_path), joined).files["README.md"].decode()
+    extract = readme[readme.index("oc adm release extract") :].partition("```")[0]
+    assert str(digest("release 4.16.15")) in extract
+
+
+def test_mapping_names_every_image_here(tmp_path: Path) -> None:
+    plan = release_plan("prod", "4.16.15", UBI, BUSYBOX)
+    lines = made(site(tmp_path), plan).files["mapping.txt"].decode().splitlines()
+    release = plan.releases[0]
+    assert f"{RELEASES}@{release.digest}={REGISTRY}/{RELEASES}:4.16.15-x86_64" in lines
+    assert f"{BUSYBOX.source}@{BUSYBOX.digest}={REGISTRY}/docker.io/library/busybox" in lines
+    assert f"{UBI.source}@{UBI.digest}={REGISTRY}/registry.redhat.io/ubi9/ubi:latest" in lines
+    assert len(lines) == len(plan.images)
+    assert lines == sorted(lines)
+
+
+def test_the_readme_names_only_files_that_are_there(tmp_path: Path, authority: Authority) -> None:
+    everything = set(made(site(tmp_path, ca=authority.pem), release_plan("prod", "4.16.15", UBI)).files)
+    for plans, options in (
+        ((), {}),
+        ((release_plan(),), {}),
+        ((release_plan("prod", "4.16.15", UBI),), {"ca": authority.pem}),
+        ((Plan.build("tools", images=[BUSYBOX]),), {"ca": authority.pem, "never_contact_source": True}),
+    ):
+        resources = made(site(tmp_path, **options), *plans)
+        text = resources.files["README.md"].decode()
+        named = {path for path in everything if path in text}
+        assert named <= set(resources.files), named - set(resources.files)
+        for path in set(resources.files) - {"README.md"}:
+            assert path in text or path.startswith("nodes/"), path
+        assert text.count("```") % 2 == 0
+
+
+def test_each_release_and_image_is_in_the_readme(tmp_path: Path) -> None:
+    plan = release_plan("prod", "4.16.15", UBI, BUSYBOX)
+    text = made(site(tmp_path), plan).files["README.md"].decode()
+    for expected in (f"{UBI.source}@{UBI.digest}", f"{BUSYBOX.source}@{BUSYBOX.digest}", str(plan.releases[0].digest)):
+        assert expected in text
+    assert "**once**" in text  # what drains nodes
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.randoms(use_true_random=False))
+def test_the_same_input_is_the_same_bytes(seed: random.Random, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("site")
+    plans = [release_plan("prod", "4.16.15", UBI, BUSYBOX), release_plan("lab", "4.17.1", BUSYBOX)]
+    upstreams = list(CONNECTED["upstreams"].items())
+    expected = made(site(folder), *plans)
+    seed.shuffle(upstreams)
+    shuffled = [Plan.build(plan.set, releases=plan.releases, images=_shuffled(plan.images, seed)) for plan in plans]
+    again = made(site(folder, document={"upstreams": dict(upstreams)}), *shuffled)
+    assert dict(again.files) == dict(expected.files)
+    assert again.notes == expected.notes
+
+
+def _shuffled(images: Iterable[Image], seed: random.Random) -> list[Image]:
+    found = list(images)
+    seed.shuffle(found)
+    return found
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        *("quay.io/a\nb", 'quay.io/a"b', "quay.io/a`b", "quay.io/a b", "quay.io/../a", "quay.io/A", "QUAY.io/a"),
+        *("quay.io", "a/b", "quay.io/a:tag", "docker.io/busybox", ""),
+    ],
+)
+def test_a_plan_cannot_write_what_it_likes(source: str, tmp_path: Path) -> None:
+    with pytest.raises(PlanInvalid):
+        made(site(tmp_path), Plan.build("prod", images=[image("image", source, name="quay.io/a")]))
+    release = Release("4.16.15", "amd64", source, digest("x"))
+    with pytest.raises(PlanInvalid):
+        made(site(tmp_path), Plan.build("prod", releases=[release]))
+
+
+@pytest.mark.parametrize(
+    ("version", "architecture", "channel"),
+    [
+        ("4.16.15; rm -rf /", "amd64", "stable"),
+        ("4.16", "amd64", "stable"),
+        ("4.16.15", "amd64\n", "stable"),
+        ("4.16.15", "amd64", "$(id)"),
+        ("4.16.15\n", "amd64", "stable"),
+    ],
+)
+def test_a_release_cannot_either(version: str, architecture: str, channel: str, tmp_path: Path) -> None:
+    release = Release(version, architecture, RELEASES, digest("x"), (channel,))
+    with pytest.raises(PlanInvalid):
+        made(site(tmp_path), Plan.build("prod", releases=[release]))
+
+
+def test_notes_say_what_an_administrator_should_know(tmp_path: Path, authority: Authority) -> None:
+    certificate = tmp_path / "tls.crt"
+    certificate.write_bytes(authority.issue("mirror.example"))
+    tls = {**CONNECTED, "tls": {"certificate": str(certificate), "key": str(certificate)}}
+    assert made(site(tmp_path, document=tls, ca=authority.pem), release_plan()).notes == ()
+    assert any("--ca" in note for note in made(site(tmp_path, document=tls)).notes)
+    assert any("plain http" in note for note in made(site(tmp_path, "http://a.example", document=tls)).notes)
+    assert any("tls.certificate" in note for note in made(site(tmp_path, ca=authority.pem)).notes)
+    assert any("nothing to lead" in note for note in made(site(tmp_path, document={})).notes)
