@@ -93,10 +93,6 @@ class _Collection:
 
     async def run(self, name: str) -> Collected:
         """Return what the image set comes to."""
-        if not self._require_signature and (self._image_set.channels or self._image_set.releases):
-            self._troubles.warnings.add(
-                "signatures of releases are not required here (`releases.require_signature: false`)"
-            )
         selections = await self._selections()
         asked = await self._asked(selections)
         opened = [one for one in await each(self._open, asked, self._parallel) if one is not None]
