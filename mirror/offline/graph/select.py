@@ -63,7 +63,8 @@ async def select(channels: Sequence[Wanted], architecture: str, fetch: Fetch) ->
     if not selecting.problems:
         await selecting.cross([span for span in spans if span.wanted.type != "okd"], fetch)
     if selecting.problems:
-        raise ConfigurationError(selecting.problems)
+        # What is wrong with the service itself is said for every channel.
+        raise ConfigurationError(list({str(problem): problem for problem in selecting.problems}.values()))
     return selecting.selection()
 
 

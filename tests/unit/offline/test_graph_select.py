@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirror.errors import ConfigurationError, UpstreamUnavailable
+from mirror.errors import ConfigurationError, Problem, UpstreamUnavailable
 from mirror.oci.semver import Version
 from mirror.offline.graph import ChannelUnknown, Graph, excerpt, read, select
 from mirror.offline.graph.paths import shortest
@@ -338,6 +338,15 @@ async def test_two_releases_of_one_version():
     service = Service(a=graph("4.16.1"), b=graph("4.16.1", payloads={"4.16.1": payload("other")}))
     (problem,) = await refused(service, Channel("a"), Channel("b"))
     assert "channels a and b name two releases 4.16.1" in problem.what
+
+
+async def test_a_graph_that_cannot_be_asked_for_is_said_once():
+    async def fetch(channel, architecture):
+        raise ConfigurationError([Problem("url", "releases.graph is no URL")])
+
+    with pytest.raises(ConfigurationError) as error:
+        await select([Channel("a"), Channel("b")], "amd64", fetch)
+    assert [one.what for one in error.value.problems] == ["releases.graph is no URL"]
 
 
 async def test_a_graph_that_is_away():
