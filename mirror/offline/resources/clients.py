@@ -21,6 +21,8 @@ ALL, DIGEST_ONLY, TAG_ONLY = "all", "digest-only", "tag-only"
 class Place:
     """Where a client asks for a repository: `/v2/<name>` at an address, or `/<prefix>/v2/<name>`, with `ns` or not.
 
+    No name: what it asks for is no path of a registry.
+
     `verified` is false where the client also takes plain http or any certificate.
     """
 
@@ -122,14 +124,24 @@ def hosts_toml(raw: bytes, host: str, repository: str) -> list[Place]:
         parts = urlsplit(url)
         if "resolve" not in settings.get("capabilities", ["pull", "resolve"]):
             continue  # tags would not come through it
-        path = parts.path.rstrip("/")
-        if not settings.get("override_path") and not path.endswith("/v2"):
-            path += "/v2"
-        prefix, _, below = path.strip("/").partition("v2")
-        name = f"{below.strip('/')}/{repository}".strip("/")
+        # containerd puts /v2 behind the path unless it is told that the path is the API's root already.
+        root = parts.path.rstrip("/")
+        asked = (
+            f"{root}/{repository}" if settings.get("override_path") else f"{root.removesuffix('/v2')}/v2/{repository}"
+        )
+        prefix, name = _face(asked)
         ns = host if parts.netloc != host else None
-        found.append(Place(parts.netloc, name, parts.scheme == "https", ns, prefix.strip("/") or None))
+        found.append(Place(parts.netloc, name, parts.scheme == "https", ns, prefix))
     return found
+
+
+def _face(path: str) -> tuple[str | None, str]:
+    """Return (component before /v2, name behind it) of a request's path; no name where that is no path of the API."""
+    first, _, rest = path.strip("/").partition("/")
+    if first == "v2":
+        return None, rest
+    second, _, rest = rest.partition("/")
+    return (first, rest) if second == "v2" else (None, "")
 
 
 def signature_scopes(raw: bytes) -> list[str]:

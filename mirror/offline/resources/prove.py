@@ -148,6 +148,8 @@ class _Proof:
             return f"{place.address} is none of our registries"
         if place.verified != registry.secure:
             return f"{place.address} would be asked {'with' if place.verified else 'without'} TLS"
+        if not place.name:
+            return f"{place.address} would be asked for a path without /v2"
         try:
             name = self._resolver.resolve(place.name, place.ns, place.prefix).name
         except Denied as error:
