@@ -189,7 +189,7 @@ def _keep_signatures(desk: Desk, signatures: Any) -> None:
 
 async def _forecast(desk: Desk, plan: Plan) -> tuple[Presence, Forecast]:
     presence = await asyncio.to_thread(desk.store.presence, plan)
-    return presence, await asyncio.to_thread(desk.opened.space.forecast)
+    return presence, await asyncio.to_thread(desk.opened.space.forecast, presence.here)
 
 
 def _show(outcome: Outcome, plan: Plan, presence: Presence, room: Forecast) -> None:

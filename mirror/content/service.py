@@ -29,7 +29,7 @@ from mirror.content.resolve import Resolver
 from mirror.content.sets import ContentSets
 from mirror.content.tags import Tags
 from mirror.content.workshop import Workshop
-from mirror.errors import StoreError
+from mirror.errors import NotHere, StoreError
 from mirror.metrics import CORRUPT, Metrics
 from mirror.oci.digest import Digest
 from mirror.store.blobs import Blobs as StoredBlobs
@@ -162,7 +162,10 @@ class Content:
 
     async def manifest(self, target: Target, reference: Digest | str, head: bool) -> ManifestAnswer:  # noqa: ARG002 - HEAD fetches and stores too (DESIGN 2.4)
         """Return a manifest from wherever it is."""
-        return await self._manifests.get(target, reference)
+        try:
+            return await self._manifests.get(target, reference)
+        except NotHere as error:
+            raise self._explained(error, target, reference) from error
 
     def blob_now(self, target: Target, digest: Digest) -> BlobAnswer | None:
         """Return a blob that is here, without waiting."""
@@ -170,7 +173,19 @@ class Content:
 
     async def blob(self, target: Target, digest: Digest, range: ByteRange | None) -> BlobAnswer:  # noqa: A002 - HTTP's word
         """Return a blob, or the range of it, from wherever it is."""
-        return await self._blobs.get(target, digest, range)
+        try:
+            return await self._blobs.get(target, digest, range)
+        except NotHere as error:
+            raise self._explained(error, target, digest) from error
+
+    def _explained(self, error: NotHere, target: Target, reference: Digest | str) -> NotHere:
+        """Say of content that should be here which set needs it, and what finds out more."""
+        known = self._sets.known
+        digest = reference if isinstance(reference, Digest) else known.tags.get((target.name, reference))
+        holder = known.holder(digest) if digest is not None else ""
+        if not holder:
+            return error
+        return NotHere(f"{error.what}; it is part of set {holder}", f"mirror verify {holder}")
 
     async def blob_head(self, target: Target, digest: Digest) -> BlobHead:
         """Return a blob's size, fetching nothing."""

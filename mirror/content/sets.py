@@ -27,6 +27,12 @@ class Known:
     tags: dict[tuple[str, str], Digest] = field(default_factory=dict)
     names: dict[str, list[str]] = field(default_factory=dict)  # repository -> its tags, sorted
     spaces: frozenset[str] = frozenset()  # the first components of the names
+    holders: tuple[tuple[str, frozenset[bytes]], ...] = ()  # generations with the digests that they need, as bytes
+
+    def holder(self, digest: Digest) -> str:
+        """Return a complete generation that needs `digest`, as `set@n`; empty where none does."""
+        wanted = bytes.fromhex(digest.hex)
+        return next((name for name, digests in self.holders if wanted in digests), "")
 
 
 class ContentSets:
@@ -66,25 +72,31 @@ class ContentSets:
         except MirrorError as error:
             _log.error("sets_unreadable", why=error.what, remedy=error.remedy)
             complete = ()
+        holders: list[tuple[str, frozenset[bytes]]] = []
         for one in precedence(complete):
-            for name, digest, marked in self._images(one):
+            images, digests = self._plan(one)
+            holders.append((str(one), digests))
+            for name, digest, marked in images:
                 names.setdefault(name, set()).update(marked)
                 for tag in marked:
                     tags.setdefault((name, tag), digest)
         listed = {name: sorted(found) for name, found in names.items()}
-        return Known(stamp, tags, listed, frozenset(name.partition("/")[0] for name in listed))
+        return Known(stamp, tags, listed, frozenset(name.partition("/")[0] for name in listed), tuple(holders))
 
-    def _images(self, one: Complete) -> list[tuple[str, Digest, list[str]]]:
+    def _plan(self, one: Complete) -> tuple[list[tuple[str, Digest, list[str]]], frozenset[bytes]]:
+        """Return (name, digest, tags) of every image of a generation, and all digests that it needs."""
         raw = self._sets.read(one.set, one.generation)
         try:
             plan: Any = json.loads(raw or b"")
-            return [
+            images = [
                 (image["name"], Digest.parse(image["image"].rpartition("@")[2]), list(image["tags"]))
                 for image in plan["images"]
             ]
+            needed = (entry["digest"] for kind in ("manifests", "blobs") for entry in plan[kind])
+            return images, frozenset(bytes.fromhex(Digest.parse(digest).hex) for digest in needed)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError, DigestInvalid):
             _log.error("plan_damaged", set=str(one), remedy="load or sync that set again")
-            return []
+            return [], frozenset()
 
 
 def precedence(complete: tuple[Complete, ...]) -> list[Complete]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import NamedTuple
 
 from mirror import logs
@@ -88,13 +89,17 @@ class Space:
             max(0, kept + 1 - found.f_favail) if found.f_files else 0,
         )
 
-    def forecast(self) -> Forecast:
-        """Return what could be written now: what is free beyond keep_free and promises, and what eviction could add."""
+    def forecast(self, needed: Mapping[Digest, int] = MappingProxyType({})) -> Forecast:
+        """Return what could be written now: what is free beyond keep_free and promises, and what eviction could add.
+
+        Of what can be evicted, `needed` (digests that are here, with their sizes) is meant to stay.
+        """
         disk = self.disk()
         waiting = promised(self._layout)
         free = max(0, disk.free - self._keep_free.of(disk.total) - waiting.owed)
-        evictable = self.eviction.evictable()
-        return Forecast(free, evictable)
+        pinned = self._pins.digests()
+        kept = sum(size for digest, size in needed.items() if str(digest) not in pinned)
+        return Forecast(free, max(0, self.eviction.evictable() - kept))
 
     def promised(self) -> int:
         """Return the bytes that downloads and uploads under way will still write."""
