@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from mirror import logs
 from mirror.errors import ManifestInvalid, StoreError
 from mirror.oci import media_types, strict_json
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
+from mirror.offline.graph import GraphInvalid, excerpt
+from mirror.offline.graph import read as read_graph
 from mirror.offline.graph_files import write_graphs
 from mirror.offline.here import Store
 from mirror.offline.plan import GraphExcerpt, Plan, PlannedManifest
@@ -20,6 +24,8 @@ from mirror.store.referrers import Referrers
 from mirror.store.sets import How, Sets
 
 _MANIFEST_LIMIT = 256 * 1024 * 1024
+
+_log = logs.get("offline.complete")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +66,13 @@ def complete(plan: Plan, number: int, how: How, store: Store, sets: Sets) -> Inc
 
 def refresh_graphs(store: Store, sets: Sets) -> None:
     """Write what the update graph says of all complete generations, for `serve` to answer from. For threads only."""
-    excerpts: list[GraphExcerpt] = []
-    for one in sets.current():
-        raw = sets.read(one.set, one.generation)
-        if raw is not None:
-            excerpts += Plan.parse(raw).graphs
-    write_graphs(store.layout, excerpts)
+    with sets.locked():  # so that what is read last is written last
+        excerpts: list[GraphExcerpt] = []
+        for one in sets.current():
+            raw = sets.read(one.set, one.generation)
+            if raw is not None:
+                excerpts += _own(Plan.parse(raw))
+        write_graphs(store.layout, excerpts)
 
 
 def _check(planned: PlannedManifest, found: Manifest, sizes: dict[Digest, int]) -> None:
@@ -78,6 +85,19 @@ def _check(planned: PlannedManifest, found: Manifest, sizes: dict[Digest, int]) 
     for digest, size in {**blobs, **{child: children[child] for child in planned.manifests}}.items():
         if sizes.get(digest) != size:
             raise ManifestInvalid(f"{name} says that {digest} has {size} bytes, the plan says {sizes.get(digest)}")
+
+
+def _own(plan: Plan) -> Iterator[GraphExcerpt]:
+    """Yield the update graph of a plan with only the releases that the plan holds: it may come from elsewhere."""
+    releases = {(one.version, f"{one.source}@{one.digest}") for one in plan.releases}
+    for one in plan.graphs:
+        try:
+            graph = read_graph(one.graph)
+        except GraphInvalid as error:
+            _log.warning("graph_invalid", set=plan.set, channel=one.channel, error=error.what)
+            continue
+        held = [node.version for node in graph.nodes.values() if (node.version, node.payload) in releases]
+        yield GraphExcerpt(one.channel, one.architecture, excerpt(graph, held))
 
 
 def _write_referrers(plan: Plan, store: Store) -> None:

@@ -119,6 +119,7 @@ def _verify_signatures(plan: Plan, store: Store, check: CheckSignature, verdict:
 
 
 def _not_in_graph(plan: Plan, store: Store) -> Iterable[str]:
+    held = {release.version for release in plan.releases}
     for excerpt in plan.graphs:
         path = store.layout.graph(excerpt.architecture, excerpt.channel)
         try:
@@ -127,5 +128,5 @@ def _not_in_graph(plan: Plan, store: Store) -> Iterable[str]:
         except (OSError, ValueError, LookupError, TypeError):
             known = set()
         for node in excerpt.graph.get("nodes", ()):
-            if node.get("version") not in known:
+            if node.get("version") in held - known:
                 yield f"{node.get('version')} in {excerpt.channel} ({excerpt.architecture})"

@@ -27,7 +27,7 @@ from tests.peers.scripted import ScriptedRegistry
 class Room:
     """One process's worth of content over a store; several of them over one store are several processes."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, courteous: bool = False) -> None:
         self.config = config
         self.layout = Layout(config.storage.path)
         probe.prepare(self.layout)
@@ -41,7 +41,7 @@ class Room:
             config,
             Rooms(
                 self.layout, self.index, self.space, self.quarantine,
-                self.readers, self.writers, self.clients, self.metrics, "test",
+                self.readers, self.writers, self.clients, self.metrics, "sync" if courteous else "test", courteous,
             ),
         )  # fmt: skip
 
@@ -100,7 +100,7 @@ async def make_room(tmp_path: Path, upstream: ScriptedRegistry) -> AsyncIterator
     """Return a function that opens a room; keyword arguments are keys of the upstream or of the configuration."""
     rooms: list[Room] = []
 
-    def make(tags: str = "", extra: str = "", storage: str = "") -> Room:
+    def make(tags: str = "", extra: str = "", storage: str = "", *, courteous: bool = False) -> Room:
         file = tmp_path / "mirror.yaml"
         file.write_text(
             f"storage: {{path: {tmp_path / 'store'}{storage}}}\n"
@@ -108,7 +108,7 @@ async def make_room(tmp_path: Path, upstream: ScriptedRegistry) -> AsyncIterator
             + (f"    tags: {{{tags}}}\n" if tags else "")
             + extra
         )
-        room = Room(load(file))
+        room = Room(load(file), courteous=courteous)
         rooms.append(room)
         return room
 
