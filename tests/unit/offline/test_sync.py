@@ -127,10 +127,10 @@ async def test_what_fails_for_the_moment_is_tried_again(
     make_room: Callable[..., Room], upstream: ScriptedRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An outage that is longer than one request's own retries, after which the endpoint is left alone for seconds."""
-    monkeypatch.setattr(sync_module, "_PAUSES", (5.0, 5.0))
+    monkeypatch.setattr(sync_module, "_PAUSES", (6.0,))
     room = make_room()
     images = [upstream.add_image("team/app", layers=[noise(9_000, seed)], seed=seed) for seed in range(1, 4)]
-    upstream.fail("blob", faults.Status(503), times=8)
+    upstream.fail("blob", faults.Status(503), times=5)
     plan = plan_of(*images)
     brought = await run(room, plan, at_once=1)
     assert brought.failures == ()
