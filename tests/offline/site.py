@@ -48,6 +48,7 @@ class Site:
         self.folder = folder
         self.store = folder / "store"
         self.configuration = folder / "mirror.yaml"
+        self.begun = folder / "begun.log"
         self.document = {
             "listen": f"127.0.0.1:{free_port()}",
             "metrics": {"listen": "none"},
@@ -85,15 +86,16 @@ class Site:
         return done
 
     def begin(self, *words: str | Path) -> subprocess.Popen[bytes]:
-        """Start a command in a process group of its own and return it; its output is dropped."""
-        return subprocess.Popen(
-            self._line([str(word) for word in words]),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd=ROOT,
-            start_new_session=True,
-        )
+        """Start a command in a process group of its own and return it; its output goes to `begun`."""
+        with self.begun.open("ab") as output:
+            return subprocess.Popen(
+                self._line([str(word) for word in words]),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=ROOT,
+                start_new_session=True,
+            )
 
     def _line(self, command: list[str]) -> list[str]:
         return [sys.executable, "-m", "mirror", *command, "--config", str(self.configuration)]
