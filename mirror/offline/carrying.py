@@ -1,0 +1,27 @@
+"""How far a save or a load is, for whoever looks; and the way to stop it between two steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mirror.errors import NotYet
+
+
+class Stopped(NotYet):
+    """Somebody asked for an end; a rerun goes on."""
+
+
+@dataclass(slots=True)
+class Carrying:
+    """Bytes done of all bytes, and the part that it is at. One thread writes, others look and may set `stop`."""
+
+    total: int = 0
+    done: int = 0
+    what: str = ""
+    stop: bool = False
+
+    def move(self, count: int) -> None:
+        """Count bytes; raise Stopped where that is wanted."""
+        self.done += count
+        if self.stop:
+            raise Stopped("stopped before the end", "run it again: what is done is kept")

@@ -1,0 +1,262 @@
+"""One generation out of parts: what is known is looked at first, then its plan pins, content comes, it is completed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from mirror.errors import Corrupt, NotYet, StoreFull
+from mirror.oci.digest import Digest
+from mirror.offline import part
+from mirror.offline.carrying import Carrying
+from mirror.offline.found_parts import Damage, Given, Group
+from mirror.offline.group_reader import Contents, GroupReader
+from mirror.offline.load_report import Loaded, LoadRefused
+from mirror.offline.part import PartDamaged
+from mirror.offline.part_file import PartFile
+from mirror.offline.plan import Plan
+from mirror.outside import Outside
+from mirror.store.intake import Intake
+from mirror.store.layout import Layout
+from mirror.store.sets import Sets
+from mirror.store.signatures import Signatures
+from mirror.store.space import Space
+
+Signed = Mapping[Digest, Sequence[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Receiver:
+    """What a load works with in the store, and what it asks.
+
+    `check_signatures(plan, signatures)` raises where a release is not signed as it must be. `finish(plan, generation)`
+    completes a generation all of whose content and signatures are here, and raises where it cannot.
+    """
+
+    layout: Layout
+    sets: Sets
+    intake: Intake
+    space: Space
+    outside: Outside
+    check_signatures: Callable[[Plan, Signed], None]
+    finish: Callable[[Plan, int], None]
+
+
+class LoadGeneration:
+    """One run over one generation. For threads."""
+
+    def __init__(
+        self, group: Group, report: Loaded, receiver: Receiver, carrying: Carrying, damaged: list[Damage]
+    ) -> None:
+        self._group = group
+        self._report = report
+        self._into = receiver
+        self._carrying = carrying
+        self._reader = GroupReader(group, receiver.outside, damaged)
+
+    def run(self, *, rivals: bool, allow_older: bool) -> None:
+        """Load it; raises what stops it."""
+        busy = self._into.sets.try_busy(self._group.set)
+        if busy is None:
+            raise NotYet(
+                f"another sync or load of set {self._group.set} is running",
+                "wait for it; `mirror ls` shows what is here",
+            )
+        try:
+            plan, raw = self._reader.plan()
+            self._refuse_strangers(raw, rivals=rivals)
+            self._refuse_older(allow_older=allow_older)
+            signatures = self._reader.signatures(plan)
+            self._into.check_signatures(plan, signatures)
+            self._settle(plan)
+            contents = self._reader.contents()
+            lacking = self._report.missing = self._lacking(plan)
+            if self._presumed(contents, lacking):
+                return
+            if lacking:
+                self._check_room(lacking)
+            if self._into.sets.read(self._group.set, self._group.generation) is None:
+                self._into.sets.write(self._group.set, self._group.generation, raw)
+            self._bring(plan.content, lacking)
+            if lacking:
+                self._report.missing_parts = self._missing_parts(contents, lacking)
+            else:
+                self._complete(plan, signatures)
+        finally:
+            busy.release()
+
+    # -- whether it may be loaded --------------------------------------------------------------------------------
+
+    def _refuse_strangers(self, raw: bytes, *, rivals: bool) -> None:
+        """Raise LoadRefused where another content has the same name and number, here or among the parts."""
+        here = self._into.sets.read(self._group.set, self._group.generation)
+        if here is not None and here != raw:
+            raise LoadRefused(
+                f"the store has another content as {self._group}: plan {Digest.of(here)}, not {self._group.plan}",
+                f"if these parts are the right ones, give that up with `mirror unpin {self._group}`, then load again",
+            )
+        if here is None and rivals:
+            raise LoadRefused(
+                f"parts of different contents are called {self._group}", "say with --expect which of them is meant"
+            )
+
+    def _refuse_older(self, *, allow_older: bool) -> None:
+        """Raise LoadRefused for a generation older than the newest that is complete, unless that is wanted."""
+        group = self._group
+        self._report.before = any(
+            (one.set, one.generation) == (group.set, group.generation) for one in self._into.sets.current()
+        )
+        newest = self._into.sets.newest(group.set)
+        if newest is not None and group.generation < newest.generation and not (self._report.before or allow_older):
+            raise LoadRefused(
+                f"{group} is older than {newest}, which is complete here",
+                "to have it too, load it with --allow-older; tags stay where they are",
+            )
+
+    def _presumed(self, contents: Sequence[tuple[part.Index, Contents]], lacking: Mapping[Digest, int]) -> bool:
+        """Tell whether all saves presume something that is not here: nothing is written then, and that is reported.
+
+        A save of what was wanted presumes nothing: whoever wanted it has the other parts, now or later.
+        """
+        if any(index.how == "want" for index, _ in contents):
+            return False
+        waiting = self._into.intake.waiting()
+        missing = {
+            digest: size
+            for digest, size in lacking.items()
+            if digest not in waiting and all(where.get(digest, (0, 0)) is None for _, where in contents)
+        }
+        if missing:
+            self._report.missing, self._report.presumed = missing, True
+        return bool(missing)
+
+    def _check_room(self, lacking: Mapping[Digest, int]) -> None:
+        """Raise StoreFull where the set will not fit. What waits for its other pieces has its room already."""
+        waiting = self._into.intake.waiting()
+        needed = sum(size for digest, size in lacking.items() if digest not in waiting)
+        room = self._into.space.forecast()
+        if needed > room.free + room.evictable:
+            raise StoreFull(
+                f"{self._group} needs {needed} bytes beside what is here; {room.free} are free, and {room.evictable}"
+                " can be evicted",
+                "give the store more room, or `mirror unpin` what is not needed",
+            )
+
+    # -- bringing it -------------------------------------------------------------------------------------------
+
+    def _settle(self, plan: Plan) -> None:
+        """Commit what came in pieces, all of them, before somebody was killed."""
+        content = plan.content
+        for digest, waiting in self._into.intake.waiting().items():
+            if waiting.whole and content.get(digest) == waiting.size:
+                with suppress(Corrupt):  # dropped: it comes again
+                    self._into.intake.complete(digest)
+
+    def _lacking(self, plan: Plan) -> dict[Digest, int]:
+        """Return what of the plan is not here, with sizes."""
+        found = {}
+        for digest, size in plan.content.items():
+            if not self._into.intake.has(digest, size):
+                found[digest] = size
+            self._carrying.move(0)
+        return found
+
+    def _bring(self, content: Mapping[Digest, int], lacking: dict[Digest, int]) -> None:
+        """Bring what the parts have of what is lacking, and take it out of there."""
+        self._carrying.total = self._carrying.done + self._offered(lacking)
+        for given in self._group.parts:
+            if not lacking:
+                return
+            self._carrying.what = given.path.name
+            try:
+                with PartFile(self._into.outside, given.path) as opened:
+                    if opened.index != given.index:
+                        raise PartDamaged("it was changed meanwhile")
+                    for member in opened.index.members:
+                        self._member(opened, given, member, content, lacking)
+            except OSError as error:
+                self._reader.mark(given, "", f"it cannot be read ({error.strerror})")
+            except PartDamaged as error:
+                self._reader.mark(given, "", error.what)
+
+    def _offered(self, lacking: Mapping[Digest, int]) -> int:
+        """Return how many bytes the parts have of what is lacking."""
+        members = {member.name: member.size for given in self._group.parts for member in given.index.members}
+        pieces = ((part.piece(name), size) for name, size in members.items())
+        return sum(size for held, size in pieces if held is not None and held.digest in lacking)
+
+    def _member(
+        self,
+        opened: PartFile,
+        given: Given,
+        member: part.Member,
+        content: Mapping[Digest, int],
+        lacking: dict[Digest, int],
+    ) -> None:
+        """Bring one member, where it is lacking; a damaged one is noted and passed by."""
+        held = part.piece(member.name)
+        if held is None:
+            return
+        if held.digest not in content:
+            self._reader.mark(given, member.name, "the plan does not name it")
+        elif held.digest in lacking:
+            try:
+                if self._receive(opened, member, held, lacking[held.digest]):
+                    self._report.received[held.digest] = lacking.pop(held.digest)
+            except Corrupt as error:
+                self._reader.mark(given, member.name, error.what)
+
+    def _receive(self, opened: PartFile, member: part.Member, held: part.Piece, size: int) -> bool:
+        """Bring a whole content, or a span of one; tell whether it is whole now."""
+        if held.offset is None:
+            if member.size != size:
+                raise PartDamaged(f"it has {member.size} bytes, and the plan says {size}")
+            # Its digest proves it.
+            self._into.intake.receive(held.digest, size, self._counted(opened, member.name, checked=False))
+            return True
+        read = self._counted(opened, member.name, checked=True)
+        return self._into.intake.receive_range(held.digest, size, held.offset, member.size, read)
+
+    def _counted(self, opened: PartFile, name: str, *, checked: bool) -> Callable[[int], bytes]:
+        """Return what reads a member and counts its bytes."""
+        source = opened.reader(name, checked=checked)
+
+        def read(count: int) -> bytes:
+            try:
+                content = source(count)
+            except OSError as error:
+                raise PartDamaged(f"it cannot be read ({error.strerror})") from error
+            self._carrying.move(len(content))
+            return content
+
+        return read
+
+    def _missing_parts(
+        self, contents: Sequence[tuple[part.Index, Contents]], lacking: Mapping[Digest, int]
+    ) -> list[str]:
+        """Return the names of parts that bring what is lacking and were not given."""
+        waiting = self._into.intake.waiting()
+        names = set()
+        for index, where in contents:
+            given = {one.index.part for one in self._group.parts if one.index.save == index.save}
+            for digest in lacking:
+                first, last = where.get(digest) or (1, 0)
+                here = waiting.get(digest)
+                needed = set(range(first, min(last, index.parts) + 1)) - given
+                if here is not None and here.covers(0, 1):
+                    needed.discard(first)
+                if here is not None and here.covers(here.size - 1, here.size):
+                    needed.discard(last)
+                names |= {part.file_name(index.set, index.generation, one, index.parts) for one in needed}
+        return sorted(names)
+
+    def _complete(self, plan: Plan, signatures: Signed) -> None:
+        """Keep the signatures and have the generation completed."""
+        if not self._report.before or self._report.received:
+            kept = Signatures(self._into.layout)
+            for release, bodies in signatures.items():
+                for raw in bodies:
+                    kept.add(release, raw)
+            self._into.finish(plan, self._group.generation)
+        self._report.ready = True

@@ -1,0 +1,322 @@
+"""The form of a part: a plain tar that says of itself what it holds, byte for byte the same whenever it is written.
+
+    mirror-part.json      the index: set, generation, which part of how many, of which save, each member's sha256
+    mirror-part.sha256    the index's own checksum, as `sha256sum -c` reads it
+    plan.json             the whole plan: what the set needs, whichever part brings it
+    contents.txt          each digest of the plan and which parts bring it, "<digest> 00001-00003", or that none does
+                          because the other side has it, "<digest> presumed"
+    signatures/sha256=<hex>/signature-<N>
+    blobs/<alg>/<hex>              a whole content
+    blobs/<alg>/<hex>.<offset>     a span of one: the rest is in other parts, or in further members
+
+Headers are ustar (IEEE 1003.1-2017, pax, "ustar Interchange Format") with nothing left to choice, so a reader knows
+each one, and where it is, from the index alone. What was not written like that is refused without being interpreted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mirror.errors import Corrupt, DigestInvalid, MirrorError
+from mirror.oci.digest import Digest
+from mirror.oci.reference import check_set
+from mirror.offline.plan import SIZE_LIMIT as PLAN_LIMIT
+from mirror.store.signatures import SIZE_LIMIT as SIGNATURE_LIMIT
+
+SCHEMA = 1
+BLOCK = 512
+END = bytes(2 * BLOCK)
+INDEX, CHECKSUM, PLAN, CONTENTS = "mirror-part.json", "mirror-part.sha256", "plan.json", "contents.txt"
+INDEX_LIMIT = 64 * 1024 * 1024  # bytes
+CONTENTS_LIMIT = 128 * 1024 * 1024
+PARTS_LIMIT = 99_999
+MEMBER_LIMIT = 8**11 - BLOCK  # bytes that a ustar header can announce; larger content goes in spans
+
+_MODIFIED = 1_000_000_000  # GNU tar warns of anything near the epoch
+_FILE_NAME = re.compile(r"(?P<set>.+)-(?P<generation>[0-9]+)-(?P<part>[0-9]{3,5})-of-(?P<parts>[0-9]{3,5})\.tar")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_SIGNATURE = re.compile(r"signatures/(sha256|sha512)=([0-9a-f]+)/signature-([1-9][0-9]{0,5})")
+_CONTENT = re.compile(r"(\S+) (?:(presumed)|([0-9]{5})-([0-9]{5}))")
+_BLOB = re.compile(r"blobs/(sha256|sha512)/([0-9a-f]{64})(?:/([0-9a-f]{64}))?(?:\.(0|[1-9][0-9]{0,15}))?")
+
+How = Literal["all", "have", "since", "want"]
+_HOW = ("all", "have", "since", "want")
+
+
+class PartDamaged(Corrupt):
+    """A part, or a member of one, that is not as it was written."""
+
+
+class PartUnsupported(MirrorError):
+    """A part of a newer release."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file in a part: its name, its size in bytes and the sha256 of them in hex."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Which bytes of which content a member holds; `offset` is None where it holds all of them."""
+
+    digest: Digest
+    offset: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """What a part says of itself. `save` names the save that all its parts come from; `because` is for people."""
+
+    set: str
+    generation: int
+    part: int
+    parts: int
+    save: str
+    plan: Digest
+    how: How
+    because: str
+    members: tuple[Member, ...]
+
+    @property
+    def file_name(self) -> str:
+        """The file that this part is written to."""
+        return file_name(self.set, self.generation, self.part, self.parts)
+
+    def dump(self) -> bytes:
+        """Return the index's bytes: a member a line. Their number does not depend on the checksums."""
+        head = {
+            "schema": SCHEMA,
+            "kind": "mirror part",
+            "set": self.set,
+            "generation": self.generation,
+            "part": self.part,
+            "parts": self.parts,
+            "save": self.save,
+            "plan": str(self.plan),
+            "how": self.how,
+            "because": self.because,
+        }
+        lines = [f" {json.dumps(key)}: {json.dumps(value)},\n" for key, value in head.items()]
+        members = ",\n".join(index_line(one) for one in self.members)
+        return ("{\n" + "".join(lines) + ' "members": [\n' + members + "\n ]\n}\n").encode()
+
+    @classmethod
+    def parse(cls, raw: bytes) -> Index:
+        """Return the index that `raw` holds; raise PartDamaged, PartUnsupported."""
+        try:
+            found = json.loads(raw)
+            if not isinstance(found, dict) or found.get("kind") != "mirror part":
+                raise PartDamaged("its index is none")
+            if found.get("schema") != SCHEMA:
+                raise PartUnsupported(
+                    f"a part of schema {str(found.get('schema'))[:20]} is of a newer release", "upgrade this mirror"
+                )
+            return _parse(found)
+        except (LookupError, TypeError, ValueError, RecursionError, AttributeError) as error:
+            raise PartDamaged(f"its index makes no sense ({str(error)[:160]})") from None
+        except (PartDamaged, PartUnsupported):
+            raise
+        except MirrorError as error:
+            raise PartDamaged(f"its index makes no sense ({error.what[:160]})") from None
+
+    def places(self) -> Iterator[tuple[Member, int]]:
+        """Yield each listed member and where its header is in the file."""
+        position = stored(len(self.dump())) + stored(CHECKSUM_SIZE)
+        for member in self.members:
+            yield member, position
+            position += stored(member.size)
+
+    @property
+    def size(self) -> int:
+        """The bytes of the whole file."""
+        fixed = stored(len(self.dump())) + stored(CHECKSUM_SIZE) + len(END)
+        return fixed + sum(stored(one.size) for one in self.members)
+
+
+CHECKSUM_SIZE = 64 + 2 + len(INDEX) + 1
+
+
+def index_line(member: Member) -> str:
+    """Return the line of the index that lists a member."""
+    return "  " + json.dumps({"name": member.name, "size": member.size, "sha256": member.sha256})
+
+
+def checksum(index: bytes) -> bytes:
+    """Return what `mirror-part.sha256` holds."""
+    return f"{hashlib.sha256(index).hexdigest()}  {INDEX}\n".encode()
+
+
+def padding(size: int) -> int:
+    """Return the bytes that follow a member of `size` bytes up to the next block."""
+    return -size % BLOCK
+
+
+def stored(size: int) -> int:
+    """Return the bytes that a member of `size` bytes takes, header and padding included."""
+    return BLOCK + size + padding(size)
+
+
+def header(name: str, size: int) -> bytes:
+    """Return the block before a member. Raises ValueError for what ustar cannot say."""
+    prefix, name = _split(name)
+    block = bytearray(BLOCK)
+    _put(block, 0, name.encode("ascii"), 100)
+    _put(block, 100, b"0000444", 8)
+    _put(block, 108, b"0000000", 8)
+    _put(block, 116, b"0000000", 8)
+    _put(block, 124, b"%011o" % size, 12)
+    _put(block, 136, b"%011o" % _MODIFIED, 12)
+    _put(block, 148, b" " * 8, 8)
+    _put(block, 156, b"0", 1)
+    _put(block, 257, b"ustar\x0000", 8)
+    _put(block, 329, b"0000000", 8)
+    _put(block, 337, b"0000000", 8)
+    _put(block, 345, prefix.encode("ascii"), 155)
+    _put(block, 148, b"%06o\x00 " % sum(block), 8)
+    return bytes(block)
+
+
+def blob_name(digest: Digest, offset: int | None) -> str:
+    """Return what a content, or a span of it from `offset`, is called. ustar cannot say 128 characters in one go."""
+    encoded = digest.hex if digest.algorithm == "sha256" else f"{digest.hex[:64]}/{digest.hex[64:]}"
+    return f"blobs/{digest.algorithm}/{encoded}" + ("" if offset is None else f".{offset}")
+
+
+def signature_name(release: Digest, number: int) -> str:
+    """Return what a signature is called, as clients ask for it."""
+    return f"signatures/{release.algorithm}={release.hex}/signature-{number}"
+
+
+def piece(name: str) -> Piece | None:
+    """Return what a member of this name holds of a content, None for other members."""
+    match = _BLOB.fullmatch(name)
+    if match is None:
+        return None
+    digest = Digest.parse(f"{match[1]}:{match[2]}{match[3] or ''}")
+    found = Piece(digest, None if match[4] is None else int(match[4]))
+    return found if blob_name(digest, found.offset) == name else None
+
+
+def file_name(name: str, generation: int, part: int, parts: int) -> str:
+    """Return what the file of a part is called."""
+    return f"{name}-{generation}-{part:03}-of-{parts:03}.tar"
+
+
+def is_file_name(name: str) -> bool:
+    """Tell whether a file is called as parts are."""
+    return _FILE_NAME.fullmatch(name) is not None
+
+
+def dump_contents(carried: Mapping[Digest, tuple[int, int]], presumed: Iterable[Digest]) -> bytes:
+    """Return `contents.txt`: for what is carried its first and last part. Its size does not depend on the numbers."""
+    lines = {digest: f"{digest} {first:05}-{last:05}\n" for digest, (first, last) in carried.items()}
+    lines |= {digest: f"{digest} presumed\n" for digest in presumed}
+    return "".join(lines[digest] for digest in sorted(lines)).encode()
+
+
+def parse_contents(raw: bytes) -> dict[Digest, tuple[int, int] | None]:
+    """Return for each digest its first and last part, None where it is presumed; raise PartDamaged."""
+    found: dict[Digest, tuple[int, int] | None] = {}
+    try:
+        for line in raw.decode("ascii").splitlines():
+            match = _CONTENT.fullmatch(line)
+            if match is None:
+                raise PartDamaged(f"'{line[:100]}' says of no digest where it is")
+            found[Digest.parse(match[1])] = None if match[2] else (int(match[3]), int(match[4]))
+    except (UnicodeDecodeError, DigestInvalid) as error:
+        raise PartDamaged(f"it makes no sense ({str(error)[:160]})") from None
+    return found
+
+
+def _put(block: bytearray, start: int, content: bytes, width: int) -> None:
+    if len(content) > width:
+        raise ValueError(f"a tar header has no room for {content[:40]!r}")
+    block[start : start + len(content)] = content
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Return prefix and name: the shortest prefix with which the rest fits."""
+    if len(name) <= 100:
+        return "", name
+    slash = name.find("/", len(name) - 101)
+    if slash < 0:
+        raise ValueError(f"a tar header has no room for {name[:40]}")
+    return name[:slash], name[slash + 1 :]
+
+
+def _parse(found: dict[str, Any]) -> Index:
+    because = found["because"]
+    if found["how"] not in _HOW or not isinstance(because, str) or len(because) > 1000:
+        raise ValueError("it does not say why what is missing is missing")
+    index = Index(
+        check_set(found["set"]),
+        _number(found["generation"], 1, 2**31),
+        _number(found["part"], 1, PARTS_LIMIT),
+        _number(found["parts"], 1, PARTS_LIMIT),
+        _sha256(found["save"]),
+        Digest.parse(found["plan"]),
+        found["how"],
+        because,
+        tuple(
+            Member(str(one["name"]), _number(one["size"], 0, MEMBER_LIMIT), _sha256(one["sha256"]))
+            for one in found["members"]
+        ),
+    )
+    if index.part > index.parts:
+        raise ValueError(f"part {index.part} of {index.parts}")
+    _check_members(index.members)
+    return index
+
+
+def _check_members(members: tuple[Member, ...]) -> None:
+    """Raise ValueError where a member is none that parts have, comes twice, or is out of order."""
+    if len({one.name for one in members}) != len(members):
+        raise ValueError("a member is listed twice")
+    if [one.name for one in members[:2]] != [PLAN, CONTENTS]:
+        raise ValueError("the plan does not come first")
+    if members[0].size > PLAN_LIMIT or members[1].size > CONTENTS_LIMIT:
+        raise ValueError("the plan is too large")
+    blobs = False
+    for member in members[2:]:
+        held = piece(member.name)
+        if held is not None:
+            blobs = True
+            if held.offset is None and held.digest.algorithm == "sha256" and held.digest.hex != member.sha256:
+                raise ValueError(f"{member.name} is listed with another checksum")
+            if held.offset is not None and not member.size:
+                raise ValueError(f"{member.name} is empty")
+        elif blobs or not _is_signature(member):
+            raise ValueError(f"parts have no member '{member.name[:100]}' there")
+
+
+def _is_signature(member: Member) -> bool:
+    match = _SIGNATURE.fullmatch(member.name)
+    if match is None or member.size > SIGNATURE_LIMIT:
+        return False
+    try:
+        Digest.parse(f"{match[1]}:{match[2]}")
+    except DigestInvalid:
+        return False
+    return True
+
+
+def _number(value: object, least: int, most: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise ValueError(f"{str(value)[:40]} is no number that is expected here")
+    return value
+
+
+def _sha256(value: object) -> str:
+    if not isinstance(value, str) or _SHA256.fullmatch(value) is None:
+        raise ValueError("a checksum is none")
+    return value
