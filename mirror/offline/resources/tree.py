@@ -120,6 +120,12 @@ def _notes(
                 f"OpenShift's API takes no mirror named {registry.address}, so cluster/ is without it:"
                 " give this host a DNS name of letters, digits and dashes"
             )
+        if registry.address.startswith("["):
+            # skopeo 1.9 cannot rewrite a name to such an address, and the TOML reader of containerd 1 fails at the bracket.
+            notes.append(
+                f"podman 4 and containerd 1 cannot read files that name {registry.address}, and use none of their"
+                " mirrors then: give this host a DNS name unless all clients are newer"
+            )
         if registry.secure and not site.serves_tls:
             notes.append(
                 f"mirror.yaml has no tls.certificate, but clients are told to speak https to {registry.address}:"
