@@ -121,7 +121,7 @@ def _notes(
                 " give this host a DNS name of letters, digits and dashes"
             )
         if registry.address.startswith("["):
-            # skopeo 1.9 cannot rewrite a name to such an address, and the TOML reader of containerd 1 fails at the bracket.
+            # skopeo 1.9 cannot rewrite a name to such an address; the TOML reader of containerd 1 fails at the bracket.
             notes.append(
                 f"podman 4 and containerd 1 cannot read files that name {registry.address}, and use none of their"
                 " mirrors then: give this host a DNS name unless all clients are newer"
