@@ -1,0 +1,23 @@
+"""Images in formats of other tools: OCI layouts, archives of docker, skopeo and oc-mirror, a registry's storage.
+
+recognise   which format something is in
+survey      what would come out of it, under which names, and what is missing: the parts of a plan
+bring       the bytes into the store, each content verified
+"""
+
+from mirror.offline.foreign.bring import Brought, bring
+from mirror.offline.foreign.model import Foreign, ForeignImage, FormatKind, ImageNotFound
+from mirror.offline.foreign.recognise import recognise
+from mirror.offline.foreign.survey import Survey, survey
+
+__all__ = [
+    "Brought",
+    "Foreign",
+    "ForeignImage",
+    "FormatKind",
+    "ImageNotFound",
+    "Survey",
+    "bring",
+    "recognise",
+    "survey",
+]

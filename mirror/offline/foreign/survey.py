@@ -1,0 +1,286 @@
+"""What would come out of a foreign archive: which images under which names, and what is missing of them.
+
+Nothing is written yet: a plan is made of it first, which pins what is brought.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from mirror.errors import InvalidRequest, ManifestInvalid, NameUnknown
+from mirror.oci.digest import Digest
+from mirror.oci.pullspec import Pullspec
+from mirror.oci.reference import check_name, is_signature_tag
+from mirror.offline.foreign.closure import Closure, Closures, Has, Here
+from mirror.offline.foreign.model import Foreign, ForeignImage, ImageNotFound
+from mirror.offline.plan import GraphExcerpt, Image, Kind, PlannedBlob, PlannedManifest, Release, Signature
+from mirror.offline.source import Lacking
+from mirror.offline.tar import ArchiveInvalid
+
+Name = Callable[[Pullspec], str]
+
+_SHOWN = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What an archive brings. The first seven are the parts of a plan: make one with `Plan.build(set, …)`.
+
+    An image that is kept under its own path, because nobody knows where it came from, has its `name` as `source`.
+    """
+
+    foreign: Foreign
+    releases: tuple[Release, ...]
+    images: tuple[Image, ...]
+    manifests: tuple[PlannedManifest, ...]
+    blobs: tuple[PlannedBlob, ...]
+    signatures: tuple[Signature, ...]
+    graphs: tuple[GraphExcerpt, ...]
+    signature_bytes: Mapping[Digest, bytes]  # by their own digest; unverified
+    named: Mapping[str, str]  # repository in the archive -> source
+    hosted: tuple[str, ...]  # repositories that are kept under their own paths
+    missing: Mapping[Digest, str]  # what is neither in the archive nor here -> the first image that needs it
+    left_out: tuple[Lacking, ...]  # images that are not whole for want of it, or that have no name: incomplete
+    damaged: tuple[Lacking, ...]  # images of which something is there and wrong: unverified
+    warnings: tuple[str, ...]
+
+    @property
+    def content(self) -> dict[Digest, int]:
+        """Every digest of the images, with its size in bytes: manifests and blobs."""
+        found = {one.digest: one.size for one in self.manifests}
+        found.update((one.digest, one.size) for one in self.blobs)
+        return found
+
+    def needed(self, has: Has) -> int:
+        """Return the bytes that bringing it writes: what is not here yet. For threads only."""
+        return sum(size for digest, size in self.content.items() if not has(digest, size))
+
+
+@dataclass(slots=True)
+class _Wanted:
+    """An image to be taken, under a name."""
+
+    image: ForeignImage
+    name: str
+    source: str
+    kind: Kind
+    tags: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Found:
+    """A survey in the making."""
+
+    images: list[Image] = field(default_factory=list)
+    manifests: dict[tuple[str, Digest], PlannedManifest] = field(default_factory=dict)
+    blobs: set[Digest] = field(default_factory=set)
+    named: dict[str, str] = field(default_factory=dict)
+    hosted: set[str] = field(default_factory=set)
+    missing: dict[Digest, str] = field(default_factory=dict)
+    left_out: list[Lacking] = field(default_factory=list)
+    damaged: list[Lacking] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def survey(
+    foreign: Foreign,
+    *,
+    as_name: Pullspec | None,
+    name: Name,
+    here: Here,
+    has: Has,
+    may_host: Callable[[str], bool] = lambda _: True,
+) -> Survey:
+    """Return what `foreign` brings: all of it, or with `as_name` the one image of that digest, under that name.
+
+    `name` returns the canonical name of a pullspec's repository (NameUnknown: no upstream has it, and it is kept
+    under host/repository); `here` the bytes of a manifest in the store, None where it is not there; `has` whether
+    content is there; `may_host` whether a path may be kept as a hosted repository. Blocks: for threads only. Raises
+    ImageNotFound, ArchiveInvalid, and for `as_name` InvalidRequest where it cannot be a repository here.
+    """
+    closures, found = Closures(foreign, here, has), _Found()
+    if as_name is not None:
+        wanted = [_chosen(foreign, closures, as_name, name)]
+    else:
+        wanted = list(_named(foreign, closures, found, name, may_host))
+    for one in wanted:
+        _take(one, closures.read(one.image.name, one.image.digest, one.image.media_type), found)
+    releases, signatures, graphs, raw = _beside(foreign, found.images) if as_name is None else ((), (), (), {})
+    return Survey(
+        foreign,
+        releases,
+        tuple(_with_signatures(found.images)),
+        tuple(found.manifests.values()),
+        tuple(closures.blobs[digest] for digest in sorted(found.blobs)),
+        signatures,
+        graphs,
+        raw,
+        found.named,
+        tuple(sorted(found.hosted)),
+        found.missing,
+        tuple(found.left_out),
+        tuple(found.damaged),
+        (*foreign.warnings, *found.warnings),
+    )
+
+
+def _chosen(foreign: Foreign, closures: Closures, as_name: Pullspec, name: Name) -> _Wanted:
+    """Return the image that `as_name` means: by its digest, listed or below an index, or the only one there is."""
+    images = foreign.images()
+    if as_name.digest is not None:
+        found = next((image for image in images if image.digest == as_name.digest), None)
+        if found is None and not _is_below(closures, images, as_name.digest):
+            raise ImageNotFound(f"{foreign.label} has no image {as_name.digest}", _instead(foreign, as_name, images))
+        found = found or ForeignImage("", as_name.digest)
+        tags: tuple[str, ...] = (as_name.tag,) if as_name.tag else ()
+    else:
+        below = _below(images, closures)
+        images = [image for image in images if (image.name, image.digest) not in below]
+        digests = {image.digest for image in images}
+        if len(digests) != 1:
+            shown = ", ".join(str(digest) for digest in sorted(digests)[:_SHOWN])
+            more = "" if len(digests) <= _SHOWN else f" and {len(digests) - _SHOWN} more"
+            raise ImageNotFound(
+                f"{foreign.label} has several images: {shown}{more}", f"give --as {as_name.source}@DIGEST"
+            )
+        found = images[0]
+        tags = (as_name.tag,) if as_name.tag else tuple(sorted({tag for image in images for tag in image.tags}))
+    return _Wanted(found, _canonical(as_name, name), as_name.source, "image", tags)
+
+
+def _is_below(closures: Closures, images: Sequence[ForeignImage], digest: Digest) -> bool:
+    """Tell whether an index that is listed has `digest` below it."""
+    return any(digest in closures.read(image.name, image.digest, image.media_type).manifests for image in images)
+
+
+def _instead(foreign: Foreign, as_name: Pullspec, images: Sequence[ForeignImage]) -> str:
+    shown = ", ".join(sorted({str(image.digest) for image in images})[:_SHOWN]) or "none"
+    copy = f"`skopeo copy --all docker://{as_name.source}@{as_name.digest} oci-archive:FILE` keeps the digest"
+    made = " (made here: a docker-archive keeps no manifest)" if foreign.kind == "docker-archive" else ""
+    return f"it has {shown}{made}; {copy}"
+
+
+def _canonical(pullspec: Pullspec, name: Name) -> str:
+    """Return what a repository is called here; raise InvalidRequest where it can have no name."""
+    try:
+        return check_name(name(pullspec))
+    except NameUnknown:
+        return check_name(pullspec.source)
+
+
+def _named(
+    foreign: Foreign, closures: Closures, found: _Found, name: Name, may_host: Callable[[str], bool]
+) -> Iterator[_Wanted]:
+    """Yield the images of an archive that says what they are called."""
+    images = foreign.images()
+    below = _below(images, closures)
+    for image in images:
+        if not image.tags and (image.name, image.digest) in below:
+            continue
+        source = foreign.source(image)
+        shown = f"{source or image.name or foreign.label}@{image.digest}"
+        tags = foreign.tags(image)
+        kind = foreign.image_kind(source) if source else "image"
+        try:
+            if source is not None:
+                canonical = _canonical(Pullspec.parse(source), name)
+                found.named[image.name] = source
+            elif not image.name:
+                remedy = f"name it: --as HOST/REPOSITORY@{image.digest}"
+                found.left_out.append(Lacking(shown, "the archive does not say what it is called", remedy))
+                continue
+            else:
+                canonical = source = check_name(image.name)
+                if not may_host(canonical):
+                    why = "nothing in the archive says where it came from, and its path is that of an upstream here"
+                    remedy = f"name it: --as HOST/REPOSITORY@{image.digest}"
+                    found.left_out.append(Lacking(shown, why, remedy))
+                    continue
+                found.hosted.add(image.name)
+        except InvalidRequest as error:
+            found.left_out.append(Lacking(shown, error.what, error.remedy))
+            continue
+        yield _Wanted(image, canonical, source, kind, tags)
+
+
+def _below(images: Sequence[ForeignImage], closures: Closures) -> set[tuple[str, Digest]]:
+    """Return the (repository, digest) of manifests that an index of their repository names."""
+    found: set[tuple[str, Digest]] = set()
+    for image in images:
+        try:
+            node = closures.node(image.digest, image.media_type)
+        except (LookupError, ArchiveInvalid, ManifestInvalid):
+            continue
+        found.update((image.name, child[0]) for child in node.children)
+    return found
+
+
+def _take(wanted: _Wanted, closure: Closure, found: _Found) -> None:
+    """Add an image that is whole; say what is wrong with one that is not."""
+    shown = f"{wanted.source}@{wanted.image.digest}"
+    if closure.damaged:
+        digest, why = min(closure.damaged.items())
+        more = f", and {len(closure.damaged) - 1} more" if len(closure.damaged) > 1 else ""
+        found.damaged.append(Lacking(shown, f"{digest}: {why}{more}", "make the archive again"))
+    if closure.missing:
+        for digest in sorted(closure.missing):
+            found.missing.setdefault(digest, shown)
+        digest = min(closure.missing)
+        more = f", and {len(closure.missing) - 1} more" if len(closure.missing) > 1 else ""
+        found.left_out.append(
+            Lacking(
+                shown, f"{digest} is neither in the archive nor here{more}", "load the archives before this one too"
+            )
+        )
+    if not closure.whole:
+        return
+    if closure.absent:
+        kept = ", ".join(closure.architectures) or "some"
+        found.warnings.append(
+            f"{shown} is an index of which the archive has {kept} only; {closure.absent} are left out"
+        )
+    if closure.apart:
+        found.warnings.append(
+            f"{shown}: {len(closure.apart)} layers are to be fetched from their publisher alone, and are left out"
+        )
+    manifests = {digest: replace(one, name=wanted.name) for digest, one in closure.manifests.items()}
+    top = manifests[wanted.image.digest]
+    kind = wanted.kind
+    if wanted.tags and all(is_signature_tag(tag) for tag in wanted.tags):
+        kind = "signature"
+    elif top.subject is not None:
+        kind = "referrer"
+    found.images.append(
+        Image(wanted.name, top.digest, wanted.source, kind, wanted.tags, ("from an archive",), closure.architectures)
+    )
+    for digest, one in manifests.items():
+        old = found.manifests.get((wanted.name, digest))
+        children = one.manifests if old is None else tuple(sorted({*one.manifests, *old.manifests}))
+        found.manifests[wanted.name, digest] = replace(one, manifests=children)
+    found.blobs |= closure.blobs
+
+
+def _with_signatures(images: Sequence[Image]) -> Iterator[Image]:
+    """Yield images that say whether a sigstore signature of theirs is among them."""
+    tags = {(image.name, tag) for image in images for tag in image.tags if is_signature_tag(tag)}
+    for image in images:
+        tag = f"{image.digest.algorithm}-{image.digest.hex}.sig"
+        yield replace(image, sigstore="present") if (image.name, tag) in tags else image
+
+
+def _beside(
+    foreign: Foreign, images: Sequence[Image]
+) -> tuple[tuple[Release, ...], tuple[Signature, ...], tuple[GraphExcerpt, ...], dict[Digest, bytes]]:
+    """Return releases whose image is brought, their signatures and the graph; the bytes of the signatures."""
+    whole = {image.digest for image in images if image.kind == "release"}
+    beside = foreign.beside()
+    raw: dict[Digest, bytes] = {}
+    signatures = []
+    for release in sorted(whole & beside.signatures.keys()):
+        by_release: dict[Digest, bytes] = {Digest.of(one): one for one in beside.signatures[release]}
+        raw |= by_release
+        numbered = enumerate(by_release.items(), start=1)
+        signatures += [Signature(release, number, digest, len(one)) for number, (digest, one) in numbered]
+    releases = tuple(release for release in beside.releases if release.digest in whole)
+    return releases, tuple(signatures), beside.graphs if releases else (), raw

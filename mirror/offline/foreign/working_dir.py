@@ -1,0 +1,210 @@
+"""What oc-mirror carries beside images: what was asked for, signatures, the update graph, catalogs.
+
+isc_<time>                                        the ImageSetConfiguration
+working-dir/cluster-resources/*.yaml              mirror sets of an earlier run
+working-dir/dry-run/mapping.txt                   docker://SOURCE=docker://DESTINATION
+working-dir/operator-catalogs/…/*.{json,yaml}     catalogs, which name images with their hosts and digests
+working-dir/signatures/<tag>-sha256-<hex>         OpenPGP signatures of releases
+working-dir/hold-release/cincinnati-graph-data/<arch>-<channel>.json
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import yaml
+
+from mirror.errors import InvalidRequest, MirrorError
+from mirror.oci.digest import Digest
+from mirror.oci.pullspec import Pullspec
+from mirror.oci.reference import check_tag
+from mirror.offline import graph
+from mirror.offline.foreign.model import Accompaniment, ForeignImage
+from mirror.offline.foreign.naming import RELEASES, Evidence
+from mirror.offline.foreign.places import Place
+from mirror.offline.plan import GraphExcerpt, Release
+from mirror.store.signatures import SIZE_LIMIT as SIGNATURE_LIMIT
+
+_FILES_LIMIT = 50_000
+_DOCUMENT_LIMIT = 4 * 1024 * 1024  # bytes of a YAML document, which is held as a tree
+_MAPPING_LIMIT = 64 * 1024 * 1024
+_GRAPH_LIMIT = 64 * 1024 * 1024
+_CATALOGS_LIMIT = 8 * 1024 * 1024 * 1024  # bytes of all catalogs, which are only searched
+_SIGNATURES_LIMIT = 9  # of one release: clients ask for no more
+_EVENTS_LIMIT = 400_000
+_NESTING_LIMIT = 32
+_STEP = 1024 * 1024
+_NAME_LIMIT = 512  # bytes before a digest that may name its image
+_NAME_BYTES = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_/:"
+_AT = re.compile(rb"@sha256:[0-9a-f]{64}")
+_AT_LENGTH = len("@sha256:") + 64
+
+_CONFIGURATION = re.compile(r"isc_[^/]+")
+_SIGNATURE = re.compile(r"(?:.*-)?sha256-([0-9a-f]{64})(?:\.[^/]*)?")
+_GRAPH = re.compile(r"(amd64|arm64|ppc64le|s390x|multi)-([^/]+)\.json")
+_RELEASE_TAG = re.compile(r"([0-9]+\.[0-9]+\.[0-9]+(?:[-+.][0-9A-Za-z.+-]+?)?)-(x86_64|aarch64|ppc64le|s390x|multi)")
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "ppc64le": "ppc64le", "s390x": "s390x", "multi": "multi"}
+_SETS = {"ImageDigestMirrorSet": "imageDigestMirrors", "ImageTagMirrorSet": "imageTagMirrors"}
+
+
+class WorkingDir:
+    """The files of an archive that are no registry's storage. None is believed about bytes, only about names."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        self._files: dict[str, list[tuple[str, Place]]] = defaultdict(list)
+        self._count = 0
+
+    def add(self, name: str, place: Place) -> None:
+        """Take a file by its name in the archive, if it is one that says something."""
+        folder, _, rest = name.removeprefix("working-dir/").partition("/")
+        if _CONFIGURATION.fullmatch(name):
+            key = "isc"
+        elif name.startswith("working-dir/") and rest:
+            key = folder
+        else:
+            return
+        self._count += 1
+        if self._count <= _FILES_LIMIT:
+            self._files[key].append((rest or name, place))
+        elif self._count == _FILES_LIMIT + 1:
+            self.warnings.append(f"only the first {_FILES_LIMIT} files of working-dir were looked at")
+
+    def testify(self, evidence: Evidence) -> None:
+        """Tell `evidence` what these files say of sources."""
+        self._each("isc", lambda _, place: _read_configuration(place, evidence))
+        self._each("cluster-resources", lambda _, place: _read_mirror_sets(place, evidence), (".yaml", ".yml"))
+        self._each("dry-run", lambda _, place: _read_mapping(place, evidence), ("mapping.txt",))
+        left = _CATALOGS_LIMIT
+        for name, place in self._files["operator-catalogs"]:
+            if name.endswith((".json", ".yaml", ".yml")):
+                left -= place.size
+                if left < 0:
+                    self.warnings.append("catalogs are too large to be read to their end: some images stay unnamed")
+                    break
+                for pullspec in _named_by_digest(place):
+                    evidence.image(pullspec)
+
+    def beside(self, listed: Iterable[ForeignImage]) -> Accompaniment:
+        """Return the releases among the images `listed`, their signatures, and what the graph says of them."""
+        releases = tuple(sorted(release for image in listed for release in _releases(image)))
+        signatures: dict[Digest, list[bytes]] = defaultdict(list)
+
+        def sign(name: str, place: Place) -> None:
+            match = _SIGNATURE.fullmatch(name)
+            if match and len(signatures[Digest("sha256", match[1])]) < _SIGNATURES_LIMIT:
+                signatures[Digest("sha256", match[1])].append(place.read(SIGNATURE_LIMIT))
+
+        graphs: list[GraphExcerpt] = []
+        versions = {release.version for release in releases}
+
+        def excerpt(name: str, place: Place) -> None:
+            match = _GRAPH.fullmatch(name.removeprefix("cincinnati-graph-data/"))
+            if match and versions:
+                found = graph.excerpt(graph.parse(place.read(_GRAPH_LIMIT)), versions)
+                if found.get("nodes"):
+                    graphs.append(GraphExcerpt(check_tag(match[2]), match[1], found))
+
+        self._each("signatures", sign)
+        self._each("hold-release", excerpt, (".json",))
+        return Accompaniment(releases, {digest: tuple(raw) for digest, raw in signatures.items()}, tuple(graphs))
+
+    def _each(self, folder: str, read: Callable[[str, Place], None], ends: tuple[str, ...] = ("",)) -> None:
+        """Read the files of a folder; one that is not what it should be is left out, and said."""
+        for name, place in sorted(self._files[folder], key=lambda file: file[0]):
+            if name.endswith(ends):
+                try:
+                    read(name, place)
+                except (MirrorError, ValueError, yaml.YAMLError, RecursionError) as error:
+                    self.warnings.append(f"{folder}/{name} is left out: {str(error).splitlines()[0][:200]}")
+
+
+def _releases(image: ForeignImage) -> Iterator[Release]:
+    for tag in image.tags:
+        if match := _RELEASE_TAG.fullmatch(tag):
+            yield Release(match[1], _ARCHITECTURES[match[2]], RELEASES, image.digest, why=f"archived as {tag}")
+
+
+def _read_configuration(place: Place, evidence: Evidence) -> None:
+    """Read what was asked for by name: images and catalogs."""
+    for document in _documents(place):
+        asked = document.get("mirror")
+        if not isinstance(asked, dict):
+            continue
+        for entry in _dicts(asked.get("additionalImages")):
+            _note(evidence, entry.get("name"), entry.get("targetRepo"))
+        for entry in _dicts(asked.get("operators")):
+            _note(evidence, entry.get("catalog"), entry.get("targetCatalog"))
+
+
+def _note(evidence: Evidence, image: object, repository: object) -> None:
+    try:
+        evidence.image(Pullspec.parse(str(image)), repository if isinstance(repository, str) else None)
+    except InvalidRequest:
+        return  # catalogs may lie on disk (oci://)
+
+
+def _read_mirror_sets(place: Place, evidence: Evidence) -> None:
+    """Read which repositories and namespaces clients were led from (openshift/api, config/v1)."""
+    for document in _documents(place):
+        spec = document.get("spec")
+        key = _SETS.get(str(document.get("kind")))
+        for entry in _dicts(spec.get(key)) if key and isinstance(spec, dict) else ():
+            mirrors = entry.get("mirrors")
+            for mirror in mirrors if isinstance(mirrors, list) else ():
+                if isinstance(mirror, str) and isinstance(entry.get("source"), str):
+                    evidence.mirrored(entry["source"], mirror)
+
+
+def _read_mapping(place: Place, evidence: Evidence) -> None:
+    for line in place.read(_MAPPING_LIMIT).decode("utf-8", "replace").splitlines():
+        source, _, destination = line.strip().partition("=docker://")
+        try:
+            found = Pullspec.parse(source)
+            name = evidence.repository(Pullspec.parse(destination).source)
+        except InvalidRequest:
+            continue  # catalogs on disk, comments
+        if name is not None:
+            evidence.image(found, name)
+
+
+def _documents(place: Place) -> list[dict[str, Any]]:
+    """Return the mappings of a YAML file. Raises ValueError for what no such file needs: aliases, deep nesting."""
+    text = place.read(_DOCUMENT_LIMIT).decode()
+    depth = 0
+    for count, event in enumerate(yaml.parse(text, Loader=yaml.CSafeLoader)):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _NESTING_LIMIT or count > _EVENTS_LIMIT or isinstance(event, yaml.AliasEvent):
+            raise ValueError("it has aliases, is nested too deeply, or too long")
+    return [found for found in yaml.load_all(text, Loader=yaml.CSafeLoader) if isinstance(found, dict)]
+
+
+def _dicts(value: object) -> Sequence[dict[str, Any]]:
+    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else ()
+
+
+def _named_by_digest(place: Place) -> Iterator[Pullspec]:
+    """Yield the images that a text of any length names by digest, each once in a stretch of text."""
+    held = b""
+    with place.open() as read:
+        while content := read(_STEP):
+            text = held + content
+            # What ends in the bytes held was found whole before; its name may be cut off now.
+            matches = (match for match in _AT.finditer(text) if match.end() > len(held))
+            found = {_before(text, match) + match[0] for match in matches}
+            for name in found:
+                try:
+                    yield Pullspec.parse(name.decode())
+                except InvalidRequest:
+                    continue
+            held = text[-(_NAME_LIMIT + _AT_LENGTH) :]
+
+
+def _before(text: bytes, match: re.Match[bytes]) -> bytes:
+    """Return what stands before a digest and may be an image's name; nothing where that has no beginning."""
+    window = text[max(0, match.start() - _NAME_LIMIT) : match.start()]
+    start = len(window.rstrip(_NAME_BYTES))
+    return window[start:] if start or len(window) < _NAME_LIMIT else b""
