@@ -72,7 +72,7 @@ async def sync(desk: Desk, wanted: Wanted, outcome: Outcome) -> None:
             else Collected(chosen.plan, {}, (), (), {})
         )
         await asyncio.to_thread(_keep_signatures, desk, found.signatures)
-        number = await asyncio.to_thread(_number, desk, found.plan)
+        number = await asyncio.to_thread(next_generation, desk, found.plan)
         await _bring(desk, found.plan, number, wanted, outcome, chosen if chosen.plan is None else None)
     finally:
         busy.release()
@@ -255,8 +255,8 @@ def _rows(plan: Plan, presence: Presence) -> list[tuple[str, ...]]:
 # -- bringing it ---------------------------------------------------------------------------------------------------
 
 
-def _number(desk: Desk, plan: Plan) -> int:
-    """Return the generation that a plan becomes: that of an equal plan, an unfinished one's, or the next."""
+def next_generation(desk: Desk, plan: Plan) -> int:
+    """Return the generation that a plan becomes: an equal plan's, an unfinished one's, or the next. For threads."""
     numbers = desk.sets.generations(plan.set)
     if not numbers:
         return 1

@@ -1,0 +1,310 @@
+"""`mirror save` and `mirror load`: a set on its way across the gap."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from mirror.cli.choose import Stored, choose_file, choose_stored
+from mirror.cli.desk import Desk
+from mirror.cli.importing import load_foreign
+from mirror.cli.outcome import FAILED, INCOMPLETE, UNVERIFIED, Outcome, size_text
+from mirror.cli.planning import read_keyring
+from mirror.cli.progress import Step, shown
+from mirror.errors import ConfigurationError, MirrorError, Problem, StoreError
+from mirror.oci.digest import Digest
+from mirror.offline import archive
+from mirror.offline.carrying import Carrying, Stopped
+from mirror.offline.complete import complete
+from mirror.offline.digest_lists import dump_missing, parse_digests
+from mirror.offline.foreign import recognise
+from mirror.offline.load import load as load_parts
+from mirror.offline.load_generation import Receiver, Signed
+from mirror.offline.load_report import Loaded as LoadedSet
+from mirror.offline.load_report import LoadReport
+from mirror.offline.part import How
+from mirror.offline.part_layout import PART_SIZE, SavePlan, plan_save
+from mirror.offline.plan import Plan
+from mirror.offline.saves import Saves
+from mirror.offline.signatures import Candidate, check
+from mirror.store.intake import Intake
+
+_SHOWN = 20  # missing things named to a person; the list has them all
+
+Result = TypeVar("Result")
+
+
+# -- save ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What a save is asked for; at most one of `have`, `since` and `want` is given."""
+
+    given: str
+    target: Path
+    have: Path | None
+    since: str | None
+    want: Path | None
+    part_size: int | None  # bytes
+
+
+async def save(desk: Desk, wanted: Saved, outcome: Outcome) -> None:
+    """Write a complete generation as parts; what is finished already is kept."""
+    chosen, planned = await asyncio.to_thread(_plan_save, desk, wanted)
+    size = sum(one.size for one in planned.parts)
+    outcome.facts |= {
+        "set": chosen.plan.set,
+        "generation": chosen.generation,
+        "digest": str(chosen.plan.digest),
+        "carries": {"digests": len(planned.carried), "bytes": sum(planned.carried.values())},
+        "presumes": {"digests": len(planned.presumed)},
+        "parts": [{"name": one.name, "size": one.size} for one in planned.parts],
+    }
+    outcome.say(
+        f"{chosen} in {len(planned.parts)} parts, {size_text(size)}:"
+        f" {len(planned.carried)} digests are carried, {len(planned.presumed)} presumed on the other side"
+    )
+    carrying = Carrying()
+
+    def announce(room: archive.Room) -> None:
+        fits = "" if room.fit == room.parts else f": {room.fit} of {room.parts} parts fit on this disk"
+        outcome.say(f"to write {size_text(room.needed)}, free {size_text(room.free)}{fits}")
+
+    with shown("save", lambda: Step(carrying.done, carrying.total, carrying.what), quiet=outcome.quiet):
+        report = await _carried(
+            carrying,
+            lambda: archive.save(planned, desk.store, desk.outside, wanted.target, carrying, announce),
+        )
+    _report_save(outcome, chosen, report, wanted)
+
+
+def _plan_save(desk: Desk, wanted: Saved) -> tuple[Stored, SavePlan]:
+    chosen = choose_stored(desk, wanted.given, complete=True)
+    if not chosen.complete:
+        raise ConfigurationError(
+            [
+                Problem(
+                    "set_incomplete",
+                    f"{chosen} is not complete here",
+                    "",
+                    f"mirror verify {chosen} says what is missing",
+                )
+            ]
+        )
+    size = wanted.part_size or _archive_size(desk, wanted.given) or PART_SIZE
+    have: set[Digest] = set()
+    want: set[Digest] | None = None
+    how: How = "all"
+    because = ""
+    if wanted.have is not None:
+        have, how, because = parse_digests(desk.read(wanted.have), str(wanted.have)), "have", wanted.have.name
+    elif wanted.want is not None:
+        want, how, because = parse_digests(desk.read(wanted.want), str(wanted.want)), "want", wanted.want.name
+    elif wanted.since is not None:
+        than = _generation(wanted.since)
+        since, have = Saves(desk.opened.layout, chosen.plan.set).since(chosen.generation, than)
+        how, because = "since", f"{chosen.plan.set}@{since}"
+    return chosen, plan_save(
+        chosen.plan, chosen.generation, have=have, wanted=want, how=how, because=because, part_size=size
+    )
+
+
+def _generation(since: str) -> int | None:
+    """Return the generation that --since names; None is the last that was saved."""
+    if since == "last":
+        return None
+    if since.isdecimal() and int(since) > 0:
+        return int(since)
+    raise ConfigurationError(
+        [Problem("since_invalid", f"--since {since[:40]} names no generation", "", "write --since last or a number")]
+    )
+
+
+def _archive_size(desk: Desk, given: str) -> int | None:
+    """Return the archiveSize of an image set file in bytes, where one was given and says it."""
+    from mirror.offline import image_set
+
+    file = choose_file(desk, given)
+    if file is None or file.plan is not None:
+        return None
+    return image_set.read(file.path, file.raw).archive_size
+
+
+def _report_save(outcome: Outcome, chosen: Stored, report: archive.SaveReport, wanted: Saved) -> None:
+    outcome.facts |= {
+        "written": [one.name for one in report.written],
+        "kept": [one.name for one in report.kept],
+        "elsewhere": [{"name": one.name, "where": where} for one, where in report.elsewhere],
+        "left": [one.name for one in report.left],
+    }
+    for digest in report.missing[:_SHOWN]:
+        outcome.note(INCOMPLETE, "missing", f"{digest} is not here", str(chosen), "sync or load the set again")
+    for digest, why in report.corrupt:
+        outcome.note(
+            UNVERIFIED, "corrupt", f"{digest}: {why}", str(chosen), "sync or load the set again, then rerun this"
+        )
+    if report.full is not None:
+        outcome.note_error(report.full)
+        outcome.note(
+            INCOMPLETE,
+            "disk_full",
+            f"{len(report.left)} of {len(report.plan.parts)} parts did not fit into {wanted.target}",
+            "",
+            "run the same command with --to the next disk: it goes on with the parts that are left",
+        )
+    where = f" ({len(report.elsewhere)} on other disks)" if report.elsewhere else ""
+    outcome.say(f"{len(report.written)} parts written, {len(report.kept)} were there already{where}: {wanted.target}")
+    if report.complete:
+        outcome.say(f"set {chosen} {chosen.plan.digest}")
+
+
+# -- load ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a load is asked for."""
+
+    paths: tuple[Path, ...]
+    as_name: str | None
+    name: str | None
+    expect: str | None
+    allow_older: bool
+    output: Path | None
+
+
+async def load(desk: Desk, wanted: Loaded, outcome: Outcome) -> None:
+    """Bring parts into the store, and complete the generations that are whole then."""
+    keyring = await asyncio.to_thread(read_keyring, desk)
+    require = desk.config.releases.require_signature
+    if not require:
+        outcome.warn(["releases.require_signature is false: no release signature is required"])
+
+    def check_signatures(plan: Plan, signatures: Signed) -> None:
+        for release in plan.releases:
+            if require:
+                found = [Candidate("the archive", raw) for raw in signatures.get(release.digest, ())]
+                check(release.digest, found, keyring)
+
+    def finish(plan: Plan, number: int) -> None:
+        lacking = complete(plan, number, "loaded", desk.store, desk.sets)
+        if lacking:
+            raise StoreError(
+                f"{len(lacking.missing)} digests of {plan.set}@{number} have gone meanwhile", "load it again"
+            )
+
+    foreign = await asyncio.to_thread(recognise, wanted.paths, desk.outside)
+    if foreign is not None:
+        try:
+            await load_foreign(
+                desk, foreign, outcome,
+                as_name=wanted.as_name, name=wanted.name, path=wanted.paths[0], check_signatures=check_signatures,
+            )  # fmt: skip
+        finally:
+            foreign.close()
+        return
+    if wanted.as_name is not None or wanted.name is not None:
+        raise ConfigurationError(
+            [Problem("not_foreign", "parts say themselves what they hold", "", "leave --as and --set out")]
+        )
+    opened = desk.opened
+    used = opened.index.note
+    at = Receiver(
+        opened.layout, desk.sets, Intake(opened.layout, opened.space, used), opened.space, desk.outside,
+        check_signatures, finish,
+    )  # fmt: skip
+    carrying = Carrying()
+    with shown("load", lambda: Step(carrying.done, carrying.total, carrying.what), quiet=outcome.quiet):
+        report = await _carried(
+            carrying,
+            lambda: load_parts(wanted.paths, at, carrying, expect=wanted.expect, allow_older=wanted.allow_older),
+        )
+    await asyncio.to_thread(_report_load, desk, outcome, report, wanted)
+
+
+def _report_load(desk: Desk, outcome: Outcome, report: LoadReport, wanted: Loaded) -> None:
+    outcome.facts["sets"] = [
+        {
+            "set": one.set,
+            "generation": one.generation,
+            "digest": str(one.plan),
+            "complete": one.ready,
+            "complete_before": one.before,
+            "received": {"digests": len(one.received), "bytes": sum(one.received.values())},
+            "missing": [{"digest": str(digest), "size": size} for digest, size in sorted(one.missing.items())],
+            "missing_parts": one.missing_parts,
+            "presumed": one.presumed,
+        }
+        for one in report.loaded
+    ]
+    outcome.facts["damaged"] = [str(one) for one in report.damaged]
+    outcome.facts["doubled"] = [[str(path) for path in pair] for pair in report.doubled]
+    outcome.facts["ignored"] = [{"path": str(path), "why": why} for path, why in report.ignored]
+    for path, why in report.ignored:
+        outcome.warn([f"{path} is left alone: {why}"])
+    for first, second in report.doubled:
+        outcome.warn([f"{second} is the same part as {first}"])
+    for damage in report.damaged:
+        outcome.note(UNVERIFIED, "part_damaged", str(damage), "", "copy that part again, or have it saved again")
+    for one in report.loaded:
+        _report_one(outcome, one)
+    if report.missing:
+        _write_missing(desk, outcome, report, wanted)
+
+
+def _report_one(outcome: Outcome, one: LoadedSet) -> None:
+    name = f"{one.set}@{one.generation}"
+    received = f"{len(one.received)} digests, {size_text(sum(one.received.values()))} received"
+    if one.ready:
+        state = "was complete already" if one.before and not one.received else "is complete"
+        outcome.say(f"set {name} {one.plan} {state}: {received}")
+        return
+    outcome.say(f"set {name} is not complete: {received}")
+    if one.error is not None:
+        outcome.note_error(one.error)
+    for part in one.missing_parts:
+        outcome.note(
+            INCOMPLETE, "part_missing", f"{part} was not among the files", name, "load it too: any order will do"
+        )
+    if one.presumed:
+        outcome.note(
+            INCOMPLETE, "presumed_missing",
+            f"the parts presume {len(one.missing)} digests that are not here, so nothing was written", name,
+            "load the archives before this one, or have what is missing saved with --want",
+        )  # fmt: skip
+    for digest, size in sorted(one.missing.items())[:_SHOWN]:
+        outcome.note(INCOMPLETE, "missing", f"{digest} ({size_text(size)}) is missing", name)
+    if len(one.missing) > _SHOWN:
+        outcome.note(INCOMPLETE, "missing", f"{len(one.missing) - _SHOWN} more digests are missing", name)
+
+
+def _write_missing(desk: Desk, outcome: Outcome, report: LoadReport, wanted: Loaded) -> None:
+    """Write what is missing as the list that `mirror save --want` takes."""
+    names = "-".join(f"{one.set}@{one.generation}" for one in report.loaded if one.missing)
+    path = wanted.output or Path(f"missing-{names}"[:200] + ".txt")
+    try:
+        desk.write(path, dump_missing(report.missing, names))
+    except MirrorError as error:
+        outcome.note(
+            FAILED, "file_unusable", f"what is missing could not be listed: {error.what}", "", "name a file with -o"
+        )
+        return
+    outcome.facts["missing_file"] = str(path)
+    outcome.say(f"what is missing is listed in {path}: `mirror save --want` takes it on the other side")
+
+
+async def _carried(carrying: Carrying, call: Callable[[], Result]) -> Result:
+    """Return what `call` returns in a thread; a cancelled caller leaves when it has stopped between two steps."""
+    running = asyncio.ensure_future(asyncio.to_thread(call))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        carrying.stop = True
+        with suppress(Stopped):
+            await running
+        raise
