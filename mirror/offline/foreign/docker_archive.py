@@ -119,12 +119,12 @@ class DockerArchive:
         digest = Digest.of(manifest)
         self._places[digest] = InMemory(manifest)
         tags: dict[str, list[str]] = {}
-        for stated in entry.get("RepoTags") or []:
-            name, tag = stated_name(stated)
-            if not name and isinstance(stated, str):
-                tag = stated.rpartition(":")[2]
+        stated = entry.get("RepoTags")
+        for one in stated if isinstance(stated, list) else ():
+            name, tag = stated_name(one)
+            # A short name means another registry on every machine, but its tag is one.
             with suppress(InvalidRequest):
-                tags.setdefault(name, []).append(check_tag(tag))
+                tags.setdefault(name, []).append(check_tag(tag if name else str(one).rpartition(":")[2]))
         return [
             ForeignImage(name, digest, media_types.DOCKER_MANIFEST, len(manifest), tuple(sorted(set(found))))
             for name, found in (tags or {"": []}).items()

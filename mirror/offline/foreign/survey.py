@@ -14,7 +14,7 @@ from mirror.oci.pullspec import Pullspec
 from mirror.oci.reference import check_name, is_signature_tag
 from mirror.offline.foreign.closure import Closure, Closures, Has, Here
 from mirror.offline.foreign.model import Foreign, ForeignImage, ImageNotFound
-from mirror.offline.plan import GraphExcerpt, Image, Kind, PlannedBlob, PlannedManifest, Release, Signature
+from mirror.offline.plan import GraphExcerpt, Image, Kind, Plan, PlannedBlob, PlannedManifest, Release, Signature
 from mirror.offline.source import Lacking
 from mirror.offline.tar import ArchiveInvalid
 
@@ -25,7 +25,7 @@ _SHOWN = 8
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What an archive brings. The first seven are the parts of a plan: make one with `Plan.build(set, …)`.
+    """What an archive brings.
 
     An image that is kept under its own path, because nobody knows where it came from, has its `name` as `source`.
     """
@@ -51,6 +51,19 @@ class Survey:
         found = {one.digest: one.size for one in self.manifests}
         found.update((one.digest, one.size) for one in self.blobs)
         return found
+
+    def plan(self, name: str, *, require_signature: bool) -> Plan:
+        """Return the plan of set `name`: everything that is whole."""
+        return Plan.build(
+            name,
+            releases=self.releases,
+            images=self.images,
+            manifests=self.manifests,
+            blobs=self.blobs,
+            signatures=self.signatures,
+            graphs=self.graphs,
+            require_signature=require_signature,
+        )
 
     def needed(self, has: Has) -> int:
         """Return the bytes that bringing it writes: what is not here yet. For threads only."""
