@@ -49,7 +49,7 @@ def prove(resources: Resources, plans: Sequence[tuple[str, Plan]], site: Site) -
     for wanted in _wanted(plans, site):
         for where, why in proof.failures(wanted):
             what = f"{wanted.source} would not be found here as {wanted.name}: {why}"
-            remedy = "see aliases, upstreams and their repositories in mirror.yaml, and `mirror explain`"
+            remedy = "see aliases, and upstreams with their repositories, in mirror.yaml"
             found.setdefault((where, wanted.source), Problem("not_led_here", what, where, remedy))
     return [found[key] for key in sorted(found)]
 

@@ -115,8 +115,8 @@ async def test_referrers_without_an_api_are_found_by_the_fallback_tag() -> None:
     assert sbom.digest in content(plan)
 
 
-async def test_a_tag_of_that_form_that_names_the_image_is_no_list() -> None:
-    made = _image("one")
+@pytest.mark.parametrize("made", [_image("one"), index([_image("one")])])
+async def test_a_tag_of_that_form_that_names_the_image_is_no_list(made: Manifest) -> None:
     source = Registries(referrers_api=False)
     source.put(_APP, made, "v1", made.digest.replace(":", "-"))
     plan = (await collected(source, image_set(images=[f"{_APP}:v1"]))).plan

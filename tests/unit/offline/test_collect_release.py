@@ -6,10 +6,14 @@ import functools
 
 import pytest
 
+from mirror.content.answers import ManifestAnswer, Target
+from mirror.errors import UpstreamNotFound
 from mirror.oci.digest import Digest
 from mirror.offline.image_set import Channel
+from tests.tools import release_layers
 from tests.tools.collecting import SIGNATURE, SIGNER, by_kind, collected, content, graphs, image_set, of_release
 from tests.tools.image_source import Registries
+from tests.tools.images import Manifest, image, index, layer, tree
 from tests.tools.release import Release, content_of, make_release
 
 _RELEASES = "quay.io/openshift-release-dev/ocp-release"
@@ -216,3 +220,41 @@ async def test_a_lower_layer_is_not_believed() -> None:
     found = await collected(_serving(release), of_release(release))
     assert found.failures == ()
     assert not any(str(image.digest) == f"sha256:{'0' * 64}" for image in found.plan.images)
+
+
+def _payload_list(*children: Manifest) -> tuple[Registries, str]:
+    source = Registries()
+    return source, source.put(_RELEASES, index(children))
+
+
+def _shard(architecture: str, files: dict[str, bytes]) -> Manifest:
+    return image([layer(tree({"base": b"x"})), layer(tree(files))], architecture=architecture)
+
+
+async def test_a_list_of_several_is_multi_whatever_it_says_and_is_read_by_its_amd64_child() -> None:
+    component = image([layer(tree({"cli": b"x"}))])
+    references = release_layers.references("4.16.15", {"cli": f"{_COMPONENTS}@{component.digest}"})
+    source, release = _payload_list(
+        _shard("arm64", {"nothing": b"here"}), _shard("amd64", {"release-manifests/image-references": references})
+    )
+    source.put(_COMPONENTS, component)
+    found = await collected(source, image_set(releases=[f"{_RELEASES}@{release}"]))
+    assert [(one.version, one.architecture) for one in found.plan.releases] == [("4.16.15", "multi")]
+    assert found.failures == ()
+
+
+async def test_a_release_that_goes_while_it_is_planned_is_no_release_of_the_plan() -> None:
+    release = _release(components=3)
+    source = _serving(release)
+    read = source.manifest
+
+    async def manifest(target: Target, digest: Digest) -> ManifestAnswer:
+        if str(digest) == release.digest and source.asked[release.pullspec]:
+            raise UpstreamNotFound("it is gone")
+        return await read(target, digest)
+
+    source.manifest = manifest  # type: ignore[method-assign]
+    found = await collected(source, image_set(Channel("stable-4.16")), graphs(release))
+    assert (found.plan.releases, found.plan.signatures, found.signatures) == ((), (), {})
+    assert found.plan.graphs[0].graph["nodes"] == []
+    assert [one.what for one in found.failures] == [release.pullspec]

@@ -263,6 +263,7 @@ _REFERENCES = _entry("release-manifests/image-references", content=payloads.refe
         (_entry("release-manifests/image-references", tarfile.CHRTYPE), "regular"),
         (_entry("release-manifests/image-references", tarfile.FIFOTYPE), "regular"),
         (_entry("release-manifests/image-references/", tarfile.DIRTYPE), "regular"),
+        (_entry("release-manifests/image-references/", content=b"{}"), "regular"),
         (_entry("release-manifests/image-references", b"S"), "regular"),
         (_REFERENCES[:-512], "short"),
         (_REFERENCES[:700], "short"),

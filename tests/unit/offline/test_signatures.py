@@ -233,10 +233,30 @@ def test_other_types_of_signatures_are_refused(kind: int, version: int) -> None:
     )
 
 
+def test_the_algorithm_is_the_keys() -> None:
+    signature = KEY.signature(CLAIM, version=3)
+    assert signature[15] == 1  # RSA; version 3 does not cover it
+    raw = message(KEY.one_pass()[:3] + b"\x03" + KEY.one_pass()[4:], openpgp.literal(CLAIM), signature)
+    assert refused(raw) == "announces another signature than it has"
+    other = signature[:15] + b"\x03" + signature[16:]
+    raw = message(KEY.one_pass()[:3] + b"\x03" + KEY.one_pass()[4:], openpgp.literal(CLAIM), other)
+    assert refused(raw) == f"has a bad signature by {KEY.key_id}: something in it was changed"
+
+
+def test_a_proven_issuer_goes_before_a_hint() -> None:
+    named = openpgp.subpacket(33, b"\x04" + bytes.fromhex(KEY.fingerprint))
+    signature = KEY.signature(CLAIM, hashed=named, key_id=STRANGER.key_id)
+    assert proven(message(KEY.one_pass(), openpgp.literal(CLAIM), signature)).fingerprint == KEY.fingerprint
+    nobody = KEY.signature(CLAIM, key_id="AB")
+    assert refused(message(KEY.one_pass(), openpgp.literal(CLAIM), nobody)) == "announces another signature than it has"
+
+
 def test_critical_subpackets_must_be_understood() -> None:
     assert proven(KEY.sign(CLAIM, hashed=openpgp.subpacket(20, b"note"))).version == 4
     why = refused(KEY.sign(CLAIM, hashed=openpgp.subpacket(0x80 | 20, b"note")))
     assert why == "has a signature with an unknown critical subpacket 20"
+    assert refused(KEY.sign(CLAIM, hashed=b"\0")) == "has a signature with an empty subpacket"
+    assert refused(KEY.sign(CLAIM, hashed=b"\xff\xff\xff\xff\xff\x02")) == "ends too early"
 
 
 # -- what is signed --------------------------------------------------------------------------------------------
@@ -470,7 +490,8 @@ def test_sizes_and_counts_are_bounded() -> None:
     began = time.monotonic()
     assert refused(openpgp.packet(openpgp.MARKER, b"") * (SIZE_LIMIT // 2)) == "has more than 16 packets"
     assert refused(b"\xcb" + b"\xe0x" * (SIZE_LIMIT // 2 - 1)) == "ends too early"
-    assert refused(openpgp.compress(openpgp.packet(openpgp.MARKER, b"") * 9) * 2).startswith("holds")
+    some = openpgp.packet(openpgp.COMPRESSED, b"\0" + openpgp.packet(openpgp.MARKER, b"") * 9)
+    assert refused(some * 2) == "has more than 16 packets"
     assert time.monotonic() - began < 2
     five = openpgp.packet(openpgp.ONE_PASS, KEY.one_pass()) * 5 + openpgp.packet(
         openpgp.LITERAL, openpgp.literal(CLAIM)

@@ -131,6 +131,18 @@ def test_a_subkey_belongs_to_the_key_before_it() -> None:
     assert ids(moved + openpgp.packet(openpgp.SIGNATURE, binding)) == {KEY.key_id, OTHER.key_id}
 
 
+def test_a_key_that_is_not_read_is_not_mixed_up_with_the_one_before() -> None:
+    binding = openpgp.packet(
+        openpgp.SIGNATURE, KEY.signature(framed(KEY) + framed(SUBKEY), kind=0x18, hashed=openpgp.subpacket(27, b"\x02"))
+    )
+    subkey = openpgp.packet(openpgp.SUBKEY, SUBKEY.body)
+    unknown = KEY.body[:5] + b"\x12" + KEY.body[6:]
+    assert ids(KEY.public() + subkey + binding) == {KEY.key_id, SUBKEY.key_id}
+    assert ids(KEY.public() + subkey + openpgp.packet(openpgp.SUBKEY, unknown) + binding) == {KEY.key_id}
+    assert ids(KEY.public() + openpgp.packet(openpgp.PUBLIC_KEY, unknown) + subkey + binding) == {KEY.key_id}
+    assert ids(KEY.public() + openpgp.packet(5, unknown) + subkey + binding) == {KEY.key_id}
+
+
 def test_a_revoked_key_takes_its_subkeys_along() -> None:
     revocation = openpgp.packet(openpgp.SIGNATURE, KEY.signature(framed(KEY), kind=0x20))
     raw = KEY.public(subkeys=[SUBKEY]) + revocation + OTHER.public()

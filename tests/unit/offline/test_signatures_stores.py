@@ -145,6 +145,14 @@ async def test_a_release_that_nobody_signed() -> None:
         await verify_release(RELEASE, nowhere, KEYRING)
 
 
+async def test_one_store_without_a_signature_is_an_answer_and_the_other_is_named() -> None:
+    _, asked = stores({FIRST: UpstreamUnavailable("one.example is away")})
+    assert await asked.fetch(RELEASE) == []
+    with pytest.raises(SignatureInvalid) as caught:
+        await verify_release(RELEASE, asked, KEYRING)
+    assert caught.value.what.endswith(f": there is none; {FIRST} could not be asked (one.example is away)")
+
+
 async def test_no_secret_of_a_url_is_told() -> None:
     store = "https://user:hunter2@one.example/signatures"
     _, asked = stores({url(store, 1): OTHER}, store)
