@@ -109,8 +109,7 @@ def readme(
         _releases(updates, signed),
         _table(site, files),
         _installation(updates, files),
-        "## A running cluster\n\nIn this order, from this folder; after each step look before you take the next.",
-        *(step.section(number) for number, step in enumerate(steps(site, updates, files), 1)),
+        *_running(site, updates, files),
         _hosts(wanted, files),
         _login(site),
         _images(plans, wanted),
@@ -144,12 +143,12 @@ def _table(site: Site, files: Set[str]) -> str:
         (OPERATORHUB, "once: the catalogs of registry.redhat.io are out of reach", "no"),
         (UPDATE_SERVICE, "once: the cluster asks this registry which updates there are", "no"),
         (UPDATE_TEXT, "for an update: the exact commands", "the update itself does"),
+        (MAPPING, "which image outside is which here", ""),
     ]
     lines = [f"| {path} | {when} | {drains} |" for path, when, drains in rows if path in files]
     lines += [
         "| nodes/containers/ | hosts with podman, skopeo, buildah or CRI-O that OpenShift does not manage | |",
         "| nodes/containerd/ | hosts with containerd | |",
-        f"| {MAPPING} | which image outside is which here | |",
     ]
     return "\n".join(
         ["## Which file when", "", "| file | when | drains every node |", "|---|---|---|", *lines, "", _TABLE]
@@ -164,6 +163,13 @@ def _installation(updates: Sequence[Update], files: Set[str]) -> str:
     anchors = "/etc/pki/ca-trust/source/anchors/mirror.crt"
     trust = f"sudo cp {BUNDLE} {anchors} && sudo update-ca-trust\n" if BUNDLE in files else ""
     return _INSTALLATION.format(trust=trust, idms=IDMS, image=image, part=INSTALL_CONFIG, conf=INSTALL_CONF)
+
+
+def _running(site: Site, updates: Sequence[Update], files: Set[str]) -> list[str]:
+    sections = [step.section(number) for number, step in enumerate(steps(site, updates, files), 1)]
+    if not sections:
+        return []
+    return ["## A running cluster\n\nIn this order, from this folder; look before you take the next step.", *sections]
 
 
 def _hosts(wanted: Sequence[Image], files: Set[str]) -> str:

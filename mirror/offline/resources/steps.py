@@ -53,7 +53,8 @@ def steps(site: Site, updates: Sequence[Update], files: Set[str]) -> Iterator[St
         yield _signatures()
     if OPERATORHUB in files:
         yield _catalogs()
-    yield _service(site, updates)
+    if UPDATE_SERVICE in files:
+        yield _service(site, updates)
     if UPDATE_TEXT in files:
         yield _update(updates)
 

@@ -58,12 +58,14 @@ def make(
         **_for_nodes(site, entries, wanted),
         INSTALL_CONFIG: install.install_config(entries, site),
         INSTALL_CONF: registries_conf.for_installer(entries, site),
-        UPDATE_SERVICE: update.update_service(site),
-        MAPPING: mapping(wanted, site),
     }
     if site.bundle:
         files[BUNDLE] = site.bundle.encode()
+    if wanted:
+        files[MAPPING] = mapping(wanted, site)
     if found:
+        # Without releases here the graph is empty: a cluster that asked for it would see no update at all.
+        files[UPDATE_SERVICE] = update.update_service(site)
         files[UPDATE_TEXT] = update.update_text(found, site)
     files[README] = readme(plans, site, found, signed, wanted, frozenset(files))
     return Resources({path: files[path] for path in sorted(files)}, tuple(_notes(site, entries, found, signed)))
