@@ -155,9 +155,9 @@ async def test_two_releases_share_what_they_have_in_common() -> None:
     assert set(content(found.plan)) == {digest for digest in both if digest not in disks} - _only_in_disks(old, new)
     shared = {one.digest for one in old.components.values()} & {one.digest for one in new.components.values()}
     assert len(shared) > 20
-    for image in by_kind(found.plan)["component"]:
-        if str(image.digest) in shared:
-            assert {why.partition(":")[0] for why in image.why} == {
+    for one in by_kind(found.plan)["component"]:
+        if str(one.digest) in shared:
+            assert {why.partition(":")[0] for why in one.why} == {
                 "release 4.16.14 (amd64)",
                 "release 4.16.15 (amd64)",
             }
