@@ -74,10 +74,10 @@ class Resolver:
             return self._target(first, rest)
         if space is not None:
             return self._target(space, name)
+        if first in self._seen and rest:
+            return Target("", name, name)  # the path decides, as for an upstream
         if ns and ns.lower() in self._seen:
             return Target("", f"{ns.lower()}/{name}", f"{ns.lower()}/{name}")
-        if first in self._seen:
-            return Target("", name, name)
         if ns and ns.lower() not in self._own:
             raise NameUnknown(f"no upstream '{ns}' is configured here", "add it under upstreams in mirror.yaml")
         if self._default is not None:

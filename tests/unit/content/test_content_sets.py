@@ -79,6 +79,7 @@ async def test_a_name_that_no_upstream_has_is_served_where_a_set_holds_it(make_r
     for target in (
         room.content.resolve("registry.example/a/b", None, None),
         room.content.resolve("a/b", "registry.example", None),
+        room.content.resolve("registry.example/a/b", "registry.example", None),
     ):
         assert target == Target("", "registry.example/a/b", "registry.example/a/b")
         assert (await room.content.manifest(target, "v1", head=False)).digest == digest
