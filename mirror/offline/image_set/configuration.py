@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 
 from mirror.config.document import Document
-from mirror.config.values import quote
 from mirror.offline.image_set.fields import Fields
 from mirror.offline.image_set.model import ImageSet, WantedImage
 from mirror.offline.image_set.operators import refuse_helm, refuse_operators
 from mirror.offline.image_set.platforms import read_platforms
+from mirror.offline.image_set.problems import note, quote
 from mirror.offline.image_set.pullspecs import MOST_IMAGES, parse_image, release_warnings
 from mirror.offline.image_set.regexp import parse_regexp
 from mirror.offline.image_set.releases import read_releases
@@ -63,14 +63,15 @@ def _is_image_set(document: Document) -> bool:
     data = document.data
     if not isinstance(data, dict):
         remedy = f"begin with `kind: {_KIND}` and `apiVersion: {_VERSION}`, or list pullspecs, one a line"
-        document.find("wrong_type", "this is not a mapping", 1, remedy)
+        note(document, "wrong_type", "this is not a mapping", 1, remedy)
         return False
     if data.get("kind") in (None, _KIND):
         return True
     kind = document.spots[("kind",)]
     document.problems.clear()
     if kind.text in _DELETIONS:
-        document.find(
+        note(
+            document,
             "wrong_kind",
             f"a {kind.text} says what to delete, and this reads what to mirror",
             kind.line,
@@ -79,7 +80,7 @@ def _is_image_set(document: Document) -> bool:
         )
     else:
         what = f"{quote(kind.text)} is no kind of image set" if kind.text else "`kind` is not text"
-        document.find("wrong_kind", what, kind.line, f"write `kind: {_KIND}`")
+        note(document, "wrong_kind", what, kind.line, f"write `kind: {_KIND}`")
     return False
 
 

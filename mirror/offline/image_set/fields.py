@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from mirror.config.document import Document, KeyPath, dotted
-from mirror.config.values import SpellingError, expect_text, quote
+from mirror.config.values import SpellingError, expect_text
 from mirror.errors import MirrorError
 from mirror.offline.image_set.keys import KEYS, place, remedy_for
-from mirror.redact import escape, redact
+from mirror.offline.image_set.problems import note, plain, quote
 
 _T = TypeVar("_T")
 
@@ -59,7 +59,7 @@ class Fields:
 
     def find(self, code: str, what: str, key: str | None = None, remedy: str = "") -> None:
         """Note a problem at a key, or at the mapping."""
-        self._document.find(code, what, self.line(key), remedy)
+        note(self._document, code, what, self.line(key), remedy)
 
     def need(self, key: str, example: str) -> None:
         """Note a problem where `key` is absent or empty; `example` is what to add."""
@@ -148,7 +148,7 @@ class Fields:
         return None
 
     def _note(self, code: str, path: KeyPath, what: str, remedy: str) -> None:
-        self._document.find(code, f"`{dotted(path)}`: {what}", self._document.spots[path].line, remedy)
+        note(self._document, code, f"`{dotted(path)}`: {what}", self._document.spots[path].line, remedy)
 
     def _wrong_type(self, expected: str, path: KeyPath) -> None:
         spot = self._document.spots.get(path)
@@ -161,12 +161,7 @@ class Fields:
         elif text and "name" in KEYS.get(place(path), ()):
             remedy = f"write `name: {plain(text)[:120]}`"
         name = f"`{dotted(path)}`: " if path else ""
-        self._document.find("wrong_type", f"{name}expected {expected}, found {found}", line, remedy)
-
-
-def plain(text: str) -> str:
-    """Return a sentence that may hold what the file says, on one line and without secrets."""
-    return escape(redact(text))
+        note(self._document, "wrong_type", f"{name}expected {expected}, found {found}", line, remedy)
 
 
 def _flag(value: object) -> bool:

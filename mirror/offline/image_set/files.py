@@ -11,6 +11,7 @@ from mirror.errors import ConfigurationError, Problem
 from mirror.offline.image_set.configuration import read_configuration
 from mirror.offline.image_set.lines import read_lines
 from mirror.offline.image_set.model import ImageSet
+from mirror.offline.image_set.problems import refusal
 
 _LARGEST = 4 * 2**20
 # An image with its name and tag is five; what these take stays well below the 200 MB of a command.
@@ -37,7 +38,7 @@ def read(path: Path, raw: bytes | None = None) -> ImageSet:
         document = Document(path)
         image_set = read_lines(text, document)
     if document.problems:
-        raise ConfigurationError(sorted(document.problems, key=_line))
+        raise refusal(document)
     return image_set
 
 
@@ -56,8 +57,3 @@ def _read(path: Path) -> bytes:
 
 def _is_yaml(text: str) -> bool:
     return any(_YAML.match(line.strip()) for line in text.split("\n"))
-
-
-def _line(problem: Problem) -> int:
-    line = problem.where.rpartition(":")[2]
-    return int(line) if line.isdigit() else 0

@@ -6,12 +6,12 @@ import re
 from dataclasses import dataclass, replace
 
 from mirror.config.document import Document
-from mirror.config.values import SpellingError, quote
+from mirror.config.values import SpellingError
 from mirror.errors import MirrorError
 from mirror.oci.pullspec import Pullspec
 from mirror.oci.reference import check_tag
-from mirror.offline.image_set.fields import plain
 from mirror.offline.image_set.model import ImageSet, WantedImage
+from mirror.offline.image_set.problems import note, plain, quote
 from mirror.offline.image_set.pullspecs import MOST_IMAGES, parse_image, release_warnings
 
 _MOST_WORDS = 60_000  # sources and destinations
@@ -41,16 +41,16 @@ def read_lines(text: str, document: Document) -> ImageSet:
     for entry in entries:
         if is_mapping and not entry.destinations:
             what = f"{quote(entry.source)} has no destination, and other lines have one"
-            document.find("invalid_value", what, entry.line, "write SRC=DST, or keep lists and mappings in two files")
+            note(document, "invalid_value", what, entry.line, "write SRC=DST, or keep lists and mappings in two files")
         else:
             images.add(entry)
         if len(images.found) > MOST_IMAGES:
             what = f"here is image {MOST_IMAGES + 1}"
-            document.find("too_large", what, entry.line, "split this into several files")
+            note(document, "too_large", what, entry.line, "split this into several files")
             break
     if not entries and not document.problems:
         remedy = "write an ImageSetConfiguration, or pullspecs, one a line"
-        document.find("invalid_value", "this file names no image", 1, remedy)
+        note(document, "invalid_value", "this file names no image", 1, remedy)
     found = tuple(images.found.values())
     return ImageSet(document.path, images=found, warnings=tuple(release_warnings(found)))
 
@@ -63,17 +63,17 @@ def _split(text: str, document: Document) -> list[_Entry]:
         count += len(words)
         if count > _MOST_WORDS:
             what = f"more than {_MOST_WORDS} images and destinations are named"
-            document.find("too_large", what, line, "split this into several files")
+            note(document, "too_large", what, line, "split this into several files")
             break
         if not words:
             continue
         if words[0] == "-":
-            document.find("invalid_value", "a list here has no dashes", line, "write pullspecs, one a line")
+            note(document, "invalid_value", "a list here has no dashes", line, "write pullspecs, one a line")
         elif not any("=" in word for word in words):
             entries.append(_Entry(line, words[0], tuple(words[1:])))
         elif not all(re.fullmatch(r"[^=]+=[^=]+", word) for word in words):
             what = "SRC=DST stands beside what is none, or lacks a side"
-            document.find("invalid_value", what, line, "write SRC=DST without spaces, or SRC DST with one")
+            note(document, "invalid_value", what, line, "write SRC=DST without spaces, or SRC DST with one")
         else:
             for word in words:
                 source, _, destination = word.partition("=")
@@ -95,7 +95,7 @@ class _Images:
         try:
             source = parse_image(entry.source)
         except (SpellingError, MirrorError) as error:
-            self._document.find("invalid_value", plain(error.what), entry.line, error.remedy)
+            note(self._document, "invalid_value", plain(error.what), entry.line, error.remedy)
             return
         image = self.found.setdefault(source, WantedImage(source, where=f"{self._document.path}:{entry.line}"))
         self._claim(source, source.tag, entry.line)
@@ -104,7 +104,7 @@ class _Images:
             try:
                 tag = _tag_of(destination) or source.tag
             except (SpellingError, MirrorError) as error:
-                self._document.find("invalid_value", plain(error.what), entry.line, error.remedy)
+                note(self._document, "invalid_value", plain(error.what), entry.line, error.remedy)
                 continue
             self._claim_destination(source, destination, tag, entry.line)
             if tag != source.tag and tag not in tags and _DIGEST_TAG.fullmatch(tag) is None:
@@ -119,7 +119,7 @@ class _Images:
         )
         if first[0] != source:
             what = f"{quote(destination)} is the destination of another image in line {first[1]}"
-            self._document.find("duplicate", what, line, "give each destination's tag once")
+            note(self._document, "duplicate", what, line, "give each destination's tag once")
 
     def _claim(self, source: Pullspec, tag: str, line: int) -> None:
         """Note a problem where a tag of the source's repository would have to mean two images."""
@@ -128,7 +128,7 @@ class _Images:
         first = self._tags.setdefault((source.source, tag), (source, line))
         if first[0] != source:
             what = f"{source.source}:{tag} would mean this image and the one in line {first[1]}"
-            self._document.find("duplicate", plain(what), line, "content keeps its name here: give one another tag")
+            note(self._document, "duplicate", plain(what), line, "content keeps its name here: give one another tag")
 
 
 def _without_tag(destination: str) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from mirror.config.values import SpellingError, expect_text, quote
+from mirror.config.values import SpellingError, expect_text
 from mirror.offline.image_set.fields import Fields
 from mirror.offline.image_set.platforms import read_platforms
+from mirror.offline.image_set.problems import quote
 from mirror.offline.image_set.pullspecs import parse_image
 from mirror.offline.image_set.targets import parse_tag, parse_target
 from mirror.offline.image_set.versions import check_range, parse_operator

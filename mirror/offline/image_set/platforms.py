@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from mirror.config.values import SpellingError, expect_text, quote
+from mirror.config.values import SpellingError, expect_text
 from mirror.offline.image_set.fields import Fields
 from mirror.offline.image_set.model import ARCHITECTURES, GO_ARCHITECTURES, Platform
+from mirror.offline.image_set.problems import quote
 
 _MOST = 50
 

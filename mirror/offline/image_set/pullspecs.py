@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from mirror.config.values import SpellingError, expect_text, quote
+from mirror.config.values import SpellingError, expect_text
 from mirror.oci.pullspec import Pullspec
 from mirror.offline.image_set.model import WantedImage
+from mirror.offline.image_set.problems import quote
 
 MOST_IMAGES = 20_000  # in one image set
 # What is in the first is more than one image: its components are in the second.
@@ -55,7 +56,8 @@ def refuse_transport(text: str) -> None:
         )
     scheme = _SCHEME.match(text)
     if scheme is not None:
-        raise SpellingError(f"{quote(text)}: `{scheme[1]}` is no transport of images", "write host/repository:tag")
+        # The rest may hold a login.
+        raise SpellingError(f"`{scheme[1]}://` is no transport of images", "write host/repository:tag")
 
 
 def release_warnings(images: Iterable[WantedImage]) -> list[str]:

@@ -10,7 +10,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mirror.config.values import SpellingError, expect_text, quote
+from mirror.config.values import SpellingError, expect_text
+from mirror.offline.image_set.problems import quote
 
 _LONGEST = 512
 _DEEPEST = 30

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from mirror.config.values import SpellingError, expect_text, quote
+from mirror.config.values import SpellingError, expect_text
 from mirror.oci.pullspec import Pullspec
 from mirror.offline.image_set.fields import Fields
 from mirror.offline.image_set.model import ARCHITECTURES, Channel, Platform
 from mirror.offline.image_set.platforms import read_architectures, read_platforms
+from mirror.offline.image_set.problems import quote
 from mirror.offline.image_set.pullspecs import parse_image
 from mirror.offline.image_set.versions import check_range, parse_release
 

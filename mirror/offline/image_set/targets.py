@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from mirror.config.values import SpellingError, expect_text, quote
+from mirror.config.values import SpellingError, expect_text
 from mirror.oci.reference import check_name, check_tag
+from mirror.offline.image_set.problems import quote
 
 
 def parse_target(value: object) -> str:

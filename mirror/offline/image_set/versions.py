@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-from mirror.config.values import SpellingError, expect_text, quote
+from mirror.config.values import SpellingError, expect_text
 from mirror.offline.image_set.fields import Fields
+from mirror.offline.image_set.problems import quote
 
 _NUMBER = r"(0|[1-9][0-9]{0,17})"
 _WORD = r"(?:0|[1-9][0-9]*|[0-9]*[A-Za-z-][0-9A-Za-z-]*)"

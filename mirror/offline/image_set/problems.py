@@ -1,0 +1,39 @@
+"""What is wrong with a file that says what to mirror: noted with its line, up to what a person reads."""
+
+from __future__ import annotations
+
+from mirror.config import values
+from mirror.config.document import Document
+from mirror.errors import ConfigurationError, Problem
+from mirror.redact import escape, redact
+
+_ENOUGH = 100
+# Looking for secrets takes time that grows faster than the text, and nobody reads more of it.
+_LONGEST = 300
+
+
+def note(document: Document, code: str, what: str, line: int, remedy: str = "") -> None:
+    """Note a problem at a line. Raise ConfigurationError when there are so many that reading on serves nobody."""
+    document.find(code, what, line, remedy)
+    if len(document.problems) >= _ENOUGH:
+        raise refusal(document)
+
+
+def refusal(document: Document) -> ConfigurationError:
+    """Return the error that holds the problems of a document in the order of its lines."""
+    return ConfigurationError(sorted(document.problems, key=_line))
+
+
+def quote(text: str) -> str:
+    """Return what the file says for a message: in backticks, shortened, without what may be a secret."""
+    return values.quote(text[:_LONGEST])
+
+
+def plain(text: str) -> str:
+    """Return a sentence that may hold what the file says: shortened, on one line, without secrets."""
+    return escape(redact(text[:_LONGEST]))
+
+
+def _line(problem: Problem) -> int:
+    line = problem.where.rpartition(":")[2]
+    return int(line) if line.isdigit() else 0
