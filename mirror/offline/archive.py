@@ -94,6 +94,7 @@ class _Save:
         self._store = store
         self._target = target
         self._carrying = carrying
+        self._where = str(target.folder.absolute())
         self._saves = Saves(store.layout, plan.plan.set)
         self._record = self._saves.read(plan)
         self._proven = Proven(store, (span for one in plan.parts for span in one.spans), carrying)
@@ -155,7 +156,7 @@ class _Save:
             elif one is not None and self._intact(planned, one, size):
                 kept.append(planned)
             else:
-                self._check_ours(planned, size)
+                self._check_ours(planned, one, size)
                 todo.append(planned)
         if not kept and not todo:
             elsewhere, todo = [], list(self._plan.parts)
@@ -170,11 +171,14 @@ class _Save:
         self._carrying.what = planned.name
         return size == one.size and self._target.sha256(planned.name, self._carrying) == one.sha256
 
-    def _check_ours(self, planned: PlannedPart, size: int | None) -> None:
+    def _check_ours(self, planned: PlannedPart, one: Finished | None, size: int | None) -> None:
         """Raise ConfigurationError where something else has a part's name."""
         if size is None:
             return
-        if size < 0 or self._target.save_of(planned.name) not in (self._plan.id, None):
+        ours = {self._plan.id, None}
+        if one is not None and one.where == self._where:
+            ours.add("")
+        if size < 0 or self._target.save_of(planned.name) not in ours:
             raise ConfigurationError(
                 [
                     Problem(
@@ -211,7 +215,7 @@ class _Save:
                         carrying.move(0)
             carrying.done = before + planned.size
             return False
-        self._record.parts[planned.number] = Finished(planned.size, sha256, str(self._target.folder.absolute()))
+        self._record.parts[planned.number] = Finished(planned.size, sha256, self._where)
         return True
 
     def _list(self, here: list[PlannedPart]) -> None:

@@ -202,7 +202,10 @@ def piece(name: str) -> Piece | None:
     match = _BLOB.fullmatch(name)
     if match is None:
         return None
-    digest = Digest.parse(f"{match[1]}:{match[2]}{match[3] or ''}")
+    try:
+        digest = Digest.parse(f"{match[1]}:{match[2]}{match[3] or ''}")
+    except DigestInvalid:
+        return None
     found = Piece(digest, None if match[4] is None else int(match[4]))
     return found if blob_name(digest, found.offset) == name else None
 

@@ -144,7 +144,8 @@ class Target:
             return {}
         with os.fdopen(fd, "rb") as file:
             try:
-                lines = file.read(_SUMS_LIMIT).decode("utf-8", "replace").splitlines()
+                size = min(_SUMS_LIMIT, os.fstat(fd).st_size)
+                lines = file.read(size).decode("utf-8", "replace").splitlines()
             except OSError:
                 return {}
         matches = (_SUM.fullmatch(line) for line in lines)
