@@ -65,6 +65,12 @@ def test_a_key_needs_no_good_word_from_itself(self_signature: str | None) -> Non
     assert found.ignored == ()
 
 
+def test_the_copy_of_red_hats_key_that_older_releases_carry() -> None:
+    raw = (SAMPLES / "redhat-release-sha1.gpg").read_bytes()
+    assert b"\x04\x13\x01\x02" in raw  # it vouches for itself with SHA-1
+    assert Keyring.read(raw, "keyring").keys == shipped().keys
+
+
 def test_several_keys_armored_or_not() -> None:
     both = {KEY.key_id, OTHER.key_id}
     assert ids(KEY.public() + OTHER.public()) == both
