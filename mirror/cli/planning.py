@@ -27,6 +27,7 @@ from mirror.offline.sync import Progress, Sync
 from mirror.store.space import Forecast
 from mirror.upstream.documents import open_documents
 
+_IMAGES_AT_ONCE = 16  # read while planning
 _AT_ONCE = 16  # where limits.fetches_per_upstream sets no bound
 
 
@@ -129,6 +130,7 @@ async def _find(desk: Desk, file: File, wanted: Wanted, outcome: Outcome) -> Col
             graphs.fetch,
             signatures,
             require_signature=config.releases.require_signature,
+            parallel=_IMAGES_AT_ONCE,
             progress=outcome.progress,
         )
     finally:
@@ -219,8 +221,10 @@ def _show(outcome: Outcome, plan: Plan, presence: Presence, room: Forecast) -> N
         f"to fetch {size_text(presence.missing_bytes)}, free {size_text(room.free)},"
         f" evictable {size_text(room.evictable)}: {'fits' if fits else 'DOES NOT FIT'}",
     )
+    said = [problem.what.partition(": ")[0] for problem in outcome.problems if problem.code == "image_lacking"]
     for sentence in plan.lacking:
-        outcome.note(INCOMPLETE, "lacking", sentence, plan.set)
+        if not any(what in sentence for what in said):
+            outcome.note(INCOMPLETE, "lacking", sentence, plan.set)
     if plan.blocked:
         outcome.say(f"left out by blockedImages: {len(plan.blocked)}")
 

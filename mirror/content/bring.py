@@ -98,14 +98,14 @@ class Bring:
             raise StoreFull(f"the manifest {target.name}@{digest} could not be stored", "give the store more room")
         return answer
 
-    async def tags(self, target: Target) -> list[str]:
-        """Return all tags of a repository, at most 10 000."""
+    async def tags(self, target: Target, most: int) -> list[str]:
+        """Return the tags of a repository, at most `most`: as many may have more behind them."""
         client = self._clients.get(target.upstream)
         if client is None or self._offline:
             stored = await self._threads.run(self._tags.list, target.name)
             return sorted({*stored, *(await self._sets.load()).names.get(target.name, ())})
         try:
-            return await client.list_tags(target.repository)
+            return await client.list_tags(target.repository, most)
         except (UpstreamNotFound, UpstreamDenied) as error:
             raise NotHere(error.what, error.remedy) from error
 

@@ -25,7 +25,7 @@ from mirror.oci.reference import fallback_tag
 from mirror.offline.closure import Closure, Closures
 from mirror.offline.source import ImageSource, Lacking
 
-LIST_LIMIT = 10_000  # a tag list of so many names may have been cut off
+LIST_LIMIT = 1_000  # names; a longer list costs more pages, one after the other, than asking for each tag at once
 REFERRERS_LIMIT = 1_000  # of one digest
 
 # Up to so many questions about a repository's tags are asked one by one: a list comes in pages of a hundred.
@@ -70,7 +70,7 @@ class Attaching:
         if digests * len(_SUFFIXES) <= _ASKED_SINGLY:
             return
         try:
-            tags = await self._source.tags(target)
+            tags = await self._source.tags(target, LIST_LIMIT)
         except _FAILED:
             # Not every registry lists tags to everybody; asking for each says the same, or why it fails.
             return

@@ -30,8 +30,8 @@ class ImageSource(Protocol):
         """Return a verified manifest with its bytes in `body`, kept in the store from now on."""
         ...
 
-    async def tags(self, target: Target) -> Sequence[str]:
-        """Return all tags of a repository (at most 10 000)."""
+    async def tags(self, target: Target, most: int) -> Sequence[str]:
+        """Return the tags of a repository, at most `most`: as many may have more behind them."""
         ...
 
     async def referrers(self, target: Target, digest: Digest) -> bytes | None:

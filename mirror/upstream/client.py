@@ -100,9 +100,9 @@ class UpstreamClient:
         body.when_done(self._finished)
         return body
 
-    async def list_tags(self, repository: str) -> list[str]:
+    async def list_tags(self, repository: str, most: int = tags.MOST_TAGS) -> list[str]:
         """Return the tags in upstream's order, at most 10 000."""
-        return await self._small_one(lambda at: tags.list_tags(at, repository))
+        return await self._small_one(lambda at: tags.list_tags(at, repository, most))
 
     async def list_referrers(
         self, repository: str, digest: Digest, artifact_type: str | None = None

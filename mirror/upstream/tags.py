@@ -14,15 +14,15 @@ MOST_TAGS = 10_000
 _PAGE = 1000
 
 
-async def list_tags(endpoint: Endpoint, repository: str) -> list[str]:
-    """Return the tags in upstream's order; what is over 10 000 is left out."""
+async def list_tags(endpoint: Endpoint, repository: str, most: int = MOST_TAGS) -> list[str]:
+    """Return the first `most` tags in upstream's order; no page is asked for after those."""
     ask = Ask("tags", "GET", repository, f"tags/list?n={_PAGE}", {"Accept": "application/json"})
     tags: list[str] = []
     async for _, body in pages(endpoint, ask, "a tag list"):
         tags += _names(body, endpoint.name)
-        if len(tags) >= MOST_TAGS:
+        if len(tags) >= most:
             break
-    return tags[:MOST_TAGS]
+    return tags[:most]
 
 
 def _names(body: bytes, endpoint: str) -> list[str]:

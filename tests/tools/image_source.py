@@ -79,9 +79,9 @@ class Registries:
             raise UpstreamNotFound(f"{target.name}@{digest} is unknown")
         return ManifestAnswer(digest, found.media_type, len(found.body), found.body, "MISS")
 
-    async def tags(self, target: Target) -> Sequence[str]:
+    async def tags(self, target: Target, most: int) -> Sequence[str]:
         await self._ask(f"tags {target.name}")
-        return sorted(self.tags_of[target.name])[:10_000]
+        return sorted(self.tags_of[target.name])[:most]
 
     async def referrers(self, target: Target, digest: Digest) -> bytes | None:
         await self._ask(f"referrers {target.name}@{digest}")
