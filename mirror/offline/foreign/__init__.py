@@ -1,4 +1,4 @@
-"""Images in formats of other tools: OCI layouts, archives of docker, skopeo and oc-mirror, a registry's storage.
+"""Images in formats of other tools: OCI layouts, what docker, skopeo and oc-mirror write, a registry's storage.
 
 recognise   which format something is in
 survey      what would come out of it, under which names, and what is missing: the parts of a plan

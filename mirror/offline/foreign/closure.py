@@ -170,7 +170,8 @@ class Closures:
         if Digest.of(body, digest.algorithm) != digest:
             raise ArchiveInvalid(f"the manifest {digest} has other bytes in the archive", "copy the archive again")
         parsed = manifests.parse(body, media_type)
-        if parsed.media_type in media_types.SCHEMA1:
+        document = json.loads(body)
+        if parsed.media_type in media_types.SCHEMA1 or document.get("schemaVersion") == 1:
             raise ManifestInvalid(f"{digest} is a schema 1 manifest, which cannot be kept")
         blobs = [blob for blob in parsed.blobs if not blob.foreign]
         for blob in blobs:
@@ -181,7 +182,7 @@ class Closures:
             len(body),
             tuple(
                 (self._one(child.digest), sys.intern(child.media_type), child.size, architecture)
-                for child, architecture in zip(parsed.children, _architectures(body), strict=True)
+                for child, architecture in zip(parsed.children, _architectures(document), strict=True)
             )
             if parsed.children
             else (),
@@ -202,10 +203,10 @@ class Closures:
         return self._digests.setdefault(digest, digest)
 
 
-def _architectures(body: bytes) -> list[str]:
+def _architectures(index: dict[str, Any]) -> list[str]:
     """Return the architecture of each child of an index, with its variant; empty where it has none."""
     found = []
-    for entry in json.loads(body)["manifests"]:
+    for entry in index["manifests"]:
         platform: Any = entry.get("platform")
         parts = [platform.get(key) for key in ("architecture", "variant")] if isinstance(platform, dict) else []
         known = parts and isinstance(parts[0], str) and parts[0] != "unknown"

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any, Literal, NamedTuple
 
 from mirror.errors import DigestInvalid, InvalidRequest
-from mirror.oci import media_types, strict_json
+from mirror.oci import media_types
 from mirror.oci.digest import Digest
 from mirror.oci.reference import check_tag
 from mirror.offline.foreign.model import MANIFEST_LIMIT, Accompaniment, ForeignImage
@@ -122,9 +122,10 @@ class DockerArchive:
         stated = entry.get("RepoTags")
         for one in stated if isinstance(stated, list) else ():
             name, tag = stated_name(one)
-            # A short name means another registry on every machine, but its tag is one.
+            if not name and isinstance(one, str) and ":" in one:
+                tag = one.rpartition(":")[2]  # a short name is another image on every machine, but its tag is one
             with suppress(InvalidRequest):
-                tags.setdefault(name, []).append(check_tag(tag if name else str(one).rpartition(":")[2]))
+                tags.setdefault(name, []).append(check_tag(tag))
         return [
             ForeignImage(name, digest, media_types.DOCKER_MANIFEST, len(manifest), tuple(sorted(set(found))))
             for name, found in (tags or {"": []}).items()
@@ -132,7 +133,7 @@ class DockerArchive:
 
     def _diff_ids(self, body: bytes, name: str) -> list[Digest]:
         try:
-            config = strict_json.loads(body)
+            config = _loads(body)
             return [Digest.parse(str(one)) for one in config["rootfs"]["diff_ids"] or []]
         except (ValueError, LookupError, TypeError, DigestInvalid):
             raise self._damaged(f"{name} is no configuration of an image") from None
@@ -168,12 +169,20 @@ class DockerArchive:
 
     def _json(self, place: Place, name: str) -> Any:
         try:
-            return strict_json.loads(place.read(MANIFEST_LIMIT))
+            return _loads(place.read(MANIFEST_LIMIT))
         except ValueError as error:
             raise self._damaged(f"{name} is damaged ({error})") from None
 
     def _damaged(self, what: str) -> ArchiveInvalid:
         return ArchiveInvalid(f"{self.label}: {what}", "save the image again")
+
+
+def _loads(raw: bytes) -> Any:
+    """Return the value of JSON whose keys are Go's names (`Config`, `Layers`) and people's labels; raise ValueError."""
+    try:
+        return json.loads(raw.decode())
+    except RecursionError:
+        raise ValueError("it nests too deep") from None
 
 
 def _hashed(place: Place) -> Digest:

@@ -11,7 +11,7 @@ from mirror.oci.digest import Digest
 from mirror.offline.foreign.places import Place
 from mirror.offline.plan import GraphExcerpt, Kind, Release
 
-FormatKind = Literal["oci-layout", "oci-archive", "docker-archive", "oc-mirror", "distribution"]
+FormatKind = Literal["oci-layout", "oci-archive", "docker-archive", "dir", "oc-mirror", "distribution"]
 
 MANIFEST_LIMIT = 4 * 1024 * 1024  # bytes of a manifest, an index.json or an image's configuration
 

@@ -12,12 +12,13 @@ from pathlib import Path
 
 from mirror.errors import ConfigurationError, Problem
 from mirror.offline import part
-from mirror.offline.foreign import distribution, docker_archive, oci_layout
+from mirror.offline.foreign import distribution, docker_archive, oci_layout, skopeo_dir
 from mirror.offline.foreign.distribution import TREE
 from mirror.offline.foreign.docker_archive import DockerArchive
 from mirror.offline.foreign.model import Foreign, FormatKind
 from mirror.offline.foreign.oci_layout import OciLayout
-from mirror.offline.tar import ArchiveInvalid, FormatUnsupported, Member, Tar
+from mirror.offline.foreign.skopeo_dir import SkopeoDir
+from mirror.offline.tar import ArchiveInvalid, Member, Tar
 from mirror.outside import Outside
 
 # As oc-mirror itself looks for its archives when it reads them.
@@ -81,12 +82,7 @@ def _look_in(folder: Path, names: set[str], outside: Outside) -> _Given | None:
     archives = sorted(name for name in names if _ARCHIVE.fullmatch(name))
     if archives:
         return _Given("oc-mirror", folder, tuple(folder / name for name in archives[:_ARCHIVES_LIMIT]))
-    if {"version", "manifest.json"} <= names:
-        raise FormatUnsupported(
-            f"{folder} is in skopeo's dir format",
-            f"turn it into an archive: skopeo copy --all dir:{folder} oci-archive:FILE",
-        )
-    return None
+    return _Given("dir", folder) if {skopeo_dir.VERSION, skopeo_dir.MANIFEST} <= names else None
 
 
 def _is_folder(path: Path, outside: Outside) -> bool:
@@ -108,6 +104,8 @@ def _kind(tar: Tar) -> FormatKind | None:
     # What newer dockers save is both, and only the layout keeps the manifest.
     if {oci_layout.MARKER, oci_layout.INDEX} <= seen:
         return "oci-archive"
+    if {skopeo_dir.VERSION, skopeo_dir.MANIFEST} <= seen:
+        return "dir"
     return "docker-archive" if docker_archive.MANIFEST in seen else None
 
 
@@ -117,6 +115,8 @@ def _open(given: Sequence[_Given], outside: Outside) -> Foreign:
         return OciLayout.in_folder(first.path, outside)
     if first.kind == "distribution":
         return distribution.open_tree(first.path, outside)
+    if first.kind == "dir" and not first.archives:
+        return SkopeoDir.in_folder(first.path, outside)
     with ExitStack() as stack:
         tars = []
         for one in given:
@@ -129,6 +129,8 @@ def _open(given: Sequence[_Given], outside: Outside) -> Foreign:
             opened = distribution.open_archives(tars)
         elif first.kind == "oci-archive":
             opened = OciLayout.in_tar(tars[0], _members(tars[0], links=False))
+        elif first.kind == "dir":
+            opened = SkopeoDir.in_tar(tars[0], _members(tars[0], links=False))
         else:
             opened = DockerArchive(tars[0], _members(tars[0], links=True))
         stack.pop_all()

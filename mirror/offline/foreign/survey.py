@@ -169,7 +169,8 @@ def _is_below(closures: Closures, images: Sequence[ForeignImage], digest: Digest
 
 def _instead(foreign: Foreign, as_name: Pullspec, images: Sequence[ForeignImage]) -> str:
     shown = ", ".join(sorted({str(image.digest) for image in images})[:_SHOWN]) or "none"
-    copy = f"`skopeo copy --all docker://{as_name.source}@{as_name.digest} oci-archive:FILE` keeps the digest"
+    # Of skopeo's formats only dir keeps every digest: a layout is given manifests of OCI's media types.
+    copy = f"`skopeo copy --all --preserve-digests docker://{as_name.source}@{as_name.digest} dir:FOLDER` keeps it"
     made = " (made here: a docker-archive keeps no manifest)" if foreign.kind == "docker-archive" else ""
     return f"it has {shown}{made}; {copy}"
 
