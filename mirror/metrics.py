@@ -8,7 +8,7 @@ import resource
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -86,6 +86,20 @@ EVICTED_BYTES = Family("mirror_evicted_bytes_total", "Bytes evicted to make room
 CORRUPT = Family(
     "mirror_corrupt_blobs_total", "Blobs that did not hash to their name, by who found out.", ("found_by",)
 )
+SET_COMPLETE = Family(
+    "mirror_set_complete",
+    "1 where a generation of an image set is complete and all of it is here.",
+    ("set", "generation"),
+    "gauge",
+    "latest",
+)
+SET_MISSING = Family(
+    "mirror_set_missing_digests",
+    "Digests of a generation that are not here.",
+    ("set", "generation"),
+    "gauge",
+    "latest",
+)
 CONNECTIONS = Family("mirror_connections", "Client connections open.", (), "gauge")
 ACCEPTED = Family("mirror_connections_accepted_total", "Client connections accepted.")
 CUT = Family("mirror_connections_cut_total", "Connections that we closed on a client, by why.", ("why",))
@@ -114,7 +128,7 @@ FAMILIES: tuple[Family, ...] = (
     REQUESTS, REQUEST_SECONDS, CACHE_ANSWERS, SENT_BYTES,
     RECEIVED_BYTES, FETCHES, FETCHES_RUNNING, REVALIDATIONS, UPSTREAM_SECONDS, UPSTREAM_ERRORS, LOGIN_REFUSED,
     ENDPOINTS_AWAY, HUB_LIMIT, HUB_REMAINING,
-    STORE_BYTES, STORE_FREE, EVICTED, EVICTED_BYTES, CORRUPT,
+    STORE_BYTES, STORE_FREE, EVICTED, EVICTED_BYTES, CORRUPT, SET_COMPLETE, SET_MISSING,
 )  # fmt: skip
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -176,6 +190,16 @@ class Metrics:
         with self._lock:
             series, key = self._find(family, labels)
             series[key] = [to, time.monotonic()]
+
+    def set_all(self, family: Family, values: Mapping[tuple[str, ...], float]) -> None:
+        """Set every series of a gauge, and drop those that are not named."""
+        with self._lock:
+            dropped = [labels for labels in self._values[family] if labels not in values]
+            for labels in dropped:
+                del self._values[family][labels]
+            self._series -= len(dropped)
+        for labels, value in values.items():
+            self.set(family, *labels, to=value)
 
     def observe(self, family: Family, *labels: str, value: float) -> None:
         """Count `value` in a histogram."""

@@ -13,10 +13,20 @@ from typing import NamedTuple, TypeVar, TypeVarTuple
 
 from mirror import logs
 from mirror.errors import StoreError
-from mirror.metrics import EVICTED, EVICTED_BYTES, FAULTS, STORE_BYTES, STORE_FREE, Metrics
+from mirror.metrics import (
+    EVICTED,
+    EVICTED_BYTES,
+    FAULTS,
+    SET_COMPLETE,
+    SET_MISSING,
+    STORE_BYTES,
+    STORE_FREE,
+    Metrics,
+)
 from mirror.store.index import BATCH, Entry, Index
 from mirror.store.layout import Layout
 from mirror.store.lock import FileLock
+from mirror.store.sets import Pins, Sets
 from mirror.store.space import Space
 from mirror.store.threads import Threads
 from mirror.store.walk import Found, find_blobs
@@ -32,6 +42,7 @@ class Periods:
     flush: float = 1.0  # each process its own uses
     lock: float = 3.0  # trying to become the one who keeps house, and looking whether the index needs a rebuild
     trim: float = 5.0
+    sets: float = 60.0
     leftovers: float = 3600.0
     reconcile: float = 86400.0
 
@@ -57,6 +68,7 @@ class Housekeeping:
         self._metrics = metrics
         self._periods = periods if periods is not None else Periods()
         self._lock = FileLock(layout.housekeeping_lock)
+        self._pins = Pins(layout)
         self._reconciled = layout.run / "reconciled"  # its mtime says when that was done last
         self._threads = Threads("housekeeping", 2)
         self._tasks: list[asyncio.Task[None]] = []
@@ -76,6 +88,7 @@ class Housekeeping:
         shared = (
             _Duty("measure", periods.trim, self._measure),
             _Duty("trim", periods.trim, self._trim),
+            _Duty("sets", periods.sets, self._look_at_sets),
             _Duty("leftovers", periods.leftovers, self._remove_leftovers),
         )
         # Reconciling takes minutes where there is much, and nothing else may wait for it.
@@ -156,6 +169,17 @@ class Housekeeping:
         self._metrics.set(STORE_FREE, to=disk.free)
         self._metrics.set(STORE_BYTES, "promised", to=await self._threads.run(self._space.promised))
         self._metrics.set(STORE_BYTES, "content", to=await self._threads.run(self._index.total))
+
+    async def _look_at_sets(self) -> None:
+        """Say of each generation whether all of it is here."""
+        missing = await self._threads.run(self._pins.missing)
+        current = await self._threads.run(Sets(self._layout).current)
+        complete = {(one.set, one.generation) for one in current}
+        labels = {key: (key[0], str(key[1])) for key in missing}
+        self._metrics.set_all(SET_MISSING, {labels[key]: count for key, count in missing.items()})
+        self._metrics.set_all(
+            SET_COMPLETE, {labels[key]: float(key in complete and not count) for key, count in missing.items()}
+        )
 
     async def _reconcile_if_due(self) -> None:
         incomplete = await self._threads.run(self._index.needs_rebuild)

@@ -184,7 +184,7 @@ class Pins:
         self._sets = Sets(layout)
         self._lock = threading.Lock()
         self._stamp: tuple[object, ...] | None = None
-        self._plans: dict[str, tuple[object, dict[str, int]]] = {}
+        self._plans: dict[tuple[str, int], tuple[object, dict[str, int]]] = {}
         self._sizes: dict[str, int] = {}
         self._here = (0.0, 0)  # when to look again, and what was here
 
@@ -208,6 +208,16 @@ class Pins:
             self._here = (ended + max(_LOOK_AGAIN, _LOOK_SHARE * (ended - began)), size)
         return size
 
+    def missing(self) -> dict[tuple[str, int], int]:
+        """Return of each generation how many of its digests are not here."""
+        with self._lock:
+            self._read()
+            plans = {key: found for key, (_, found) in self._plans.items()}
+        return {
+            key: sum(1 for text in found if files.modified(self._layout.blob(Digest.parse(text))) is None)
+            for key, found in plans.items()
+        }
+
     def _look(self) -> tuple[object, ...]:
         """Return what changes when a generation is written or removed: the folders' times."""
         found: list[object] = [files.modified(str(self._layout.sets))]
@@ -215,13 +225,13 @@ class Pins:
         return tuple(found)
 
     def _read(self) -> None:
-        plans: dict[str, tuple[object, dict[str, int]]] = {}
+        plans: dict[tuple[str, int], tuple[object, dict[str, int]]] = {}
         for name in self._sets.names():
             for number in self._sets.generations(name):
                 path = str(self._layout.generation(name, number))
                 stamp = files.modified(path)
-                old = self._plans.get(path)
-                plans[path] = old if old is not None and old[0] == stamp else (stamp, _sizes(path))
+                old = self._plans.get((name, number))
+                plans[(name, number)] = old if old is not None and old[0] == stamp else (stamp, _sizes(path))
         self._plans = plans
         self._sizes = {digest: size for _, found in plans.values() for digest, size in found.items()}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import time
@@ -25,11 +26,12 @@ from mirror.store.layout import Layout
 from mirror.store.lock import FileLock
 from mirror.store.probe import prepare
 from mirror.store.quarantine import Quarantine
+from mirror.store.sets import Sets
 from mirror.store.space import Space
 from mirror.store.walk import find_blobs
 from tests.tools.mounts import SPAWN
 
-QUICK = Periods(flush=0.02, lock=0.05, trim=0.02, leftovers=0.05, reconcile=86400)
+QUICK = Periods(flush=0.02, lock=0.05, trim=0.02, sets=0.05, leftovers=0.05, reconcile=86400)
 MIB = 1 << 20
 
 
@@ -261,3 +263,44 @@ async def test_stopping_ends_a_rebuild_in_its_middle(tmp_path: Path, monkeypatch
     assert not [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     await house.keeping.stop()
     await asyncio.to_thread(house.index.close)
+
+
+def pin(house: House, name: str, number: int, *digests: int, complete: bool = True) -> None:
+    plan = json.dumps(
+        {"manifests": [], "blobs": [{"digest": str(digest(one)), "size": 10} for one in digests]}
+    ).encode()
+    sets = Sets(house.layout)
+    sets.write(name, number, plan)
+    if complete:
+        sets.complete(name, number, Digest.of(plan), "synced")
+
+
+async def test_it_says_of_each_set_whether_all_of_it_is_here(tmp_path: Path) -> None:
+    house = House(tmp_path / "store")
+    house.put(1, 2, 3)
+    pin(house, "prod", 1, 1, 2)
+    pin(house, "prod", 2, 1, 2, 3, 4)
+    pin(house, "lab", 1, 1, complete=False)
+
+    def said() -> dict[str, float]:
+        lines = house.metrics.render().decode().splitlines()
+        return {
+            line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if line.startswith("mirror_set_")
+        }
+
+    def name(family: str, of: str, number: int) -> str:
+        return f'mirror_set_{family}{{generation="{number}",set="{of}"}}'
+
+    async with house.kept():
+        await until(lambda: len(said()) == 6)
+        assert said() == {
+            name("complete", "lab", 1): 0.0,
+            name("complete", "prod", 1): 1.0,
+            name("complete", "prod", 2): 0.0,
+            name("missing_digests", "lab", 1): 0.0,
+            name("missing_digests", "prod", 1): 0.0,
+            name("missing_digests", "prod", 2): 1.0,
+        }
+        await asyncio.to_thread(Sets(house.layout).remove, "prod", 2)
+        await asyncio.to_thread(os.unlink, house.layout.blob(digest(1)))
+        await until(lambda: said().get(name("complete", "prod", 1)) == 0.0 and len(said()) == 4)
