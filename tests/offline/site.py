@@ -17,7 +17,7 @@ from tests.tools.mirror import Mirror
 from tests.tools.processes import free_port
 from tests.tools.programs import ROOT
 
-_PATIENCE = 100  # seconds that one command may take
+_PATIENCE = 300  # seconds that one command may take
 
 
 @dataclass(frozen=True)

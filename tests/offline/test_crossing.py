@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from mirror.offline.plan import Plan
 from tests.offline.nodes import GeneratedContainerd, Node
 from tests.offline.site import Done, Site
-from tests.offline.world import EXTRA, MULTI_CHANNEL, Authority, Releases, World, image_set
+from tests.offline.world import EXTRA, HOSTS, MULTI_CHANNEL, Authority, Releases, World, image_set
 from tests.tools.cincinnati import PATH
 from tests.tools.cosign import tag
 from tests.tools.mirror import Mirror
@@ -26,7 +26,7 @@ from tests.tools.processes import running
 from tests.tools.programs import Programs
 from tests.tools.release import Release
 
-pytestmark = [pytest.mark.clients, pytest.mark.slow]
+pytestmark = [pytest.mark.clients, pytest.mark.slow, pytest.mark.timeout(900)]
 
 HANDFUL = 10  # images that podman pulls: its storage here copies every layer below
 
@@ -55,11 +55,10 @@ def crossed(
     edge = image_set(
         folder / "edge.yaml", versions=("4.17.2", "4.17.2"), channel=MULTI_CHANNEL, architecture="multi", extra=False
     )
-    said = {"plan": bastion.mirror("plan", prod, "-o", folder / "prod.plan")}
-    crossing = Crossing(
-        bastion, _inside(folder, outside, inside_authority), Plan.parse((folder / "prod.plan").read_bytes())
-    )
     outside.registry.front.forget()
+    said = {"plan": bastion.mirror("plan", prod, "-o", folder / "prod.plan")}
+    plan = Plan.parse((folder / "prod.plan").read_bytes())
+    crossing = Crossing(bastion, _inside(folder, outside, inside_authority), plan)
     said["sync"] = bastion.mirror("sync", prod, "--json")
     crossing.sent = dict(outside.registry.front.sent)
     outside.registry.front.forget()
@@ -89,10 +88,11 @@ def crossed(
 
 
 def _inside(folder: Path, outside: World, authority: Authority) -> Site:
-    """Return a site that knows no upstream at all: what is loaded is enough."""
+    """Return a site whose configuration says nothing of the world but its names."""
     return Site(
         folder / "inside",
         {
+            "upstreams": {host: {} for host in HOSTS},
             "tls": {"certificate": str(authority.certificate), "key": str(authority.key)},
             "clients": {"anonymous": "pull"},
             "releases": {"keyring": str(outside.keyring)},

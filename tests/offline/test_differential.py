@@ -16,7 +16,7 @@ from tests.offline.world import Authority, World, image_set
 from tests.tools.processes import running
 from tests.tools.release import Release
 
-pytestmark = [pytest.mark.clients, pytest.mark.slow]
+pytestmark = [pytest.mark.clients, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from tests.tools.mounts import on_small_disk
 from tests.tools.processes import running, wait_until
 from tests.tools.programs import Programs
 
-pytestmark = [pytest.mark.clients, pytest.mark.slow]
+pytestmark = [pytest.mark.clients, pytest.mark.slow, pytest.mark.timeout(900)]
 
 LONG = bool(os.environ.get("DRILLS"))
 CUTS = range(0, 100, 5) if LONG else (0, 35, 95)  # percent of a part
@@ -144,10 +144,11 @@ def test_sync_survives_tokens_that_end_bodies_that_break_and_an_upstream_that_go
         front.cut_after = 20_000
         time.sleep(1)
         front.cut_after = None
-        wait_until(lambda: front.total > unique * 0.4, "more blobs", 60)
-        front.go_away()
-        time.sleep(1)
-        front.come_back()
+        if LONG:  # after refused connections an endpoint is left alone for a minute
+            wait_until(lambda: front.total > unique * 0.4, "more blobs", 60)
+            front.go_away()
+            time.sleep(1)
+            front.come_back()
         front.rate = None
         assert process.wait(100) == 0, site.begun.read_text()
     finally:

@@ -13,7 +13,7 @@ from tests.offline.world import Releases, World, image_set
 from tests.tools.openpgp import LITERAL, TestKey, claim, compress, literal, packet
 from tests.tools.signature_store import SignatureStore
 
-pytestmark = pytest.mark.clients
+pytestmark = [pytest.mark.clients, pytest.mark.slow, pytest.mark.timeout(900)]
 
 STRANGER = TestKey.generate()
 Forged = Callable[[Releases], bytes]
