@@ -19,6 +19,7 @@ from mirror.cli.progress import Step, shown
 from mirror.errors import ConfigurationError, NotYet, Problem
 from mirror.oci.digest import Digest
 from mirror.offline.complete import refresh_graphs
+from mirror.offline.saves import Saves
 from mirror.offline.signatures import verify as verify_signature
 from mirror.offline.verify import Verdict
 from mirror.offline.verify import verify as verify_plan
@@ -223,7 +224,7 @@ def _listed(desk: Desk) -> Iterator[_Listed]:
         found = current.get((one.plan.set, one.generation))
         yield _Listed(
             one, unique, found.how if found else "", found.completed if found else 0.0,
-            desk.sets.saved(one.plan.set, one.generation),
+            Saves(desk.opened.layout, one.plan.set).finished(one.generation),
         )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from mirror.store import files
 from mirror.store.layout import Layout
 
 _SCHEMA = 1
-_LIMIT = 256 * 1024 * 1024
+_LIMIT = 64 * 1024 * 1024  # bytes of a note: some 800 000 digests
 _DIGITS = 16  # of a save's id, in its note's name
 
 
@@ -86,6 +86,12 @@ class Saves:
     def generations(self) -> list[int]:
         """Return the generations that were saved to the end, in order."""
         return sorted({record.generation for record in self._all() if record.complete})
+
+    def finished(self, generation: int) -> float:
+        """Return when a generation was last saved to the end (Unix time), 0 where it never was."""
+        paths = (self._path(one.generation, one.save) for one in self._all() if one.complete)
+        stamps = (files.modified(str(path)) for path in paths if path.name.startswith(f"{generation}-"))
+        return max((stamp[1] / 1e9 for stamp in stamps if stamp is not None), default=0.0)
 
     def since(self, generation: int, than: int | None) -> tuple[int, set[Digest]]:
         """Return what saves up to generation `than` brought across, and its number; None: the last before `generation`.

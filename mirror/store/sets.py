@@ -133,11 +133,6 @@ class Sets:
                 os.rmdir(self._layout.set(name))
         return gone
 
-    def saved(self, name: str, number: int) -> float:
-        """Return when a generation was last saved whole (Unix time), 0 where it never was."""
-        found = files.modified(str(self._layout.set(name) / "saves" / f"{number}.json"))
-        return found[1] / 1e9 if found is not None else 0.0
-
     # -- where a set came from -------------------------------------------------------------------------------
 
     def source(self, name: str) -> str:
