@@ -25,7 +25,7 @@ from mirror.oci.reference import NAME_LIMIT, check_name, check_tag, fallback_tag
 from mirror.offline.foreign.model import Accompaniment, ForeignImage
 from mirror.offline.foreign.naming import KINDS, RELEASES, Evidence
 from mirror.offline.foreign.places import InTar, OnDisk, Place
-from mirror.offline.foreign.working_dir import WorkingDir
+from mirror.offline.foreign.working_dir import CONFIGURATION, WorkingDir
 from mirror.offline.plan import Kind
 from mirror.offline.tar import ArchiveInvalid, Tar
 from mirror.outside import Outside
@@ -183,7 +183,7 @@ def open_tree(folder: Path, outside: Outside) -> Storage:
     for path in walk.links("repositories", _DEPTH_LIMIT):
         listing.add(path, partial(walk.read, path))
     working_dir = WorkingDir()
-    for file in walk.files(folder / "working-dir", _DEPTH_LIMIT):
+    for file in (*walk.configurations(folder), *walk.files(folder / "working-dir", _DEPTH_LIMIT)):
         working_dir.add(file.path.relative_to(folder).as_posix(), file)
 
     def find(digest: Digest) -> Place | None:
@@ -223,6 +223,13 @@ class _Walk:
                 file = OnDisk.find(self._outside, at / name)
                 if file is not None:
                     yield file
+
+    def configurations(self, at: Path) -> Iterator[OnDisk]:
+        """Yield the files in the folder `at` that archives of oc-mirror leave there when they are unpacked."""
+        for name in self._list(at) or ():
+            file = OnDisk.find(self._outside, at / name) if name.startswith(CONFIGURATION) else None
+            if file is not None:
+                yield file
 
     def read(self, path: str) -> bytes:
         place = OnDisk.find(self._outside, self._root / path)

@@ -28,6 +28,17 @@ from mirror.offline.foreign.places import Place
 from mirror.offline.plan import GraphExcerpt, Release
 from mirror.store.signatures import SIZE_LIMIT as SIGNATURE_LIMIT
 
+CONFIGURATION = "isc_"
+
+# Which files of working-dir are read, by its folders and the ends of their names.
+_READ: dict[str, tuple[str, ...]] = {
+    "cluster-resources": (".yaml", ".yml"),
+    "dry-run": ("mapping.txt",),
+    "operator-catalogs": (".json", ".yaml", ".yml"),
+    "signatures": ("",),
+    "hold-release": (".json",),
+}
+
 _FILES_LIMIT = 50_000
 _DOCUMENT_LIMIT = 4 * 1024 * 1024  # bytes of a YAML document, which is held as a tree
 _MAPPING_LIMIT = 64 * 1024 * 1024
@@ -42,7 +53,6 @@ _NAME_BYTES = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-
 _AT = re.compile(rb"@sha256:[0-9a-f]{64}")
 _AT_LENGTH = len("@sha256:") + 64
 
-_CONFIGURATION = re.compile(r"isc_[^/]+")
 _SIGNATURE = re.compile(r"(?:.*-)?sha256-([0-9a-f]{64})(?:\.[^/]*)?")
 _GRAPH = re.compile(r"(amd64|arm64|ppc64le|s390x|multi)-([^/]+)\.json")
 _RELEASE_TAG = re.compile(r"([0-9]+\.[0-9]+\.[0-9]+(?:[-+.][0-9A-Za-z.+-]+?)?)-(x86_64|aarch64|ppc64le|s390x|multi)")
@@ -61,9 +71,9 @@ class WorkingDir:
     def add(self, name: str, place: Place) -> None:
         """Take a file by its name in the archive, if it is one that says something."""
         folder, _, rest = name.removeprefix("working-dir/").partition("/")
-        if _CONFIGURATION.fullmatch(name):
+        if folder.startswith(CONFIGURATION) and not rest:
             key = "isc"
-        elif name.startswith("working-dir/") and rest:
+        elif name.startswith("working-dir/") and rest.endswith(_READ.get(folder, ())):
             key = folder
         else:
             return
@@ -71,22 +81,21 @@ class WorkingDir:
         if self._count <= _FILES_LIMIT:
             self._files[key].append((rest or name, place))
         elif self._count == _FILES_LIMIT + 1:
-            self.warnings.append(f"only the first {_FILES_LIMIT} files of working-dir were looked at")
+            self.warnings.append(f"only the first {_FILES_LIMIT} files of working-dir that say something were read")
 
     def testify(self, evidence: Evidence) -> None:
         """Tell `evidence` what these files say of sources."""
         self._each("isc", lambda _, place: _read_configuration(place, evidence))
-        self._each("cluster-resources", lambda _, place: _read_mirror_sets(place, evidence), (".yaml", ".yml"))
-        self._each("dry-run", lambda _, place: _read_mapping(place, evidence), ("mapping.txt",))
+        self._each("cluster-resources", lambda _, place: _read_mirror_sets(place, evidence))
+        self._each("dry-run", lambda _, place: _read_mapping(place, evidence))
         left = _CATALOGS_LIMIT
-        for name, place in self._files["operator-catalogs"]:
-            if name.endswith((".json", ".yaml", ".yml")):
-                left -= place.size
-                if left < 0:
-                    self.warnings.append("catalogs are too large to be read to their end: some images stay unnamed")
-                    break
-                for pullspec in _named_by_digest(place):
-                    evidence.image(pullspec)
+        for _, place in self._files["operator-catalogs"]:
+            left -= place.size
+            if left < 0:
+                self.warnings.append("catalogs are too large to be read to their end: some images stay unnamed")
+                break
+            for pullspec in _named_by_digest(place):
+                evidence.image(pullspec)
 
     def beside(self, listed: Iterable[ForeignImage]) -> Accompaniment:
         """Return the releases among the images `listed`, their signatures, and what the graph says of them."""
@@ -109,17 +118,16 @@ class WorkingDir:
                     graphs.append(GraphExcerpt(check_tag(match[2]), match[1], found))
 
         self._each("signatures", sign)
-        self._each("hold-release", excerpt, (".json",))
+        self._each("hold-release", excerpt)
         return Accompaniment(releases, {digest: tuple(raw) for digest, raw in signatures.items()}, tuple(graphs))
 
-    def _each(self, folder: str, read: Callable[[str, Place], None], ends: tuple[str, ...] = ("",)) -> None:
+    def _each(self, folder: str, read: Callable[[str, Place], None]) -> None:
         """Read the files of a folder; one that is not what it should be is left out, and said."""
         for name, place in sorted(self._files[folder], key=lambda file: file[0]):
-            if name.endswith(ends):
-                try:
-                    read(name, place)
-                except (MirrorError, ValueError, yaml.YAMLError, RecursionError) as error:
-                    self.warnings.append(f"{folder}/{name} is left out: {str(error).splitlines()[0][:200]}")
+            try:
+                read(name, place)
+            except (MirrorError, ValueError, yaml.YAMLError, RecursionError) as error:
+                self.warnings.append(f"{folder}/{name} is left out: {str(error).splitlines()[0][:200]}")
 
 
 def _releases(image: ForeignImage) -> Iterator[Release]:
