@@ -23,7 +23,8 @@ class Fields:
         self._path = path
         self._data: dict[str, Any] = data if isinstance(data, dict) else {}
         self._place = place(path)
-        if data is not None and not isinstance(data, dict):
+        self._is_wrong = data is not None and not isinstance(data, dict)
+        if self._is_wrong:
             self._wrong_type("a mapping (lines of `key: value`)", path)
         for key in self._data:
             if key not in KEYS[self._place]:
@@ -63,7 +64,7 @@ class Fields:
 
     def need(self, key: str, example: str) -> None:
         """Note a problem where `key` is absent or empty; `example` is what to add."""
-        if key not in self:
+        if key not in self and not self._is_wrong:
             whole = dotted(self._path) or "the file"
             self.find("missing_key", f"{quote(whole)} lacks the key `{key}`", None, f"add `{example}`")
 
@@ -153,7 +154,7 @@ class Fields:
     def _wrong_type(self, expected: str, path: KeyPath) -> None:
         spot = self._document.spots.get(path)
         kind, text, line = (spot.kind, spot.text, spot.line) if spot else ("nothing", "", 1)
-        found, remedy = kind, ""
+        found, remedy = kind, f"write {expected}"
         if text and kind != "text":
             found = f"{kind} ({quote(text)})"
             if expected == "text":

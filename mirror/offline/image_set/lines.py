@@ -9,10 +9,10 @@ from mirror.config.document import Document
 from mirror.config.values import SpellingError
 from mirror.errors import MirrorError
 from mirror.oci.pullspec import Pullspec
-from mirror.oci.reference import check_tag
 from mirror.offline.image_set.model import ImageSet, WantedImage
 from mirror.offline.image_set.problems import note, plain, quote
 from mirror.offline.image_set.pullspecs import MOST_IMAGES, parse_image, release_warnings
+from mirror.offline.image_set.targets import parse_tag
 
 _MOST_WORDS = 60_000  # sources and destinations
 _DOCKER = "docker://"
@@ -137,7 +137,7 @@ def _without_tag(destination: str) -> str:
 
 
 def _tag_of(destination: str) -> str:
-    """Return the tag of a destination, or nothing; raise SpellingError or TagInvalid."""
+    """Return the tag of a destination, or nothing; raise SpellingError."""
     scheme, colon, _ = destination.partition("://")
     if colon and scheme != "docker":
         raise SpellingError(
@@ -151,4 +151,4 @@ def _tag_of(destination: str) -> str:
     repository, colon, tag = path.partition(":")
     if not repository:
         raise SpellingError(f"{quote(destination)} is no destination", "write registry/repository[:tag]")
-    return check_tag(tag) if colon else ""
+    return parse_tag(tag) if colon else ""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from mirror.config import values
+import re
+
 from mirror.config.document import Document
 from mirror.errors import ConfigurationError, Problem
 from mirror.redact import escape, redact
@@ -10,6 +11,9 @@ from mirror.redact import escape, redact
 _ENOUGH = 100
 # Looking for secrets takes time that grows faster than the text, and nobody reads more of it.
 _LONGEST = 300
+_SHOWN = 120
+# What is before an @, unless a digest is behind it.
+_LOGIN = re.compile(r"[^/\s'`]*@(?!sha(?:256|512):)")
 
 
 def note(document: Document, code: str, what: str, line: int, remedy: str = "") -> None:
@@ -26,12 +30,13 @@ def refusal(document: Document) -> ConfigurationError:
 
 def quote(text: str) -> str:
     """Return what the file says for a message: in backticks, shortened, without what may be a secret."""
-    return values.quote(text[:_LONGEST])
+    shown = plain(text)
+    return f"`{shown[:_SHOWN]}…`" if len(shown) > _SHOWN else f"`{shown}`"
 
 
 def plain(text: str) -> str:
     """Return a sentence that may hold what the file says: shortened, on one line, without secrets."""
-    return escape(redact(text[:_LONGEST]))
+    return escape(_LOGIN.sub("…@", redact(text[:_LONGEST])))
 
 
 def _line(problem: Problem) -> int:

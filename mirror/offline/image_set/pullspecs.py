@@ -30,7 +30,7 @@ def parse_image(value: object) -> Pullspec:
     """
     text = expect_text(value)
     if len(text) > _LONGEST:
-        raise SpellingError(f"{quote(text)} is longer than a pullspec can be")
+        raise SpellingError(f"{quote(text)} is longer than a pullspec can be", "write host/repository:tag")
     refuse_transport(text)
     if "*" in text:
         raise SpellingError(

@@ -18,7 +18,7 @@ _DEEPEST = 30
 _MOST_REPEATS = 1000  # RE2's own limit
 # A pullspec has hardly more characters; a repetition that may end anywhere has so many ways to match.
 _TEXT = 256
-# Three such repetitions that hinder each other: a second at the very worst.
+# Three such repetitions that hinder each other: seconds on a text made for it, and nothing on others.
 _MOST_WAYS = _TEXT**3
 
 _PLAIN = "use characters, classes as in [a-z0-9], groups, and . * + ? | ^ $"

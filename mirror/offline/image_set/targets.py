@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mirror.config.values import SpellingError, expect_text
+from mirror.errors import TagInvalid
 from mirror.oci.reference import check_name, check_tag
 from mirror.offline.image_set.problems import quote
 
@@ -16,5 +17,10 @@ def parse_target(value: object) -> str:
 
 
 def parse_tag(value: object) -> str:
-    """Return a tag; raise SpellingError or TagInvalid."""
-    return check_tag(expect_text(value))
+    """Return a tag; raise SpellingError."""
+    text = expect_text(value)
+    try:
+        return check_tag(text)
+    except TagInvalid:
+        remedy = "use letters, digits and . _ - in at most 128 characters, a letter or a digit first"
+        raise SpellingError(f"{quote(text)} is not a tag", remedy) from None
