@@ -20,9 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from mirror import outside
 from mirror.errors import StoreUnusable
-from mirror.outside import Direct, Handed, Outside, run_as_owner
+from mirror.outside import Direct, Handed, Outside, handed, run_as_owner
 from tests.tools.programs import ROOT
 
 OWNER, GROUP = 12345, 23456
@@ -491,10 +490,10 @@ def test_a_child_gone_wild_gets_errors_and_the_parent_goes_on(request_):
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         theirs.send(request_)
-        request = outside._received(ours)
+        request = handed.received(ours)
         if request is not None:
-            outside._answer(ours, request)
-            assert outside._decode(theirs.recv(1000))[0] in (errno.EINVAL, errno.ENOSYS)
+            handed.answer(ours, request)
+            assert handed.decode(theirs.recv(1000))[0] in (errno.EINVAL, errno.ENOSYS)
 
 
 def test_no_thread_is_left_by_any_of_it():
