@@ -87,23 +87,19 @@ def find_parts(paths: Sequence[Path], outside: Outside) -> Found:
     for path in _files(paths, outside, found):
         try:
             with PartFile(outside, path) as opened:
-                index, defect = opened.index, opened.defect()
+                index = opened.index
+                key = (index.set, index.generation, index.plan)
+                groups.setdefault(key, Group(*key)).parts.append(Given(path, index))
+                found.damaged += [Damage(path, member, why) for member, why in opened.defects()]
         except NotAPart as error:
             if part.is_file_name(path.name):
                 found.damaged.append(Damage(path, "", error.what))
             else:
                 found.ignored.append((path, "is no part"))
-            continue
         except (PartDamaged, PartUnsupported) as error:
             found.damaged.append(Damage(path, "", str(error)))
-            continue
         except OSError as error:
             found.damaged.append(Damage(path, "", f"it cannot be read ({error.strerror})"))
-            continue
-        if defect:
-            found.damaged.append(Damage(path, "", defect))
-        key = (index.set, index.generation, index.plan)
-        groups.setdefault(key, Group(*key)).parts.append(Given(path, index))
     for group in groups.values():
         group.parts.sort(key=lambda given: (given.index.save, given.index.part, given.path))
     found.groups = [groups[key] for key in sorted(groups)]

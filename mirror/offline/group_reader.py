@@ -6,14 +6,12 @@ from mirror.errors import Corrupt, MirrorError
 from mirror.oci.digest import Digest
 from mirror.offline import part
 from mirror.offline.found_parts import Damage, Given, Group
-from mirror.offline.part import PartDamaged
+from mirror.offline.part import Contents, PartDamaged
 from mirror.offline.part_file import PartFile
 from mirror.offline.plan import Plan
 from mirror.outside import Outside
 
 _COPY_AGAIN = "copy the parts again, and compare them with SHA256SUMS"
-
-Contents = dict[Digest, tuple[int, int] | None]
 
 
 class GroupReader:

@@ -11,12 +11,13 @@ from mirror.oci.digest import Digest
 from mirror.offline import part
 from mirror.offline.carrying import Carrying
 from mirror.offline.found_parts import Damage, Given, Group
-from mirror.offline.group_reader import Contents, GroupReader
+from mirror.offline.group_reader import GroupReader
 from mirror.offline.load_report import Loaded, LoadRefused
-from mirror.offline.part import PartDamaged
+from mirror.offline.part import Contents, PartDamaged
 from mirror.offline.part_file import PartFile
 from mirror.offline.plan import Plan
 from mirror.outside import Outside
+from mirror.store.growing import Waiting
 from mirror.store.intake import Intake
 from mirror.store.layout import Layout
 from mirror.store.sets import Sets
@@ -125,7 +126,7 @@ class LoadGeneration:
         missing = {
             digest: size
             for digest, size in lacking.items()
-            if digest not in waiting and all(where.get(digest, (0, 0)) is None for _, where in contents)
+            if digest not in waiting and all(where.get(digest) == () for _, where in contents)
         }
         if missing:
             self._report.missing, self._report.presumed = missing, True
@@ -240,15 +241,13 @@ class LoadGeneration:
         names = set()
         for index, where in contents:
             given = {one.index.part for one in self._group.parts if one.index.save == index.save}
-            for digest in lacking:
-                first, last = where.get(digest) or (1, 0)
-                here = waiting.get(digest)
-                needed = set(range(first, min(last, index.parts) + 1)) - given
-                if here is not None and here.covers(0, 1):
-                    needed.discard(first)
-                if here is not None and here.covers(here.size - 1, here.size):
-                    needed.discard(last)
-                names |= {part.file_name(index.set, index.generation, one, index.parts) for one in needed}
+            for digest, size in lacking.items():
+                spans = where.get(digest, ())
+                here = waiting.get(digest, Waiting(size, ()))
+                stops = [start for _, start in spans[1:]]
+                for (number, start), stop in zip(spans, [*stops, size], strict=False):
+                    if number not in given and number <= index.parts and not here.covers(start, stop):
+                        names.add(part.file_name(index.set, index.generation, number, index.parts))
         return sorted(names)
 
     def _complete(self, plan: Plan, signatures: Signed) -> None:

@@ -3,8 +3,8 @@
     mirror-part.json      the index: set, generation, which part of how many, of which save, each member's sha256
     mirror-part.sha256    the index's own checksum, as `sha256sum -c` reads it
     plan.json             the whole plan: what the set needs, whichever part brings it
-    contents.txt          each digest of the plan and which parts bring it, "<digest> 00001-00003", or that none does
-                          because the other side has it, "<digest> presumed"
+    contents.txt          each digest of the plan and which parts bring it: "<digest> 2", "<digest> 1@0 2@73728" for
+                          spans and where they begin, "<digest> presumed" where the other side has it
     signatures/sha256=<hex>/signature-<N>
     blobs/<alg>/<hex>              a whole content
     blobs/<alg>/<hex>.<offset>     a span of one: the rest is in other parts, or in further members
@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -41,8 +41,12 @@ _MODIFIED = 1_000_000_000  # GNU tar warns of anything near the epoch
 _FILE_NAME = re.compile(r"(?P<set>.+)-(?P<generation>[0-9]+)-(?P<part>[0-9]{3,5})-of-(?P<parts>[0-9]{3,5})\.tar")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SIGNATURE = re.compile(r"signatures/(sha256|sha512)=([0-9a-f]+)/signature-([1-9][0-9]{0,5})")
-_CONTENT = re.compile(r"(\S+) (?:(presumed)|([0-9]{5})-([0-9]{5}))")
+_SPAN = "[1-9][0-9]{0,4}@(?:0|[1-9][0-9]{0,15})"
+_CONTENT = re.compile(rf"(\S+) (?:presumed|([1-9][0-9]{{0,4}}|{_SPAN}(?: {_SPAN})+))")
 _BLOB = re.compile(r"blobs/(sha256|sha512)/([0-9a-f]{64})(?:/([0-9a-f]{64}))?(?:\.(0|[1-9][0-9]{0,15}))?")
+
+# For each digest the parts that bring it, each with the offset of its span; none where it is presumed to be there.
+Contents = Mapping[Digest, tuple[tuple[int, int], ...]]
 
 How = Literal["all", "have", "since", "want"]
 _HOW = ("all", "have", "since", "want")
@@ -220,22 +224,37 @@ def is_file_name(name: str) -> bool:
     return _FILE_NAME.fullmatch(name) is not None
 
 
-def dump_contents(carried: Mapping[Digest, tuple[int, int]], presumed: Iterable[Digest]) -> bytes:
-    """Return `contents.txt`: for what is carried its first and last part. Its size does not depend on the numbers."""
-    lines = {digest: f"{digest} {first:05}-{last:05}\n" for digest, (first, last) in carried.items()}
-    lines |= {digest: f"{digest} presumed\n" for digest in presumed}
-    return "".join(lines[digest] for digest in sorted(lines)).encode()
+def dump_contents(contents: Contents, size: int = 0) -> bytes:
+    """Return `contents.txt`, with empty lines at its end up to `size` bytes."""
+    lines = []
+    for digest in sorted(contents):
+        spans = contents[digest]
+        if not spans:
+            lines.append(f"{digest} presumed\n")
+        elif len(spans) == 1:
+            lines.append(f"{digest} {spans[0][0]}\n")
+        else:
+            lines.append(f"{digest} {' '.join(f'{number}@{offset}' for number, offset in spans)}\n")
+    raw = "".join(lines).encode()
+    return raw + b"\n" * (size - len(raw))
 
 
-def parse_contents(raw: bytes) -> dict[Digest, tuple[int, int] | None]:
-    """Return for each digest its first and last part, None where it is presumed; raise PartDamaged."""
-    found: dict[Digest, tuple[int, int] | None] = {}
+def parse_contents(raw: bytes) -> Contents:
+    """Return what a `contents.txt` says; raise PartDamaged."""
+    found: dict[Digest, tuple[tuple[int, int], ...]] = {}
     try:
-        for line in raw.decode("ascii").splitlines():
-            match = _CONTENT.fullmatch(line)
-            if match is None:
-                raise PartDamaged(f"'{line[:100]}' says of no digest where it is")
-            found[Digest.parse(match[1])] = None if match[2] else (int(match[3]), int(match[4]))
+        for line in raw.decode("ascii").split("\n"):
+            if line:
+                match = _CONTENT.fullmatch(line)
+                if match is None:
+                    raise PartDamaged(f"'{line[:100]}' says of no digest where it is")
+                places = match[2].split(" ") if match[2] else []
+                spans = [
+                    (int(number), int(offset or 0)) for number, _, offset in (one.partition("@") for one in places)
+                ]
+                if spans != sorted(set(spans)) or (spans and spans[0][1] != 0):
+                    raise PartDamaged(f"'{line[:100]}' has spans out of order")
+                found[Digest.parse(match[1])] = tuple(spans)
     except (UnicodeDecodeError, DigestInvalid) as error:
         raise PartDamaged(f"it makes no sense ({str(error)[:160]})") from None
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -59,20 +59,30 @@ class PartFile:
     ) -> None:
         os.close(self._fd)
 
-    def defect(self) -> str:
-        """Return what is wrong with the file as a whole, empty where nothing is: its length, its end, its padding."""
+    def defects(self) -> Iterator[tuple[str, str]]:
+        """Yield (member, why) of what is wrong, but for content, which is proven when it is read; "" is the file."""
         expected = self.index.size
         if self.size < expected:
-            return f"it is cut short: {self.size} of {expected} bytes"
+            yield "", f"it is cut short: {self.size} of {expected} bytes"
+            return
         if self.size > expected:
-            return f"it has {self.size} bytes, and {expected} were written"
+            yield "", f"it has {self.size} bytes, and {expected} were written"
         if self._read(expected - len(END), len(END)) != END:
-            return "its end is damaged"
-        for member, place in self._places.values():
-            rest = part.padding(member.size)
-            if self._read(place + BLOCK + member.size, rest).strip(b"\0"):
-                return f"what follows {member.name} is damaged"
-        return ""
+            yield "", "its end is damaged"
+        head = len(self.index.dump())
+        fixed = [
+            (Member(part.INDEX, head, ""), 0),
+            (Member(part.CHECKSUM, part.CHECKSUM_SIZE, ""), part.stored(head)),
+        ]
+        for member, place in [*fixed, *self._places.values()]:
+            if self._read(place + BLOCK + member.size, part.padding(member.size)).strip(b"\0"):
+                yield "", f"what follows {member.name} is damaged"
+        for member in self.index.members:
+            if part.piece(member.name) is None:
+                try:
+                    self.content(member.name)
+                except PartDamaged as error:
+                    yield member.name, error.what
 
     def content(self, name: str) -> bytes:
         """Return the whole of a small member; raise PartDamaged where it is not what the index says."""

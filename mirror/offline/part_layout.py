@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 
 from mirror.errors import ConfigurationError, Problem
@@ -115,14 +116,17 @@ def plan_save(
         presumed,
         (),
         hashlib.sha256(identity.encode()).hexdigest(),
-        _small(plan, dict.fromkeys(carried, (0, 0)), presumed),
+        (),
     )
-    pieces = list(_pieces(save, part_size))
-    where: dict[Digest, tuple[int, int]] = {}
-    for number, spans in enumerate(pieces, 1):
-        for span in spans:
-            where[span.digest] = (where.get(span.digest, (number, 0))[0], number)
-    save = replace(save, small=_small(plan, where, presumed))
+    # Where all is depends on how much of each part is taken by the list that says it. It never takes less again.
+    contents: part.Contents = {**dict.fromkeys(carried, ((1, 0),)), **dict.fromkeys(presumed, ())}
+    size, pieces = 0, list[tuple[Span, ...]]()
+    while size < (needed := len(part.dump_contents(contents))):
+        size = -(-needed // BLOCK) * BLOCK
+        save = replace(save, small=_small(plan, contents, size))
+        pieces = list(_pieces(save, part_size))
+        contents = {**_where(pieces), **dict.fromkeys(presumed, ())}
+    save = replace(save, small=_small(plan, contents, size))
     indexes = [_index(save, number, len(pieces), spans, {}) for number, spans in enumerate(pieces, 1)]
     return replace(
         save,
@@ -133,12 +137,19 @@ def plan_save(
     )
 
 
-def _small(
-    plan: Plan, where: Mapping[Digest, tuple[int, int]], presumed: Iterable[Digest]
-) -> tuple[tuple[Member, bytes], ...]:
-    """Return the members that every part has, whose size does not depend on where what is."""
-    members = ((part.PLAN, plan.dump()), (part.CONTENTS, part.dump_contents(where, presumed)))
+def _small(plan: Plan, contents: part.Contents, size: int) -> tuple[tuple[Member, bytes], ...]:
+    """Return the members that every part has; the list of contents has `size` bytes."""
+    members = ((part.PLAN, plan.dump()), (part.CONTENTS, part.dump_contents(contents, size)))
     return tuple((Member(name, len(raw), hashlib.sha256(raw).hexdigest()), raw) for name, raw in members)
+
+
+def _where(pieces: Iterable[tuple[Span, ...]]) -> dict[Digest, tuple[tuple[int, int], ...]]:
+    """Return for each digest its parts and offsets."""
+    found: dict[Digest, list[tuple[int, int]]] = defaultdict(list)
+    for number, spans in enumerate(pieces, 1):
+        for span in spans:
+            found[span.digest].append((number, span.offset))
+    return {digest: tuple(places) for digest, places in found.items()}
 
 
 def _ordered(plan: Plan) -> Iterable[tuple[Digest, int]]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from mirror.config import Amount, Storage
 from mirror.oci.digest import Digest
+from mirror.offline import part
 from mirror.offline.archive import SaveReport, save
 from mirror.offline.carrying import Carrying
 from mirror.offline.digest_lists import dump_missing
@@ -19,6 +21,8 @@ from mirror.offline.here import Store
 from mirror.offline.load import load
 from mirror.offline.load_generation import Receiver
 from mirror.offline.load_report import LoadReport
+from mirror.offline.part import Member
+from mirror.offline.part_file import PartFile
 from mirror.offline.part_layout import SavePlan, plan_save
 from mirror.offline.plan import Image, Plan, PlannedBlob, PlannedManifest, Release, Signature
 from mirror.outside import Direct
@@ -141,6 +145,75 @@ class Site:
         return {Digest.parse(f"{path.parent.name}:{path.name}") for path in self.layout.blobs.glob("*/*")}
 
 
+class Crossing:
+    """A disk with the parts of prod@1, and stores on the other side."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.sites: list[Site] = []
+        self.near = self.site()
+        self.plan, self.contents = made_up(5, [300, 700_000, 90_000, 40, 200_000, 5000])
+        self.near.fill(self.plan, self.contents)
+        self.disk = root / "disk"
+        self.save(self.plan, 1, self.disk)
+        self.far = self.site()
+
+    def site(self) -> Site:
+        self.sites.append(Site(self.root / f"store-{len(self.sites)}"))
+        return self.sites[-1]
+
+    def save(self, plan: Plan, generation: int, to: Path, **options: object) -> None:
+        planned = plan_save(plan, generation, **{"part_size": PART, **options})  # type: ignore[arg-type] # of a test
+        assert self.near.save(planned, to).complete
+
+    def parts(self) -> list[Path]:
+        return parts_of(self.disk)
+
+    def copy(self, *parts: Path, name: str = "some") -> Path:
+        folder = self.root / name
+        folder.mkdir(exist_ok=True)
+        for one in parts:
+            shutil.copy(one, folder)
+        return folder
+
+    def whole(self, site: Site | None = None) -> bool:
+        site = site or self.far
+        return (
+            site.has_all(self.plan, self.contents)
+            and site.finished == ["prod@1"]
+            and [str(one) for one in site.sets.current()] == ["prod@1"]
+        )
+
+    def untouched(self, site: Site | None = None) -> bool:
+        """Tell whether nothing was written into the store but locks."""
+        site = site or self.far
+        return not site.blobs() and not os.listdir(site.layout.ingest) and site.sets.generations("prod") == []
+
+
+def held_by(path: Path) -> set[Digest]:
+    with PartFile(Direct(), path) as opened:
+        return {held.digest for member in opened.index.members if (held := part.piece(member.name))}
+
+
+def damages(report: LoadReport) -> list[tuple[str, str]]:
+    return [(one.path.name, one.member) for one in report.damaged]
+
+
+def places(path: Path) -> Iterator[tuple[str, int, int]]:
+    """Yield (what, first byte, size) of everything in a part: headers, members, padding, the end."""
+    with PartFile(Direct(), path) as opened:
+        index = opened.index
+    fixed = [Member(part.INDEX, len(index.dump()), ""), Member(part.CHECKSUM, part.CHECKSUM_SIZE, "")]
+    position = 0
+    for member in [*fixed, *index.members]:
+        yield f"header of {member.name}", position, 512
+        yield member.name, position + 512, member.size
+        if part.padding(member.size):
+            yield f"after {member.name}", position + 512 + member.size, part.padding(member.size)
+        position += part.stored(member.size)
+    yield "end", position, 1024
+
+
 def never_sync(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have nobody wait for the disk: what a power cut takes is not what these tests are about."""
     monkeypatch.setattr(os, "fsync", lambda fd: None)
@@ -166,6 +239,23 @@ def edited(path: Path, edit: Edit) -> None:
 
 
 __all__ = [
-    "KIB", "LAYER", "MANIFEST", "NAME", "PART", "Contents", "Site", "dump_missing", "edited", "made_up", "names",
-    "never_sync", "parts_of", "plan_save", "signature",
+    "KIB",
+    "LAYER",
+    "MANIFEST",
+    "NAME",
+    "PART",
+    "Contents",
+    "Crossing",
+    "Site",
+    "damages",
+    "dump_missing",
+    "edited",
+    "held_by",
+    "made_up",
+    "names",
+    "never_sync",
+    "parts_of",
+    "places",
+    "plan_save",
+    "signature",
 ]  # fmt: skip

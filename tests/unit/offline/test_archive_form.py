@@ -236,13 +236,17 @@ def test_no_bytes_make_the_index_fail_otherwise(raw: bytes) -> None:
 
 
 def test_contents_are_read_back_and_other_lines_are_none() -> None:
-    carried, presumed = {Digest.of(b"a"): (1, 3), SHA512: (2, 2)}, [Digest.of(b"b")]
-    raw = part.dump_contents(carried, presumed)
-    assert len(raw) == len(part.dump_contents(dict.fromkeys(carried, (0, 0)), presumed))
-    assert part.parse_contents(raw) == {**carried, Digest.of(b"b"): None}
-    for wrong in (b"\xff", b"sha256:x presumed\n", b"x\n", raw + b"\n", raw[:-3], raw.replace(b"presumed", b"1-2")):
+    contents: part.Contents = {Digest.of(b"a"): ((1, 0), (2, 512), (2, 1024)), SHA512: ((7, 0),), Digest.of(b"b"): ()}
+    raw = part.dump_contents(contents, 4096)
+    assert len(raw) == 4096
+    assert part.parse_contents(raw) == part.parse_contents(part.dump_contents(contents)) == contents
+    one = str(Digest.of(b"a"))
+    for wrong in (
+        "\xff", "sha256:x presumed", "x", f"{one}", f"{one} 0", f"{one} 1@0", f"{one} 1@0 1@0", f"{one} 1@5 2@9",
+        f"{one} 2@0 1@5", f"{one} 1 2", f"{one}  1", f"{one} 1@0 x", f" {one} 1", f"{one} 100000",
+    ):  # fmt: skip
         with pytest.raises(PartDamaged):
-            part.parse_contents(wrong)
+            part.parse_contents(wrong.encode("latin-1"))
 
 
 def test_parts_are_tars_that_anybody_reads(site: Site, tmp_path: Path) -> None:
@@ -301,10 +305,10 @@ def test_every_part_alone_says_what_its_fellows_bring(site: Site, tmp_path: Path
     site.save(planned, tmp_path / "disk")
     for number, path in enumerate(parts_of(tmp_path / "disk"), 1):
         with PartFile(Direct(), path) as opened:
-            assert opened.defect() == ""
+            assert list(opened.defects()) == []
             where = part.parse_contents(opened.content("contents.txt"))
             assert where.keys() == plan.content.keys()
-            assert where[presumed] is None
+            assert where[presumed] == ()
             held = {one.digest for member in opened.index.members if (one := part.piece(member.name))}
-        says = {digest for digest, place in where.items() if place and place[0] <= number <= place[1]}
+        says = {digest for digest, spans in where.items() if number in {one for one, _ in spans}}
         assert held == says
