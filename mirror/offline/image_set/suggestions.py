@@ -23,9 +23,7 @@ def suggest_upstreams(lacking: Mapping[str, Sequence[str]]) -> str:
     for host in sorted(lacking):
         comment = f"  # {_list(lacking[host])}" if lacking[host] else ""
         if _is_key(host):
-            # YAML reads a bare 10.1 as a number.
-            key = f'"{host}"' if host.replace(".", "").isdigit() else host
-            lines.append(f"  {key}: {{}}{comment}")
+            lines.append(f"  {host}: {{}}{comment}")
             continue
         key = _free_key(host, taken)
         taken.add(key)
