@@ -175,9 +175,8 @@ async def open_rooms(
     index = Index(layout, quarantine)
     space = Space(layout, index, config.storage, offline=config.offline)
     readers, writers = Threads("read", _READERS), Threads("write", _WRITERS)
-    rooms.callback(index.close)
-    rooms.callback(readers.close)
-    rooms.callback(writers.close)
+    for end in (index.close, readers.close, writers.close):
+        rooms.push_async_callback(asyncio.to_thread, end)
     upstreams = open_upstreams(config, metrics, environ)
     rooms.push_async_callback(upstreams.close)
     made = Rooms(layout, index, space, quarantine, readers, writers, upstreams, metrics, who, courteous)

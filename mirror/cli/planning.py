@@ -10,7 +10,7 @@ from typing import Any
 
 from mirror.cli.choose import File, Stored, choose_file, choose_stored
 from mirror.cli.desk import Desk
-from mirror.cli.outcome import DONE, INCOMPLETE, NO_SPACE, TEMPORARY, Outcome, size_text, table
+from mirror.cli.outcome import DONE, FAILED, INCOMPLETE, NO_SPACE, TEMPORARY, Outcome, size_text, table
 from mirror.cli.progress import Step, shown
 from mirror.errors import ConfigurationError, NameInvalid, NotYet, Problem, StoreError
 from mirror.oci.digest import Digest
@@ -22,7 +22,7 @@ from mirror.offline.graph import Graphs
 from mirror.offline.here import Presence
 from mirror.offline.keyring import Keyring, shipped
 from mirror.offline.plan import Plan
-from mirror.offline.signatures import SignatureStores, verify_release
+from mirror.offline.signatures import Candidate, SignatureStores, check, verify_release
 from mirror.offline.sync import Progress, Sync
 from mirror.store.space import Forecast
 from mirror.upstream.documents import open_documents
@@ -72,6 +72,9 @@ async def sync(desk: Desk, wanted: Wanted, outcome: Outcome) -> None:
             if chosen.plan is None
             else Collected(chosen.plan, {}, (), (), {})
         )
+        if not found.plan.images:
+            outcome.say("nothing of it could be had, so nothing is kept")
+            return
         await asyncio.to_thread(_keep_signatures, desk, found.signatures)
         number = await asyncio.to_thread(next_generation, desk, found.plan)
         await _bring(desk, found.plan, number, wanted, outcome, chosen if chosen.plan is None else None)
@@ -151,7 +154,13 @@ async def _find(desk: Desk, file: File, wanted: Wanted, outcome: Outcome) -> Col
     if not config.releases.require_signature:
         outcome.warn(["releases.require_signature is false: no release signature was required"])
     for lacking in found.failures:
-        outcome.note(INCOMPLETE, "image_lacking", f"{lacking.what}: {lacking.why}", "", lacking.remedy)
+        outcome.note(
+            INCOMPLETE if found.plan.images else FAILED,
+            "image_lacking",
+            f"{lacking.what}: {lacking.why}",
+            "",
+            lacking.remedy,
+        )
     await asyncio.to_thread(desk.sets.set_source, name, str(file.path.absolute()))
     return found
 
@@ -288,6 +297,7 @@ async def _bring(
             "give the store more room, unpin older generations, or fetch what fits with --partial",
         )
         return
+    await _prove(desk, plan)
     await asyncio.to_thread(_pin, desk, plan, number, source)
     progress = Progress(growing=lambda: sum(desk.opened.content.bring.moving().values()))
     limit = desk.config.limits.fetches_per_upstream or _AT_ONCE
@@ -311,6 +321,28 @@ async def _bring(
     await _finish(desk, plan, number, brought.bytes, outcome)
     if outcome.exit == DONE and wanted.keep is not None:
         await asyncio.to_thread(_give_up_older, desk, plan.set, number, wanted.keep, outcome)
+
+
+async def _prove(desk: Desk, plan: Plan) -> None:
+    """Have the signatures of a plan's releases here, and believe no release without one; a plan may be anybody's."""
+    lacking = {one.release for one in plan.signatures if await asyncio.to_thread(desk.store.signature, one) is None}
+    if desk.config.releases.require_signature:
+        lacking |= {one.digest for one in plan.releases} - {one.release for one in plan.signatures}
+    if not lacking and not desk.config.releases.require_signature:
+        return
+    keyring = await asyncio.to_thread(read_keyring, desk)
+    documents = open_documents(desk.config, os.environ, outside=desk.outside)
+    try:
+        stores = SignatureStores(documents, desk.config.releases.signature_stores)
+        for digest in sorted(lacking):
+            found, _ = await verify_release(digest, stores, keyring)
+            await asyncio.to_thread(_keep_signatures, desk, {digest: found})
+    finally:
+        await documents.close()
+    if desk.config.releases.require_signature:
+        for release in plan.releases:
+            kept = await asyncio.to_thread(desk.store.signatures.list, release.digest)
+            check(release.digest, [Candidate("the store", raw) for _, raw in kept], keyring)
 
 
 def _pin(desk: Desk, plan: Plan, number: int, source: File | None) -> None:

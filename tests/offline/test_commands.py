@@ -1,0 +1,273 @@
+"""The commands of the offline way as an administrator meets them: names, refusals, exit codes, reports."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from mirror import logs
+from mirror.cli import main
+from tests.offline import world
+from tests.offline.site import Site
+from tests.offline.world import World
+
+MakeSite = Callable[..., Site]
+
+
+@pytest.fixture
+def loop_never_blocks() -> None:
+    """A command has the loop to itself, and opens its rooms on it."""
+
+
+@pytest.fixture(autouse=True)
+def _logs_again() -> Iterator[None]:
+    yield
+    logs.configure("info", "logfmt")
+
+
+class Here:
+    """Commands run in this process, which takes a tenth of the time that a new one does."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+
+    def run(self, *words: str | Path, code: int = 0) -> Result:
+        line = [str(word) for word in (*words, "--config", self.site.configuration)]
+        result = CliRunner().invoke(main, line, catch_exceptions=False)
+        assert result.exit_code == code, f"mirror {' '.join(line)}\n{result.output}"
+        return result
+
+    def report(self, *words: str | Path, code: int = 0) -> dict[str, Any]:
+        report: dict[str, Any] = json.loads(self.run(*words, "--json", "-q", code=code).stdout)
+        assert (report["schema"], report["command"], report["exit"]) == (1, words[0], code)
+        assert report["ok"] == (code == 0)
+        for problem in report["problems"]:
+            assert set(problem) == {"code", "what", "where", "remedy"}
+        return report
+
+
+@pytest.fixture
+def here(make_site: MakeSite, world_again: World) -> Here:
+    return Here(make_site("here", world_again))
+
+
+@pytest.fixture
+def prod(tmp_path: Path) -> Path:
+    return world.image_set(tmp_path / "prod.yaml")
+
+
+def codes(report: dict[str, Any]) -> list[str]:
+    return [problem["code"] for problem in report["problems"]]
+
+
+def test_a_set_is_planned_synced_looked_at_and_given_up(here: Here, prod: Path, tmp_path: Path) -> None:
+    planned = here.report("plan", prod, "-o", tmp_path / "plan.json")
+    assert planned["set"] == "prod"
+    assert planned["room"]["fits"] is True
+    assert planned["to_fetch"]["bytes"] + planned["here"]["bytes"] == planned["totals"]["bytes"]
+    assert json.loads((tmp_path / "plan.json").read_text())["kind"] == "plan"
+    assert here.report("ls")["sets"] == []
+
+    synced = here.report("sync", tmp_path / "plan.json")
+    assert (synced["digest"], synced["generation"], synced["complete"]) == (planned["digest"], 1, True)
+    again = here.report("sync", prod)
+    assert (again["generation"], again["fetched"]["bytes"]) == (1, 0), "an equal plan makes no new generation"
+    assert here.report("sync", "prod")["generation"] == 1
+
+    (listed,) = here.report("ls")["sets"]
+    assert (listed["set"], listed["generation"], listed["state"]) == ("prod", 1, "complete")
+    assert listed["unique_bytes"] == listed["bytes"] == planned["totals"]["bytes"]
+    images = here.report("ls", "prod@1")["images"]
+    assert len(images) == planned["totals"]["images"]
+    assert any(image["kind"] == "release" and image["tags"] == ["4.16.15-x86_64"] for image in images)
+
+    (verdict,) = here.report("verify", "--deep")["sets"]
+    assert (verdict["ok"], verdict["openpgp"]["verified"], verdict["missing"]) == (True, 1, [])
+    inventory = here.report("inventory", "-o", tmp_path / "inventory.json")
+    assert inventory["digests"] == len(json.loads((tmp_path / "inventory.json").read_text())["digests"])
+
+    tried = here.report("unpin", "prod@1", "--now", "--dry-run")
+    assert len(here.report("ls")["sets"]) == 1
+    gone = here.report("unpin", "prod@1", "--now")
+    assert 0 < tried["unpinned_bytes"] <= gone["freed_bytes"]
+    assert here.report("ls")["sets"] == []
+    assert here.report("inventory")["digests"] == 0
+
+
+def test_a_newer_plan_is_a_newer_generation_and_keep_gives_up_the_older(here: Here, prod: Path) -> None:
+    here.run("sync", prod)
+    world.image_set(prod, versions=("4.16.15", "4.16.20"))
+    second = here.report("sync", prod)
+    assert second["generation"] == 2
+    assert second["to_fetch"]["bytes"] < second["totals"]["bytes"] / 2, "most of it was here"
+    assert [one["generation"] for one in here.report("ls", "prod")["sets"]] == [1, 2]
+    world.image_set(prod, versions=("4.16.20", "4.16.20"))
+    third = here.report("sync", prod, "--keep", "2")
+    assert third["generation"] == 3
+    assert [one["generation"] for one in here.report("ls", "prod")["sets"]] == [2, 3]
+    assert all(one["ok"] for one in here.report("verify")["sets"])
+
+
+def test_a_name_belongs_to_one_file(here: Here, prod: Path, tmp_path: Path) -> None:
+    here.run("plan", prod)
+    other = tmp_path / "other" / "prod.yaml"
+    other.parent.mkdir()
+    world.image_set(other)
+    refused = here.report("sync", other, code=78)
+    assert codes(refused) == ["set_taken"]
+    assert str(prod) in refused["problems"][0]["what"]
+    assert "--replace" in refused["problems"][0]["remedy"]
+    here.run("plan", other, "--set", "second")
+    here.run("plan", other, "--replace")
+    assert codes(here.report("plan", prod, code=78)) == ["set_taken"]
+
+
+def test_upstreams_that_are_lacking_are_listed_with_the_lines_to_paste(here: Here, tmp_path: Path) -> None:
+    listed = tmp_path / "apps.txt"
+    listed.write_text("registry.example:5000/team/app:v1\nghcr.io/org/app:v2\nquay.io/nobody/nothing:v1\n")
+    refused = here.report("plan", listed, code=78)
+    assert codes(refused) == ["upstream_missing", "upstream_missing"]
+    text = " ".join(problem["remedy"] for problem in refused["problems"])
+    assert "ghcr.io" in text
+    assert "registry.example:5000" in text
+    assert f"{listed}:1" in refused["problems"][1]["where"] + refused["problems"][0]["where"]
+
+
+def test_an_image_that_is_not_there_keeps_the_set_open_and_the_rest_comes(here: Here, tmp_path: Path) -> None:
+    listed = tmp_path / "apps.txt"
+    listed.write_text(f"{world.EXTRA}:latest\n{world.EXTRA}:nowhere\n")
+    report = here.report("sync", listed, code=3)
+    assert codes(report) == ["image_lacking"]
+    assert f"{world.EXTRA}:nowhere" in report["problems"][0]["what"]
+    assert report["fetched"]["bytes"] > 0
+    (verdict,) = here.report("verify", "apps", code=3)["sets"]
+    assert verdict["missing"] == []
+    listed.write_text(f"{world.EXTRA}:latest\n")
+    assert here.report("sync", listed)["complete"] is True
+
+
+def test_what_does_not_fit_is_told_before_a_byte_moves(make_site: MakeSite, world_again: World, prod: Path) -> None:
+    here = Here(make_site("full", world_again))
+    here.site.configure({"storage": {"path": str(here.site.store), "keep_free": "99%"}})
+    refused = here.report("sync", prod, code=5)
+    assert "StoreFull" in str(refused) or "no_space" in codes(refused) or "store_full" in codes(refused)
+
+
+def test_what_was_lost_is_named_and_listed_for_the_other_side(here: Here, prod: Path, tmp_path: Path) -> None:
+    here.run("sync", prod)
+    plan = json.loads((here.site.store / "sets/prod/1.json").read_text())
+    lost = plan["blobs"][3]["digest"]
+    (here.site.store / "blobs" / lost.replace(":", "/")).unlink()
+    report = here.report("verify", "prod", "-o", tmp_path / "missing.txt", code=3)
+    assert [one["digest"] for one in report["sets"][0]["missing"]] == [lost]
+    assert lost in (tmp_path / "missing.txt").read_text()
+    assert codes(here.report("save", "prod", "--to", tmp_path / "disk", code=3)) == ["missing"]
+    assert here.report("sync", "prod")["fetched"]["bytes"] == plan["blobs"][3]["size"]
+    assert here.report("verify", "prod")["sets"][0]["ok"]
+
+
+def test_rotten_content_is_found_and_fetched_again(here: Here, prod: Path) -> None:
+    here.run("sync", prod)
+    plan = json.loads((here.site.store / "sets/prod/1.json").read_text())
+    rotten = max(plan["blobs"], key=lambda blob: blob["size"])["digest"]
+    path = here.site.store / "blobs" / rotten.replace(":", "/")
+    status = path.stat()
+    path.chmod(0o600)
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+    path.chmod(0o440)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    here.run("verify", "prod")
+    assert codes(here.report("verify", "prod", "--deep", code=4)) == ["corrupt"]
+    assert not path.exists()
+    here.run("sync", "prod")
+    here.run("verify", "prod", "--deep")
+
+
+def test_an_upstream_that_is_away_is_temporary(here: Here, prod: Path, world_again: World) -> None:
+    world_again.registry.front.go_away()
+    here.report("sync", prod, code=75)
+    assert here.report("ls")["sets"] == []
+
+
+def test_a_wrong_pull_secret_says_so(here: Here, prod: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "wrong.json"
+    secret.write_text(json.dumps({"auths": {}}))
+    here.site.configure({"pull_secrets": [str(secret)]})
+    result = here.run("sync", prod, code=1)
+    assert "hunter2" not in result.output
+    assert "`pull_secrets`" in result.stderr
+    assert here.report("ls")["sets"] == []
+
+
+def test_a_plan_from_elsewhere_is_proven_before_it_is_believed(
+    here: Here, make_site: MakeSite, world_again: World, prod: Path, tmp_path: Path
+) -> None:
+    here.run("plan", prod, "-o", tmp_path / "plan.json")
+    there = Here(make_site("there", world_again))
+    there.site.configure({"releases": {**there.site.document["releases"], "keyring": None}})
+    refused = there.report("sync", tmp_path / "plan.json", code=4)
+    assert codes(refused) == ["signature_invalid"]
+    assert there.report("ls")["sets"] == []
+    stripped = json.loads((tmp_path / "plan.json").read_text()) | {"signatures": [], "requireSignature": False}
+    (tmp_path / "stripped.json").write_text(json.dumps(stripped, indent=1))
+    assert codes(there.report("sync", tmp_path / "stripped.json", code=4)) == ["signature_invalid"]
+    here.run("sync", tmp_path / "plan.json")
+
+
+def test_no_signature_is_required_only_when_that_is_said_each_time(here: Here, prod: Path) -> None:
+    document = here.site.document["releases"]
+    here.site.configure({"releases": {**document, "require_signature": False, "signature_stores": []}})
+    for _ in range(2):
+        result = here.run("sync", prod)
+        assert "releases.require_signature is false" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("sync", "nothing-here"), 78),
+        (("plan", "nothing-here.yaml"), 78),
+        (("verify", "nothing"), 78),
+        (("verify", "prod@7"), 78),
+        (("save", "prod", "--to", "/tmp/x"), 78),
+        (("save", "prod", "--to", "/tmp/x", "--have", "a", "--want", "b"), 2),
+        (("unpin", "prod"), 78),
+        (("unpin", "prod@1"), 78),
+        (("ls", "nothing"), 78),
+        (("load", "/nonexistent/folder"), 78),
+        (("resources",), 2),
+        (("resources", "nothing", "--registry", "mirror.example:5000"), 78),
+    ],
+)
+def test_what_is_not_there_is_an_error_that_says_so(make_site: MakeSite, words: tuple[str, ...], code: int) -> None:
+    here = Here(make_site("empty"))
+    assert here.run(*words, code=code).stderr.strip()
+
+
+def test_a_plan_of_somebody_elses_making_is_checked(here: Here, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.json"
+    for text in ('{"schema": 1, "kind": "plan"}', '{"schema": 2, "kind": "plan"}', '{ "kind": "plan", "set": "../x"}'):
+        plan.write_text(text)
+        assert codes(here.report("sync", plan, code=78))
+
+
+def test_an_empty_store_verifies_as_nothing(make_site: MakeSite) -> None:
+    here = Here(make_site("empty"))
+    assert here.report("verify")["sets"] == []
+    assert "no image sets" in here.run("verify").stdout
+
+
+def test_without_a_set_resources_are_of_a_pull_through_site(here: Here, tmp_path: Path) -> None:
+    report = here.report("resources", "--registry", "http://mirror.example:5000", "-o", tmp_path / "site")
+    assert "nodes/containers/registries.conf" in report["files"]
+    idms = yaml.safe_load((tmp_path / "site/cluster/idms.yaml").read_text())
+    assert any(one["source"] == "quay.io" for one in idms["spec"]["imageDigestMirrors"])
