@@ -101,7 +101,7 @@ def answer(link: socket.socket, request: list[Any]) -> None:
         said: list[Any] = [0, None, None]
     except OSError as error:
         said = [error.errno or errno.EIO, error.filename, error.filename2]
-    except (TypeError, ValueError, OverflowError):
+    except (TypeError, ValueError, LookupError, OverflowError):
         said = [errno.EINVAL, None, None]
     try:
         socket.send_fds(link, [encode(said)], handed)

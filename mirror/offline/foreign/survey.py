@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from mirror.errors import InvalidRequest, ManifestInvalid, NameUnknown
+from mirror.errors import Denied, InvalidRequest, ManifestInvalid, NameUnknown
 from mirror.oci.digest import Digest
 from mirror.oci.pullspec import Pullspec
 from mirror.oci.reference import check_name, is_signature_tag
@@ -110,11 +110,13 @@ def survey(
     `name` returns the canonical name of a pullspec's repository (NameUnknown: no upstream has it, and it is kept
     under host/repository); `here` the bytes of a manifest in the store, None where it is not there; `has` whether
     content is there; `may_host` whether a path may be kept as a hosted repository. Blocks: for threads only. Raises
-    ImageNotFound, ArchiveInvalid, and for `as_name` InvalidRequest where it cannot be a repository here.
+    ImageNotFound, ArchiveInvalid, and for `as_name` InvalidRequest and Denied where it cannot be a repository here.
     """
     closures, found = Closures(foreign, here, has), _Found()
     if as_name is not None:
         wanted = [_chosen(foreign, closures, as_name, name)]
+        if not wanted[0].tags:
+            found.warnings.append(f"{as_name.source} gets no tag: it is pulled by its digest alone")
     else:
         wanted = list(_named(foreign, closures, found, name, may_host))
     for one in wanted:
@@ -212,7 +214,7 @@ def _named(
                     found.left_out.append(Lacking(shown, why, remedy))
                     continue
                 found.hosted.add(image.name)
-        except InvalidRequest as error:
+        except (InvalidRequest, Denied) as error:
             found.left_out.append(Lacking(shown, error.what, error.remedy))
             continue
         yield _Wanted(image, canonical, source, kind, tags)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mirror.errors import Denied
 from mirror.oci.digest import Digest
 from mirror.oci.pullspec import Pullspec
 from mirror.offline import foreign
@@ -232,6 +233,23 @@ def test_what_may_not_be_hosted_is_left_out(bench, tmp_path):
     (left,) = survey.left_out
     assert left.what == f"ubi9/ubi@{UBI.digest}"
     assert left.remedy.endswith(f"--as HOST/REPOSITORY@{UBI.digest}")
+
+
+def test_what_the_configuration_denies_is_left_out(bench, tmp_path):
+    archive = bench.open(bed.pack(tmp_path / "mirror_000001.tar", everything()))
+
+    def name(pullspec):
+        if pullspec.host == "registry.redhat.io":
+            raise Denied(f"{pullspec.source} is denied here", "look at repositories.allow")
+        return pullspec.source
+
+    survey = foreign.survey(archive, as_name=None, name=name, here=bench.here, has=bench.intake.has)
+    archive.close()
+    assert RELEASES in by_source(survey)
+    assert {left.why for left in survey.left_out} == {
+        "registry.redhat.io/ubi9/ubi is denied here",
+        "registry.redhat.io/ns/bundle is denied here",
+    }
 
 
 def test_one_image_of_an_archive_can_be_taken(bench, tmp_path):
