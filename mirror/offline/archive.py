@@ -253,8 +253,7 @@ class _Save:
 
     def _signatures(self) -> Iterator[tuple[str, bytes]]:
         for one in self._plan.plan.signatures:
-            bodies = (raw for _, raw in self._store.signatures.list(one.release) if Digest.of(raw) == one.digest)
-            raw = next(bodies, None)
+            raw = self._store.signature(one)
             if raw is None:
                 raise StoreError(
                     f"signature {one.number} of the release {one.release} is not in this store",
