@@ -112,7 +112,7 @@ def _name(wanted: Wanted, file: File) -> str:
 
 async def _find(desk: Desk, file: File, wanted: Wanted, outcome: Outcome) -> Collected:
     """Return what an image set means now, asking upstreams; notes what could not be found."""
-    image_set = image_sets.read(file.path, file.raw)
+    image_set = await asyncio.to_thread(image_sets.read, file.path, file.raw)
     name = _name(wanted, file)
     await asyncio.to_thread(_claim, desk, name, file.path, replace=wanted.replace)
     outcome.warn(image_set.warnings)
@@ -139,13 +139,16 @@ async def _find(desk: Desk, file: File, wanted: Wanted, outcome: Outcome) -> Col
     finally:
         await documents.close()
     if found.unknown_hosts:
+        lines = image_sets.suggest_upstreams(found.unknown_hosts)
+        outcome.facts["upstreams"] = lines
+        remedies = [f"add these lines under `upstreams:` in mirror.yaml\n{lines}"]
         raise ConfigurationError(
             [
                 Problem(
                     "upstream_missing",
                     f"the image set needs images of {host}, and mirror.yaml has no upstream for it",
                     ", ".join(where for where in places if where),
-                    f"add to mirror.yaml:\n{image_sets.suggest_upstreams({host: places})}",
+                    remedies.pop() if remedies else "add it as well, as said above",
                 )
                 for host, places in sorted(found.unknown_hosts.items())
             ]
