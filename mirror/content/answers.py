@@ -17,13 +17,14 @@ class Target:
     """What a client's name means: a repository of an upstream, or (upstream empty) one that is served from here.
 
     `name` is the canonical name, `<upstream>/<repository>`: the folder under `repositories/` in the store. `aliased`:
-    an alias led here, so that its tags are those that are here.
+    an alias led here, so that its tags are those that are here. `hosted`: pushes are taken for it.
     """
 
     upstream: str
     repository: str
     name: str
     aliased: bool = False
+    hosted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from urllib.parse import urlsplit
 
-from mirror.config import DOCKER_HUB_SYNONYMS, Config, UpstreamConfig
+from mirror.config import DOCKER_HUB_SYNONYMS, Config, Matcher, UpstreamConfig
 from mirror.content.answers import Target
 from mirror.errors import Denied, NameUnknown
 
@@ -31,6 +31,7 @@ class Resolver:
         self._seen = loaded()
         self._upstreams: Mapping[str, UpstreamConfig] = config.upstreams
         self._default = config.default_upstream
+        self._hosted = Matcher(config.hosted)
         self._exact = {key: value for key, value in config.aliases.items() if not key.endswith("/")}
         self._prefixes = sorted(
             ((key, value) for key, value in config.aliases.items() if key.endswith("/")),
@@ -80,11 +81,13 @@ class Resolver:
             return Target("", f"{ns.lower()}/{name}", f"{ns.lower()}/{name}")
         if ns and ns.lower() not in self._own:
             raise NameUnknown(f"no upstream '{ns}' is configured here", "add it under upstreams in mirror.yaml")
+        if self._hosted.matches(name):
+            return Target("", name, name, hosted=True)
         if self._default is not None:
             return self._target(self._default, name)
         if "." in first or ":" in first or first == "localhost":
             raise NameUnknown(f"no upstream '{first}' is configured here", "add it under upstreams in mirror.yaml")
-        return Target("", name, name)
+        return Target("", name, name, hosted=True)
 
     def _alias(self, name: str) -> Target | None:
         value = self._exact.get(name)
