@@ -7,6 +7,7 @@ no rights on disks and home directories.
 files     what commands do with files, by a process's own rights
 handed    the same, asked of the parent; and what the parent answers
 owner     which process does what, and for whom it cannot be done
+library   modules and data of the program itself, for a child that may not walk to them
 """
 
 from mirror.outside.files import Direct, Outside

@@ -17,6 +17,7 @@ from pathlib import Path
 from mirror.errors import StoreUnusable
 from mirror.outside.files import Direct, Outside
 from mirror.outside.handed import Handed, answer, encode, received
+from mirror.outside.library import Library
 
 _TICK = 100  # milliseconds between looks for signals and for the child's end …
 _LAST_TICK = 2  # … and when it has hung up, so that it is about to end
@@ -129,7 +130,9 @@ def _become(
     code = 1
     try:
         try:
+            library = Library()
             _drop_to(owner)
+            library.follow()
             # After the change of user, which clears it.
             _die_with(parent)
         except OSError as error:
@@ -198,6 +201,9 @@ def _serve(child: int, link: socket.socket) -> int:
         if ended:
             break
     if failed:
-        raise StoreUnusable(f"the rights of the store's owner cannot be taken ({failed})", "run this as the owner")
+        raise StoreUnusable(
+            f"the rights of the store's owner cannot be taken ({failed})",
+            "install this program where every user may read it, and run it as the owner",
+        )
     code = os.waitstatus_to_exitcode(status)
     return 128 - code if code < 0 else code

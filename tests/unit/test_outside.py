@@ -99,6 +99,42 @@ def test_cannot_become_root_again(store):
 
 
 @as_root
+def test_loads_modules_from_where_only_root_may_go(store, secret):
+    """A program that root installed in its own home: modules and data that nobody needed before the fork."""
+    package = secret / "site" / "lazily"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("from importlib import resources\n")
+    (package / "later.py").write_text("from lazily.deeper import VALUE\n")
+    (package / "deeper.py").write_text("VALUE = 7\n")
+    (package / "data.txt").write_text("data")
+    program = f"""
+import os, sys
+from pathlib import Path
+sys.path.insert(0, {str(secret / "site")!r})
+import lazily
+from mirror.outside import run_as_owner
+
+def work(outside):
+    from lazily import later
+    import encodings.cp037, wave, sqlite3
+    print(later.VALUE, lazily.resources.files("lazily").joinpath("data.txt").read_text(), os.geteuid())
+    return 0
+
+sys.exit(run_as_owner(Path({str(store)!r}), work))
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, f"7 data {OWNER}\n", "")
+
+
+@as_root
+def test_a_program_that_the_owner_may_not_read_at_all_is_said(store, secret, monkeypatch):
+    (secret / "mirror.py").touch(mode=0o600)
+    monkeypatch.setattr("mirror.outside.library.__file__", str(secret / "mirror.py"))
+    with pytest.raises(StoreUnusable, match=r"may not read .*mirror\.py"):
+        run_as_owner(store, lambda _: 0)
+
+
+@as_root
 def test_reads_what_only_root_may_read(store, secret):
     def read(given):
         with pytest.raises(PermissionError):

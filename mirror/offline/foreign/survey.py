@@ -53,7 +53,7 @@ class Survey:
         return found
 
     def plan(self, name: str, *, require_signature: bool) -> Plan:
-        """Return the plan of set `name`: everything that is whole."""
+        """Return the plan of set `name`: everything that is whole, and what is lacking."""
         return Plan.build(
             name,
             releases=self.releases,
@@ -62,6 +62,7 @@ class Survey:
             blobs=self.blobs,
             signatures=self.signatures,
             graphs=self.graphs,
+            lacking=[f"{one.what}: {one.why}" for one in (*self.left_out, *self.damaged)],
             require_signature=require_signature,
         )
 
