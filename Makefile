@@ -8,7 +8,7 @@ UV := $(VENV)/bin/uv
 COMPILE := $(UV) pip compile -q --universal --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check fmt lock bench bench-quick conformance model tools clean
+.PHONY: help serve test check fmt lock bench bench-quick conformance model drills tools clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -40,6 +40,9 @@ conformance: $(VENV)/dev ## Only the OCI conformance suite
 
 model: $(VENV)/dev ## The state machine for a long time (30 minutes)
 	MODEL=5000 $(RUN) -m pytest --timeout 3600 tests/model
+
+drills: $(VENV)/dev ## Sync, carry and load releases of full size with everything going wrong (20 minutes)
+	DRILLS=1 $(RUN) -m pytest tests/offline/test_drills.py
 
 tools: ## Build the Go programs that tests pull with, into .tools/bin
 	.ci/tools
