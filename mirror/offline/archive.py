@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mirror.errors import ConfigurationError, NotYet, Problem, StoreError, StoreFull
 from mirror.oci.digest import Digest
-from mirror.offline import part
+from mirror.offline import part, ustar
 from mirror.offline.carrying import Carrying
 from mirror.offline.here import Store
 from mirror.offline.part_layout import PlannedPart, SavePlan
@@ -238,14 +238,14 @@ class _Save:
         for name, content in self._signatures():
             self._member(writing, name, content)
         for span in planned.spans:
-            self._put(writing, part.header(span.name, span.length))
+            self._put(writing, ustar.header(span.name, span.length))
             for content in self._proven.read(span):
                 self._put(writing, content)
-            self._put(writing, bytes(part.padding(span.length)))
-        self._put(writing, part.END)
+            self._put(writing, bytes(ustar.padding(span.length)))
+        self._put(writing, ustar.END)
 
     def _member(self, writing: Writing, name: str, content: bytes) -> None:
-        self._put(writing, part.header(name, len(content)) + content + bytes(part.padding(len(content))))
+        self._put(writing, ustar.header(name, len(content)) + content + bytes(ustar.padding(len(content))))
 
     def _put(self, writing: Writing, content: bytes) -> None:
         writing.write(content)

@@ -25,19 +25,16 @@ from typing import Any, Literal
 from mirror.errors import Corrupt, DigestInvalid, MirrorError
 from mirror.oci.digest import Digest
 from mirror.oci.reference import check_set
+from mirror.offline import ustar
 from mirror.offline.plan import SIZE_LIMIT as PLAN_LIMIT
 from mirror.store.signatures import SIZE_LIMIT as SIGNATURE_LIMIT
 
 SCHEMA = 1
-BLOCK = 512
-END = bytes(2 * BLOCK)
 INDEX, CHECKSUM, PLAN, CONTENTS = "mirror-part.json", "mirror-part.sha256", "plan.json", "contents.txt"
 INDEX_LIMIT = 64 * 1024 * 1024  # bytes
 CONTENTS_LIMIT = 128 * 1024 * 1024
 PARTS_LIMIT = 99_999
-MEMBER_LIMIT = 8**11 - BLOCK  # bytes that a ustar header can announce; larger content goes in spans
 
-_MODIFIED = 1_000_000_000  # GNU tar warns of anything near the epoch
 _FILE_NAME = re.compile(r"(?P<set>.+)-(?P<generation>[0-9]+)-(?P<part>[0-9]{3,5})-of-(?P<parts>[0-9]{3,5})\.tar")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SIGNATURE = re.compile(r"signatures/(sha256|sha512)=([0-9a-f]+)/signature-([1-9][0-9]{0,5})")
@@ -135,16 +132,16 @@ class Index:
 
     def places(self) -> Iterator[tuple[Member, int]]:
         """Yield each listed member and where its header is in the file."""
-        position = stored(len(self.dump())) + stored(CHECKSUM_SIZE)
+        position = ustar.stored(len(self.dump())) + ustar.stored(CHECKSUM_SIZE)
         for member in self.members:
             yield member, position
-            position += stored(member.size)
+            position += ustar.stored(member.size)
 
     @property
     def size(self) -> int:
         """The bytes of the whole file."""
-        fixed = stored(len(self.dump())) + stored(CHECKSUM_SIZE) + len(END)
-        return fixed + sum(stored(one.size) for one in self.members)
+        fixed = ustar.stored(len(self.dump())) + ustar.stored(CHECKSUM_SIZE) + len(ustar.END)
+        return fixed + sum(ustar.stored(one.size) for one in self.members)
 
 
 CHECKSUM_SIZE = 64 + 2 + len(INDEX) + 1
@@ -158,36 +155,6 @@ def index_line(member: Member) -> str:
 def checksum(index: bytes) -> bytes:
     """Return what `mirror-part.sha256` holds."""
     return f"{hashlib.sha256(index).hexdigest()}  {INDEX}\n".encode()
-
-
-def padding(size: int) -> int:
-    """Return the bytes that follow a member of `size` bytes up to the next block."""
-    return -size % BLOCK
-
-
-def stored(size: int) -> int:
-    """Return the bytes that a member of `size` bytes takes, header and padding included."""
-    return BLOCK + size + padding(size)
-
-
-def header(name: str, size: int) -> bytes:
-    """Return the block before a member. Raises ValueError for what ustar cannot say."""
-    prefix, name = _split(name)
-    block = bytearray(BLOCK)
-    _put(block, 0, name.encode("ascii"), 100)
-    _put(block, 100, b"0000444", 8)
-    _put(block, 108, b"0000000", 8)
-    _put(block, 116, b"0000000", 8)
-    _put(block, 124, b"%011o" % size, 12)
-    _put(block, 136, b"%011o" % _MODIFIED, 12)
-    _put(block, 148, b" " * 8, 8)
-    _put(block, 156, b"0", 1)
-    _put(block, 257, b"ustar\x0000", 8)
-    _put(block, 329, b"0000000", 8)
-    _put(block, 337, b"0000000", 8)
-    _put(block, 345, prefix.encode("ascii"), 155)
-    _put(block, 148, b"%06o\x00 " % sum(block), 8)
-    return bytes(block)
 
 
 def blob_name(digest: Digest, offset: int | None) -> str:
@@ -260,22 +227,6 @@ def parse_contents(raw: bytes) -> Contents:
     return found
 
 
-def _put(block: bytearray, start: int, content: bytes, width: int) -> None:
-    if len(content) > width:
-        raise ValueError(f"a tar header has no room for {content[:40]!r}")
-    block[start : start + len(content)] = content
-
-
-def _split(name: str) -> tuple[str, str]:
-    """Return prefix and name: the shortest prefix with which the rest fits."""
-    if len(name) <= 100:
-        return "", name
-    slash = name.find("/", len(name) - 101)
-    if slash < 0:
-        raise ValueError(f"a tar header has no room for {name[:40]}")
-    return name[:slash], name[slash + 1 :]
-
-
 def _parse(found: dict[str, Any]) -> Index:
     because = found["because"]
     if found["how"] not in _HOW or not isinstance(because, str) or len(because) > 1000:
@@ -290,7 +241,7 @@ def _parse(found: dict[str, Any]) -> Index:
         found["how"],
         because,
         tuple(
-            Member(str(one["name"]), _number(one["size"], 0, MEMBER_LIMIT), _sha256(one["sha256"]))
+            Member(str(one["name"]), _number(one["size"], 0, ustar.SIZE_LIMIT), _sha256(one["sha256"]))
             for one in found["members"]
         ),
     )

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
-from mirror.offline import part
-from mirror.offline.part import BLOCK, END, Index, Member, PartDamaged
+from mirror.offline import part, ustar
+from mirror.offline.part import Index, Member, PartDamaged
 from mirror.outside import Outside
 
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
@@ -67,15 +67,15 @@ class PartFile:
             return
         if self.size > expected:
             yield "", f"it has {self.size} bytes, and {expected} were written"
-        if self._read(expected - len(END), len(END)) != END:
+        if self._read(expected - len(ustar.END), len(ustar.END)) != ustar.END:
             yield "", "its end is damaged"
         head = len(self.index.dump())
         fixed = [
             (Member(part.INDEX, head, ""), 0),
-            (Member(part.CHECKSUM, part.CHECKSUM_SIZE, ""), part.stored(head)),
+            (Member(part.CHECKSUM, part.CHECKSUM_SIZE, ""), ustar.stored(head)),
         ]
         for member, place in [*fixed, *self._places.values()]:
-            if self._read(place + BLOCK + member.size, part.padding(member.size)).strip(b"\0"):
+            if self._read(place + ustar.BLOCK + member.size, ustar.padding(member.size)).strip(b"\0"):
                 yield "", f"what follows {member.name} is damaged"
         for member in self.index.members:
             if part.piece(member.name) is None:
@@ -102,7 +102,7 @@ class PartFile:
         """
         member, place = self._places[name]
         self._check_header(member, place)
-        start, position = place + BLOCK, 0
+        start, position = place + ustar.BLOCK, 0
         hasher = hashlib.sha256()
 
         def read(count: int) -> bytes:
@@ -122,14 +122,14 @@ class PartFile:
         return read
 
     def _check_header(self, member: Member, place: int) -> None:
-        found = self._read(place, BLOCK)
-        if found != part.header(member.name, member.size):
+        found = self._read(place, ustar.BLOCK)
+        if found != ustar.header(member.name, member.size):
             raise PartDamaged(_unlike(found, member))
 
     def _read_index(self) -> Index:
-        first = self._read(0, BLOCK)
+        first = self._read(0, ustar.BLOCK)
         name = part.INDEX.encode()
-        if len(first) < BLOCK:
+        if len(first) < ustar.BLOCK:
             raise NotAPart(f"it is cut short: {self.size} bytes")
         if first[:100].rstrip(b"\0") != name:
             raise NotAPart("it does not begin as a part does")
@@ -137,13 +137,13 @@ class PartFile:
             size = int(first[124:135], 8)
         except ValueError:
             size = -1
-        if not 0 <= size <= part.INDEX_LIMIT or first != part.header(part.INDEX, size):
+        if not 0 <= size <= part.INDEX_LIMIT or first != ustar.header(part.INDEX, size):
             raise PartDamaged("its first header is damaged")
-        raw = self._read_all(BLOCK, size)
-        place = part.stored(size)
-        if self._read(place, BLOCK) != part.header(part.CHECKSUM, part.CHECKSUM_SIZE):
+        raw = self._read_all(ustar.BLOCK, size)
+        place = ustar.stored(size)
+        if self._read(place, ustar.BLOCK) != ustar.header(part.CHECKSUM, part.CHECKSUM_SIZE):
             raise PartDamaged("its index is cut short or damaged")
-        if self._read(place + BLOCK, part.CHECKSUM_SIZE) != part.checksum(raw):
+        if self._read(place + ustar.BLOCK, part.CHECKSUM_SIZE) != part.checksum(raw):
             raise PartDamaged("its index is damaged")
         index = Index.parse(raw)
         if index.dump() != raw:
@@ -165,7 +165,7 @@ class PartFile:
 
 def _unlike(found: bytes, member: Member) -> str:
     """Say what stands where a member's header should be."""
-    if len(found) < BLOCK:
+    if len(found) < ustar.BLOCK:
         return "the part ends before it"
     if found[148:156] != b"%06o\x00 " % (sum(found) - sum(found[148:156]) + 8 * 0x20):
         return "its header is damaged"
@@ -173,6 +173,6 @@ def _unlike(found: bytes, member: Member) -> str:
     if kind is not None:
         return f"{kind} stands in its place"
     name = found[:100].rstrip(b"\0").decode("ascii", "replace")
-    if part.header(member.name, member.size)[:100] != found[:100]:
+    if ustar.header(member.name, member.size)[:100] != found[:100]:
         return f"'{name[:100]}' stands in its place"
     return "its header has another size or form"

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 
 from mirror.errors import ConfigurationError, Problem
 from mirror.oci.digest import Digest
-from mirror.offline import part
-from mirror.offline.part import BLOCK, How, Index, Member
+from mirror.offline import part, ustar
+from mirror.offline.part import How, Index, Member
 from mirror.offline.plan import Plan, PlanInvalid
 
 PART_SIZE = 4000 * 1024 * 1024  # bytes; FAT32 takes files of less than 4096 MiB
@@ -122,7 +122,7 @@ def plan_save(
     contents: part.Contents = {**dict.fromkeys(carried, ((1, 0),)), **dict.fromkeys(presumed, ())}
     size, pieces = 0, list[tuple[Span, ...]]()
     while size < (needed := len(part.dump_contents(contents))):
-        size = -(-needed // BLOCK) * BLOCK
+        size = -(-needed // ustar.BLOCK) * ustar.BLOCK
         save = replace(save, small=_small(plan, contents, size))
         pieces = list(_pieces(save, part_size))
         contents = {**_where(pieces), **dict.fromkeys(presumed, ())}
@@ -182,7 +182,7 @@ def _pieces(save: SavePlan, part_size: int) -> Iterable[tuple[Span, ...]]:
     empty = _index(save, _MOST, _MOST, (), {})
     room = _Room(part_size, empty)
     if room.left(Span(Digest.of(b"", "sha512"), 2**53, 2**53, 2**53 + 1)) < LEAST_SPAN:
-        least = empty.size + LEAST_SPAN + 4 * BLOCK
+        least = empty.size + LEAST_SPAN + 4 * ustar.BLOCK
         raise ConfigurationError(
             [
                 Problem(
@@ -198,7 +198,7 @@ def _pieces(save: SavePlan, part_size: int) -> Iterable[tuple[Span, ...]]:
     for digest, total in save.carried.items():
         offset = 0
         while offset < total or not total:
-            rest = Span(digest, offset, min(total - offset, part.MEMBER_LIMIT), total)
+            rest = Span(digest, offset, min(total - offset, ustar.SIZE_LIMIT), total)
             left = room.left(rest)
             if rest.length > left and (left < LEAST_SPAN or rest.length < LEAST_SPAN):
                 yield tuple(spans)
@@ -223,17 +223,17 @@ class _Room:
     def __init__(self, size: int, empty: Index) -> None:
         self._size = size
         self._index = len(empty.dump())
-        self._rest = empty.size - part.stored(self._index)
+        self._rest = empty.size - ustar.stored(self._index)
 
     def left(self, span: Span) -> int:
         """Return how many bytes of `span` fit, in whole blocks."""
-        free = self._size - part.stored(self._index + _listed(span)) - self._rest - BLOCK
-        return max(0, free // BLOCK * BLOCK)
+        free = self._size - ustar.stored(self._index + _listed(span)) - self._rest - ustar.BLOCK
+        return max(0, free // ustar.BLOCK * ustar.BLOCK)
 
     def take(self, span: Span) -> None:
         """Count `span` in."""
         self._index += _listed(span)
-        self._rest += part.stored(span.length)
+        self._rest += ustar.stored(span.length)
 
 
 def _listed(span: Span) -> int:

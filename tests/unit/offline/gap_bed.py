@@ -13,7 +13,7 @@ import pytest
 
 from mirror.config import Amount, Storage
 from mirror.oci.digest import Digest
-from mirror.offline import part
+from mirror.offline import part, ustar
 from mirror.offline.archive import SaveReport, save
 from mirror.offline.carrying import Carrying
 from mirror.offline.digest_lists import dump_missing
@@ -208,9 +208,9 @@ def places(path: Path) -> Iterator[tuple[str, int, int]]:
     for member in [*fixed, *index.members]:
         yield f"header of {member.name}", position, 512
         yield member.name, position + 512, member.size
-        if part.padding(member.size):
-            yield f"after {member.name}", position + 512 + member.size, part.padding(member.size)
-        position += part.stored(member.size)
+        if ustar.padding(member.size):
+            yield f"after {member.name}", position + 512 + member.size, ustar.padding(member.size)
+        position += ustar.stored(member.size)
     yield "end", position, 1024
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from mirror.errors import ConfigurationError, MirrorError
 from mirror.oci.digest import Digest
-from mirror.offline import part
+from mirror.offline import part, ustar
 from mirror.offline.part import Index, Member, PartDamaged, PartUnsupported
 from mirror.offline.part_file import PartFile
 from mirror.offline.part_layout import LEAST_SPAN, plan_save
@@ -67,7 +67,7 @@ def test_every_byte_has_one_place_and_no_part_is_too_large(sizes: list[int], par
         f"prod-7-{number:03}-of-{len(planned.parts):03}.tar" for number in range(1, len(planned.parts) + 1)
     ]
     # No more parts than the bytes need: each but the last is full, up to what no piece is worth.
-    least = LEAST_SPAN + 2 * part.BLOCK + 1024
+    least = LEAST_SPAN + 2 * ustar.BLOCK + 1024
     assert all(one.size > part_size - least for one in planned.parts[:-1])
     for one in planned.parts:
         index = planned.index(one, {})
@@ -124,7 +124,7 @@ def test_a_part_size_that_holds_nothing_is_refused_with_one_that_does() -> None:
     ],
 )
 def test_headers_are_what_tar_reads(name: str, size: int) -> None:
-    found = tarfile.TarInfo.frombuf(part.header(name, size), "ascii", "strict")
+    found = tarfile.TarInfo.frombuf(ustar.header(name, size), "ascii", "strict")
     assert (found.name, found.size, found.type, found.mode) == (name, size, tarfile.REGTYPE, 0o444)
     assert (found.uid, found.gid, found.uname, found.gname, found.linkname) == (0, 0, "", "", "")
 

@@ -13,7 +13,7 @@ import pytest
 
 from mirror.errors import ConfigurationError, Corrupt, NotYet, StoreFull
 from mirror.oci.digest import Digest
-from mirror.offline import part
+from mirror.offline import part, ustar
 from mirror.offline.carrying import Carrying, Stopped
 from mirror.offline.digest_lists import dump_missing, parse_digests
 from mirror.offline.part import Index, Member
@@ -204,12 +204,12 @@ def rewritten(path: Path, change: Callable[[Index], Index], bodies: dict[str, by
     out = b""
     fixed = {part.INDEX: raw, part.CHECKSUM: part.checksum(raw)}
     for name, body in [*fixed.items(), *((one.name, {**kept, **(bodies or {})}[one.name]) for one in index.members)]:
-        out += part.header(name, len(body)) + body + bytes(part.padding(len(body)))
-    path.write_bytes(out + part.END)
+        out += ustar.header(name, len(body)) + body + bytes(ustar.padding(len(body)))
+    path.write_bytes(out + ustar.END)
 
 
 def header_like(name: str, size: int, kind: bytes, link: str = "") -> bytes:
-    block = bytearray(part.header(name, size))
+    block = bytearray(ustar.header(name, size))
     block[156:157] = kind
     block[157 : 157 + len(link)] = link.encode()
     block[148:156] = b" " * 8
@@ -403,9 +403,11 @@ def test_a_part_of_a_newer_release(gap: Crossing) -> None:
     edited(first, lambda raw: None)
     with PartFile(Direct(), first) as opened:
         raw = opened.index.dump().replace(b'"schema": 1', b'"schema": 2')
-    out = part.header(part.INDEX, len(raw)) + raw + bytes(part.padding(len(raw)))
-    out += part.header(part.CHECKSUM, part.CHECKSUM_SIZE) + part.checksum(raw) + bytes(part.padding(part.CHECKSUM_SIZE))
-    first.write_bytes(out + part.END)
+    out = ustar.header(part.INDEX, len(raw)) + raw + bytes(ustar.padding(len(raw)))
+    out += (
+        ustar.header(part.CHECKSUM, part.CHECKSUM_SIZE) + part.checksum(raw) + bytes(ustar.padding(part.CHECKSUM_SIZE))
+    )
+    first.write_bytes(out + ustar.END)
     report = gap.far.load(gap.disk)
     assert "newer release" in report.damaged[0].why
     assert not report.ready
