@@ -237,6 +237,24 @@ def test_what_is_not_of_a_set_is_absent_at_once(mirror: Mirror, releases: Releas
     assert "offline" in json.loads(body)["errors"][0]["message"] or "not here" in str(body)
 
 
+def test_what_is_loaded_is_enough_without_any_upstream_in_the_configuration(
+    crossing: Crossing, programs: Programs, everything: Release, inside_authority: Authority, short: Path
+) -> None:
+    document = {key: value for key, value in crossing.inside.document.items() if key not in ("upstreams", "listen")}
+    bare = Site(short / "bare", document)
+    mirror = bare.serving()
+    bare.mirror(
+        *("resources", "prod", "--registry", mirror.address, "--ca", inside_authority.ca, "--never-contact-source"),
+        *("-o", short / "resources"),
+    )
+    some = dict(list(everything.images().items())[:3])
+    generated = short / "resources" / "nodes"
+    with running(mirror):
+        Node(programs, short / "node", generated, inside_authority.ca).copy_all(some)
+        with running(GeneratedContainerd(programs, short / "ctr", generated)) as containerd:
+            containerd.fetch_all(some)
+
+
 def test_a_lost_blob_is_named_and_can_be_asked_for(
     crossing: Crossing, mirror: Mirror, everything: Release, tmp_path: Path
 ) -> None:
