@@ -108,14 +108,15 @@ class WorkingDir:
                 signatures[Digest("sha256", match[1])].append(place.read(SIGNATURE_LIMIT))
 
         graphs: list[GraphExcerpt] = []
-        versions = {release.version for release in releases}
+        payloads = {str(release.digest) for release in releases}
 
         def excerpt(name: str, place: Place) -> None:
             match = _GRAPH.fullmatch(name.removeprefix("cincinnati-graph-data/"))
-            if match and versions:
-                found = graph.excerpt(graph.parse(place.read(_GRAPH_LIMIT)), versions)
-                if found.get("nodes"):
-                    graphs.append(GraphExcerpt(check_tag(match[2]), match[1], found))
+            if match and payloads:
+                whole = graph.parse(place.read(_GRAPH_LIMIT))
+                kept = [one.version for one in whole.nodes.values() if one.payload.rpartition("@")[2] in payloads]
+                if kept:
+                    graphs.append(GraphExcerpt(check_tag(match[2]), match[1], graph.excerpt(whole, kept)))
 
         self._each("signatures", sign)
         self._each("hold-release", excerpt)

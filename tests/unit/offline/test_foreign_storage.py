@@ -76,15 +76,19 @@ def everything(**options) -> dict[str, bytes]:
         **bed.storage(REPOSITORIES, **options),
         "working-dir/operator-catalogs/redhat-operator-index/abc/catalog-config/op/catalog.json": CATALOG,
         f"working-dir/signatures/4.16.15-multi-sha256-{RELEASE.digest[7:]}": b"a signature",
-        "working-dir/hold-release/cincinnati-graph-data/amd64-stable-4.16.json": graph(),
+        "working-dir/hold-release/cincinnati-graph-data/multi-stable-4.16.json": graph(),
         "isc_2026-01-01T00:00:00Z": ISC.encode(),
     }
 
 
 def graph() -> bytes:
     nodes = [
-        {"version": version, "payload": f"quay.io/x@sha256:{number:064x}", "metadata": {}}
-        for number, version in enumerate(("4.16.14", "4.16.15", "4.16.16"))
+        {"version": version, "payload": f"quay.io/openshift-release-dev/ocp-release@{digest}", "metadata": {}}
+        for version, digest in (
+            ("4.16.14", f"sha256:{1:064x}"),
+            ("4.16.15", RELEASE.digest),
+            ("4.16.16", f"sha256:{2:064x}"),
+        )
     ]
     return json.dumps({"version": 1, "nodes": nodes, "edges": [[0, 1], [1, 2]], "conditionalEdges": []}).encode()
 
@@ -128,7 +132,7 @@ def test_releases_come_with_signatures_and_graph(bench, tmp_path):
     assert (signature.release, signature.number, signature.size) == (digest, 1, 11)
     assert survey.signature_bytes == {signature.digest: b"a signature"}
     (excerpt,) = survey.graphs
-    assert (excerpt.channel, excerpt.architecture) == ("stable-4.16", "amd64")
+    assert (excerpt.channel, excerpt.architecture) == ("stable-4.16", "multi")
     assert [node["version"] for node in excerpt.graph["nodes"]] == ["4.16.15"]
     plan = survey.plan("oc-mirror", require_signature=False)
     assert Plan.parse(plan.dump()) == plan
