@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -18,6 +21,8 @@ from tests.tools.processes import free_port
 from tests.tools.programs import ROOT
 
 _PATIENCE = 300  # seconds that one command may take
+_LOOK = 0.02  # seconds between two looks at a command
+_PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,7 @@ class Done:
     code: int
     out: str
     err: str
+    memory: int  # bytes, at its peak
 
     @property
     def report(self) -> dict[str, Any]:
@@ -38,6 +44,21 @@ class Done:
 
     def __str__(self) -> str:
         return f"mirror {' '.join(self.command)}\nended with {self.code}\n{self.out}{self.err}"
+
+
+def _memory(pid: int) -> int:
+    """Return the most bytes that a process has had in memory so far; 0 where it has just ended."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    found = _PEAK.search(status)
+    return int(found[1]) * 1024 if found else 0
+
+
+def _text(stream: IO[bytes]) -> str:
+    stream.seek(0)
+    return stream.read().decode()
 
 
 class Site:
@@ -70,17 +91,23 @@ class Site:
     def mirror(self, *words: str | Path, code: int | None = 0, environment: Mapping[str, str] | None = None) -> Done:
         """Run a command of the mirror; its exit code must be `code` unless that is None."""
         command = [str(word) for word in words]
-        ended = subprocess.run(
-            self._line(command),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_PATIENCE,
-            check=False,
-            cwd=ROOT,
-            env={**os.environ, **(environment or {})},
-        )
-        done = Done(command, ended.returncode, ended.stdout, ended.stderr)
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            process = subprocess.Popen(
+                self._line(command),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                cwd=ROOT,
+                env={**os.environ, **(environment or {})},
+            )
+            memory, deadline = 0, time.monotonic() + _PATIENCE
+            while process.poll() is None:
+                memory = max(memory, _memory(process.pid))
+                if time.monotonic() > deadline:
+                    process.kill()
+                time.sleep(_LOOK)
+            texts = [_text(stream) for stream in (out, err)]
+        done = Done(command, process.returncode, *texts, memory)
         assert code is None or done.code == code, str(done)
         assert "Traceback" not in done.err, str(done)
         return done

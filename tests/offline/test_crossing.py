@@ -140,6 +140,10 @@ def test_each_unique_byte_was_taken_once(crossing: Crossing) -> None:
     assert crossing.sent_again == 0
 
 
+def test_memory_stays_within_bounds(crossing: Crossing) -> None:
+    assert {name: done.memory for name, done in crossing.said.items() if done.memory > 200 * 2**20} == {}
+
+
 def test_save_and_load_agree_on_what_crossed(crossing: Crossing) -> None:
     carried = crossing.resources.parent / "carried"
     parts = sorted(carried.glob("prod-1-*.tar"))

@@ -22,9 +22,11 @@ from tests.offline import world
 from tests.offline.conftest import MakeSite
 from tests.offline.site import Site
 from tests.offline.world import World, image_set
+from tests.tools import images
 from tests.tools.mounts import on_small_disk
 from tests.tools.processes import running, wait_until
 from tests.tools.programs import Programs
+from tests.tools.release import Placed
 
 pytestmark = [pytest.mark.clients, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -34,6 +36,7 @@ FLIPS = 40 if LONG else 2
 KILLS = 10
 LOAD_KILLS = 20 if LONG else 4
 PART = "2MiB"
+BULK = (1024 if LONG else 96) * 2**20  # bytes of a layer that does not compress
 
 
 @pytest.fixture(scope="module")
@@ -321,6 +324,33 @@ def test_load_killed_again_and_again(inside: Site, parts: list[Path], tmp_path: 
     assert_whole(inside)
     leftovers = [path for path in (inside.store / "ingest").iterdir() if path.suffix == ".part"]
     assert not leftovers
+
+
+# -- size ----------------------------------------------------------------------------------------------------------
+
+
+def test_no_command_needs_memory_for_what_it_carries(make_site: MakeSite, drilled: World, tmp_path: Path) -> None:
+    large = random.Random(4).randbytes(BULK)
+    image = images.image([images.layer(images.tree({"srv/noise": large}), compression="none")])
+    drilled.registry.stock([Placed("bulk", image, ("latest",)), Placed("tiny", drilled.releases.extra, ("latest",))])
+    used: dict[str, list[int]] = {}
+    for name in ("tiny", "bulk"):
+        bastion = make_site(f"bastion-{name}", drilled)
+        inside = make_site(f"inside-{name}")
+        wanted = tmp_path / f"{name}.txt"
+        wanted.write_text(f"registry.redhat.io/{name}:latest\n")
+        disk = tmp_path / f"disk-{name}"
+        used[name] = [
+            done.memory
+            for done in (
+                bastion.mirror("sync", wanted),
+                bastion.mirror("save", name, "--to", disk, "--part-size", "24MiB"),
+                inside.mirror("load", disk),
+                inside.mirror("verify", name, "--deep"),
+            )
+        ]
+    assert max(used["bulk"]) < 200 * 2**20, used
+    assert all(bulk - tiny < BULK // 4 for tiny, bulk in zip(used["tiny"], used["bulk"], strict=True)), used
 
 
 # -- disks that are full -------------------------------------------------------------------------------------------
