@@ -17,6 +17,7 @@ from mirror.offline.part_file import NotAPart, PartFile
 from mirror.offline.target import README, SUMS
 from mirror.outside import Outside
 
+_NAMED = 3  # files, in a sentence
 _QUIET = (SUMS, README)  # what save writes beside its parts
 
 
@@ -51,6 +52,13 @@ class Group:
 
     def __str__(self) -> str:
         return f"{self.set}@{self.generation}"
+
+    @property
+    def files(self) -> str:
+        """The files for a sentence, some of many."""
+        paths = [str(given.path) for given in self.parts]
+        more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
+        return ", ".join(paths[:_NAMED]) + more
 
     def saves(self) -> dict[str, list[Given]]:
         """Return the parts of each save."""

@@ -94,12 +94,15 @@ class LoadGeneration:
         here = self._into.sets.read(self._group.set, self._group.generation)
         if here is not None and here != raw:
             raise LoadRefused(
-                f"the store has another content as {self._group}: plan {Digest.of(here)}, not {self._group.plan}",
+                f"the store has another content as {self._group}, plan {Digest.of(here)}; plan {self._group.plan} is in"
+                f" {self._group.files}",
                 f"if these parts are the right ones, give that up with `mirror unpin {self._group}`, then load again",
             )
         if here is None and rivals:
             raise LoadRefused(
-                f"parts of different contents are called {self._group}", "say with --expect which of them is meant"
+                f"parts of different contents are called {self._group}: plan {self._group.plan} is in"
+                f" {self._group.files}",
+                f"say which is meant, e.g. --expect {self._group.plan}",
             )
 
     def _refuse_older(self, *, allow_older: bool) -> None:

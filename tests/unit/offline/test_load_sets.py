@@ -193,12 +193,16 @@ def test_another_content_under_the_same_number_is_never_mixed_in(gap: Gap) -> No
     first = gap.save(1, "first")
     both = gap.far.load(first, gap.root / "stranger")
     assert [type(one.error) for one in both.loaded] == [LoadRefused, LoadRefused]
+    said = " ".join(str(one.error) for one in both.loaded)
+    assert all(str(path) in said for path in parts_of(gap.root / "stranger")), "the files are named"
+    assert str(parts_of(first)[0]) in said
     assert gap.far.blobs() == set()
     some = parts_of(first)[0]
     assert not gap.far.load(some).ready
     error = error_of(gap.far.load(gap.root / "stranger"))
     assert isinstance(error, LoadRefused)
     assert "mirror unpin prod@1" in error.remedy
+    assert str(parts_of(gap.root / "stranger")[0]) in error.what
     assert not gap.far.blobs() & set(contents)
     mixed = gap.far.load(first, gap.root / "stranger")
     assert [one.ready for one in sorted(mixed.loaded, key=lambda one: one.ready)] == [False, True]
