@@ -12,7 +12,7 @@ from mirror.cli.desk import Desk
 from mirror.cli.outcome import INCOMPLETE, NO_SPACE, UNVERIFIED, Outcome, size_text
 from mirror.cli.planning import next_generation
 from mirror.cli.progress import Step, shown
-from mirror.errors import ConfigurationError, InvalidRequest, NotYet, Problem, StoreError
+from mirror.errors import ConfigurationError, InvalidRequest, NotHere, NotYet, Problem, StoreError
 from mirror.oci.digest import Digest
 from mirror.oci.pullspec import Pullspec
 from mirror.oci.reference import check_set
@@ -68,8 +68,9 @@ def _load(
         name=lambda pullspec: desk.opened.content.bring.target(pullspec).name,
         here=lambda digest: files.read_small(desk.opened.layout.blob(digest), _MANIFEST_LIMIT),
         has=desk.store.has,
+        may_host=lambda path: _may_host(desk, path),
     )
-    plan = _plan(found, set_name, require=desk.config.releases.require_signature)
+    plan = found.plan(set_name, require_signature=desk.config.releases.require_signature)
     signatures = _signatures(found)
     check_signatures(plan, signatures)
     _describe(outcome, found, plan)
@@ -106,18 +107,13 @@ def _load(
     outcome.say(f"set {set_name}@{number} {plan.digest} {state}: {size_text(brought.size)} received")
 
 
-def _plan(found: Survey, name: str, *, require: bool) -> Plan:
-    return Plan.build(
-        name,
-        releases=found.releases,
-        images=found.images,
-        manifests=found.manifests,
-        blobs=found.blobs,
-        signatures=found.signatures,
-        graphs=found.graphs,
-        lacking=[f"{one.what}: {one.why}" for one in (*found.left_out, *found.damaged)],
-        require_signature=require,
-    )
+def _may_host(desk: Desk, path: str) -> bool:
+    """Tell whether clients would be given a repository of our own under this path."""
+    try:
+        target = desk.opened.content.resolve(path, None, None)
+    except NotHere:
+        return False
+    return not target.upstream
 
 
 def _signatures(found: Survey) -> dict[Digest, list[bytes]]:

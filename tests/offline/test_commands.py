@@ -17,6 +17,7 @@ from mirror.cli import main
 from tests.offline import world
 from tests.offline.site import Site
 from tests.offline.world import World
+from tests.unit.offline import foreign_bed
 
 MakeSite = Callable[..., Site]
 
@@ -271,3 +272,30 @@ def test_without_a_set_resources_are_of_a_pull_through_site(here: Here, tmp_path
     assert "nodes/containers/registries.conf" in report["files"]
     idms = yaml.safe_load((tmp_path / "site/cluster/idms.yaml").read_text())
     assert any(one["source"] == "quay.io" for one in idms["spec"]["imageDigestMirrors"])
+
+
+def test_the_one_image_from_a_laptop_gets_its_own_name(make_site: MakeSite, tmp_path: Path) -> None:
+    here = Here(make_site("inside", document={"upstreams": {"quay.io": {}}, "offline": True}))
+    image = foreign_bed.app("fixed")
+    layout = foreign_bed.lay(tmp_path / "laptop", foreign_bed.oci_layout(image))
+    report = here.report("load", layout, "--as", f"quay.io/org/app:v2@{image.digest}")
+    assert (report["kind"], report["set"], report["generation"]) == ("oci-layout", "laptop", 1)
+    assert report["images"] == [f"quay.io/org/app@{image.digest}"]
+    assert here.report("load", layout, "--as", f"quay.io/org/app:v2@{image.digest}")["generation"] == 1
+    (one,) = here.report("ls", "laptop@1")["images"]
+    assert (one["name"], one["tags"]) == ("quay.io/org/app", ["v2"])
+    assert here.report("verify", "laptop")["sets"][0]["ok"]
+    here.run("resources", "laptop", "--registry", "http://mirror.example:5000", "-o", tmp_path / "res")
+    other = "sha256:" + "0" * 64
+    assert here.report("load", layout, "--as", f"quay.io/org/app@{other}", code=1)["problems"]
+
+
+def test_what_cannot_be_named_back_is_hosted_and_needs_no_mirror_entry(make_site: MakeSite, tmp_path: Path) -> None:
+    here = Here(make_site("inside", document={"upstreams": {"lab": {"endpoints": ["https://reg.example"]}}}))
+    image = foreign_bed.app("own")
+    tree = foreign_bed.storage({"team/app": [(image, "v1")], "lab/app": [(image, "v1")]})
+    folder = foreign_bed.lay(tmp_path / "tree", tree)
+    report = here.report("load", folder, "--set", "old", code=3)
+    assert report["hosted"] == ["team/app"]
+    assert any("lab/app" in problem["what"] for problem in report["problems"])
+    here.run("resources", "old", "--registry", "http://mirror.example:5000", "-o", tmp_path / "res")

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from mirror.errors import InvalidRequest
-from mirror.oci.pullspec import Pullspec
+from mirror.oci.pullspec import Pullspec, is_pullspec
 from mirror.oci.reference import is_signature_tag
 from mirror.offline.plan import Image, Plan, PlanInvalid
 from mirror.offline.resources.site import Site
@@ -33,10 +33,16 @@ class Entry:
 
 
 def images(plans: Sequence[tuple[str, Plan]]) -> list[Image]:
-    """Return all planned images, each repository and digest once; raise PlanInvalid where a source is no repository."""
+    """Return all planned images that have a source elsewhere, each repository and digest once.
+
+    What is kept under a path of its own is asked for here by that name, and needs no mirror entry. Raises PlanInvalid
+    where a source is no repository.
+    """
     found: dict[tuple[str, str, str], Image] = {}
     for label, plan in plans:
         for image in plan.images:
+            if image.source == image.name and not is_pullspec(image.source):
+                continue
             _check_source(image.source, label)
             found.setdefault((image.source, image.name, str(image.digest)), image)
         for release in plan.releases:
