@@ -89,10 +89,12 @@ _VARYING = (
     (re.compile(r"\b(sha256[:=-])(?:[0-9a-f]{4,64}…?|…)"), r"\1DIGEST"),
     (re.compile(r"\b[0-9a-f]{64}\b|\b[0-9a-f]{4,63}…"), "HEX"),
     (re.compile(r"\b[0-9A-F]{40}\b|\b[0-9A-F]{16}\b"), "FINGERPRINT"),
-    (re.compile(r"\b[0-9]+(?:\.[0-9])? (?:B|KiB|MiB|GiB|TiB)(?![A-Za-z])"), "SIZE"),
-    (re.compile(r"\b[0-9]+ bytes\b|(?<=; )[0-9]+(?= are free)|(?<= )[0-9]+(?= can be evicted)"), "SIZE"),
+    (re.compile(r"\b(?!0 B)[0-9]+(?:\.[0-9])? (?:B|KiB|MiB|GiB|TiB)(?![A-Za-z])"), "SIZE"),
+    (re.compile(r"\b[0-9]+ bytes\b|\b[0-9]+(?= are needed)"), "SIZE"),
     (re.compile(r"\b20[0-9]{2}-[0-9]{2}-[0-9]{2}T[0-9:.]+Z"), "TIME"),
     (re.compile(r" +"), " "),
+    # What lies in which part is ordered by digest.
+    (re.compile(r"[1-9][0-9]*(?= digests, SIZE received| more digests are missing)"), "SOME"),
 )
 # How far work is: as often as time passes.
 _PROGRESS = re.compile(r'\{"event": "progress"|mirror \w+: [0-9]+ of [0-9]+ images read')

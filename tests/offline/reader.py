@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -27,6 +26,7 @@ _ADDRESS = "mirror.example:5000"
 _NAMES = ("mirror.example", "edge1.example", "127.0.0.1", "localhost")
 _SHELL = ("cat", "cd", "cp", "curl", "mv", "rm", "sha256sum")  # what may be run beside the mirror
 _PLACE = re.compile(r"(?<![\w.:/-])/(?:etc|media|var)(?:/[\w.@*?\[\]-]+)*")
+_LAST_LINE = re.compile(r"^set \S+ (sha256:[0-9a-f]{64})$", re.MULTILINE)
 _PART_SIZE = "1536KiB"  # of parts: as much less than the default as releases here are smaller
 _GRAPH = "https://api.openshift.com/api/upgrades_info/v1/graph"
 _SIGNATURES = "https://mirror.openshift.com/pub/openshift-v4/signatures/openshift/release"
@@ -42,11 +42,14 @@ class Reader:
         self._commands = commands
         self._stack = stack
         self._ports: dict[str, int] = {}
+        self._texts: dict[str, str] = {}  # mirror.yaml of each side, as documented
+        self._noted = ""  # the digest that the last save ended with
         self._unplaced: str | None = None  # a mirror.yaml of whoever runs the next command
         self._authority = trustme.CA()
         self.home = root / "home"
         self.media = root / "media"
         self.disks: dict[Path, int] = {}  # those in /media that are small, with their bytes
+        self.alternatives: frozenset[str] = frozenset()  # options that say the same in another way, on another disk
         for folder in (self.home, self.media):
             folder.mkdir()
 
@@ -67,6 +70,8 @@ class Reader:
         if self._unplaced is not None:
             self._configure(session.side, self._unplaced)
             self._unplaced = None
+        elif not (self._folder(session.side) / CONFIGURATION[1:]).exists():
+            self._configure(session.side, self._texts[CENTRAL])  # one more site like it
         return "".join(self._run(session, command) for command in session.commands)
 
     def _run(self, session: Session, command: Command) -> str:
@@ -78,12 +83,16 @@ class Reader:
             return ""
         if words[1] == "save" and "--part-size" not in words:
             words += ["--part-size", _PART_SIZE]
-        words = [self._placed(session.side, word) for word in words[1:]]
+        words = [self._placed(session.side, word).replace("sha256:…", self._noted) for word in words[1:]]
+        if self.alternatives & set(words):
+            words = [word.replace(str(self.media / "disk"), str(self.media / "alternative")) for word in words]
         environment = {"MIRROR_CONFIG": str(self._folder(session.side) / CONFIGURATION[1:]), "COLUMNS": "200"}
         code, printed = self._commands.run(words, self.home, environment, self.disks)
         said = f"line {session.line}: {command.text}\nended with {code}, not {command.code}\n{printed}"
         assert code == command.code, said
         assert "Traceback" not in printed, said
+        if noted := _LAST_LINE.search(printed):
+            self._noted = noted[1]
         return self._named(session.side, printed)
 
     def _shell(self, session: Session, command: Command) -> str:
@@ -121,6 +130,7 @@ class Reader:
             (str(self.home), "/home/admin"),
             (str(self._folder(side)), ""),
             (str(self._root), ""),
+            (self._world.registry.url, "https://quay.io"),
             (self._world.graph.url, _GRAPH),
             (self._world.signatures.url, _SIGNATURES),
         ):
@@ -129,6 +139,7 @@ class Reader:
 
     def _configure(self, side: str, text: str) -> None:
         """Write a side's mirror.yaml: as documented, but for where the world is, and where the side listens."""
+        self._texts[side] = text
         document = yaml.safe_load(self._placed(side, text))
         world = self._world.configuration()
         folder = self._folder(side)
