@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -133,7 +133,17 @@ class LoadGeneration:
         }
         if missing:
             self._report.missing, self._report.presumed = missing, True
+            self._report.remedy = self._remedy({index.because for index, _ in contents if index.how == "since"})
         return bool(missing)
+
+    def _remedy(self, saved: Collection[str]) -> str:
+        """Say which archives the parts count on, and what to save instead."""
+        group = self._group
+        here = [one.generation for one in self._into.sets.current() if one.set == group.set]
+        older = max((number for number in here if number < group.generation), default=None)
+        counted = f"load the archives up to {' and '.join(sorted(saved))} before these, or " if saved else ""
+        since = f" --since {older}" if older is not None else ""
+        return f"{counted}save on the other side what is missing (--want) or more: `mirror save {group}{since}`"
 
     def _check_room(self, lacking: Mapping[Digest, int]) -> None:
         """Raise StoreFull where the set will not fit. What waits for its other pieces has its room already."""

@@ -19,7 +19,8 @@ class Loaded:
     """How it went with one generation. Sizes in bytes.
 
     `missing` is what the set still lacks, `missing_parts` the files that bring it and were not given. `presumed`:
-    nothing was written, because the parts presume that the digests in `missing` are here. `error` is what stopped it.
+    nothing was written, because the parts presume that the digests in `missing` are here; then `remedy` says which
+    archives they count on and what repairs it. `error` is what stopped it.
     """
 
     set: str
@@ -31,6 +32,7 @@ class Loaded:
     missing: dict[Digest, int] = field(default_factory=dict)
     missing_parts: list[str] = field(default_factory=list)
     presumed: bool = False
+    remedy: str = ""
     error: MirrorError | None = None
 
     def __str__(self) -> str:

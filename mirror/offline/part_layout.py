@@ -94,7 +94,7 @@ def plan_save(
 ) -> SavePlan:
     """Return what a save of `plan` writes: all of it but what the other side has, or only what is `wanted` there.
 
-    `because` says in words why what is not carried is presumed, e.g. "save since prod@4". Raises ConfigurationError
+    `because` names what says so: the generation up to which saves count, e.g. "prod@4", or the list's file. Raises ConfigurationError
     for a part size that holds nothing.
     """
     if any(not _short(one.digest) for one in plan.signatures):

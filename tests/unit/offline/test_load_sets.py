@@ -44,7 +44,7 @@ class Gap:
     def save(self, number: int, to: str, how: How = "all", since: int | None = None, **options: object) -> Path:
         if how == "since":
             before, have = Saves(self.near.layout, "prod").since(number, since)
-            options |= {"have": have, "because": f"since prod@{before}"}
+            options |= {"have": have, "because": f"prod@{before}"}
         planned: SavePlan = plan_save(self.plans[number], number, how=how, part_size=PART, **options)  # type: ignore[arg-type] # of a test
         assert self.near.save(planned, self.root / to).complete
         return self.root / to
@@ -120,6 +120,8 @@ def test_a_lost_archive_is_named_before_a_byte_and_a_save_since_the_older_one_re
         if digest in gap.plans[2].content and digest not in gap.plans[1].content
     }
     assert one.missing
+    assert "up to prod@2 before" in one.remedy, "the lost archive is named"
+    assert "`mirror save prod@3 --since 1`" in one.remedy
     assert gap.far.blobs() == before
     assert gap.far.sets.generations("prod") == [1]
     assert gap.far.load(gap.save(3, "repair", "since", since=1)).ready
