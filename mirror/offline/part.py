@@ -76,8 +76,9 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """What a part says of itself. `save` names the save that all its parts come from; `because` is for people: the generation
-    or the list on the ground of which something is presumed.
+    """What a part says of itself. `save` names the save that all its parts come from.
+
+    `because` is for people: the generation or the list on the ground of which something is presumed.
     """
 
     set: str

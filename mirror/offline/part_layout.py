@@ -94,8 +94,8 @@ def plan_save(
 ) -> SavePlan:
     """Return what a save of `plan` writes: all of it but what the other side has, or only what is `wanted` there.
 
-    `because` names what says so: the generation up to which saves count, e.g. "prod@4", or the list's file. Raises ConfigurationError
-    for a part size that holds nothing.
+    `because` names what is presumed: the generation up to which saves count, e.g. "prod@4", or the list's file. Raises
+    ConfigurationError for a part size that holds nothing.
     """
     if any(not _short(one.digest) for one in plan.signatures):
         raise PlanInvalid("a signature is named by another digest than sha256", "make the plan again")
