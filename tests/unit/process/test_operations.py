@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
+import click
 import pytest
 
+from mirror.cli import main, outcome
 from mirror.metrics import FAMILIES
 
 ROOT = Path(__file__).parents[3]
@@ -31,6 +34,37 @@ def loud_events():
 @pytest.fixture(scope="module")
 def documented():
     return ROOT.joinpath("docs/operations.md").read_text()
+
+
+def rows(text, first):
+    """Return the rows of a table whose first cell is `first`."""
+    return [line for line in text.splitlines() if line.startswith(f"| {first} |")]
+
+
+def test_every_command_is_described(documented):
+    walk = ROOT.joinpath("docs/disconnected.md").read_text()
+    for name in main.commands:
+        assert len(rows(documented, f"`mirror {name}`")) == 1, name
+        assert f"mirror {name}" in walk
+
+
+def test_every_option_is_explained():
+    everything = "".join(path.read_text() for path in ROOT.joinpath("docs").glob("*.md"))
+    for name, command in main.commands.items():
+        for option in (one for one in command.params if one.param_type_name == "option"):
+            assert re.search(rf"(?<![\w-]){option.opts[-1]}(?![\w-])", everything), f"mirror {name} {option.opts}"
+
+
+def test_every_exit_code_says_what_to_do(documented):
+    codes = {value for name, value in vars(outcome).items() if name.isupper() and isinstance(value, int)}
+    assert codes == {0, 1, 3, 4, 5, 75, 78}
+    told = main.help.partition("Exit codes:")[2]
+    for code in {*codes, click.UsageError.exit_code}:
+        table = documented.partition("## Exit codes\n")[2].partition("\n## ")[0]
+        found = rows(table, code)
+        assert len(found) == 1, code
+        assert len(found[0].strip("|").split("|")) == 3
+        assert re.search(rf"\b{code}\b", told)
 
 
 def test_every_metric_says_what_to_do(documented):
