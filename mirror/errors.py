@@ -5,11 +5,21 @@ MirrorError                     what went wrong, in words for the person who rea
 ├── InvalidRequest              a client asked for something malformed
 │   ├── NameInvalid             a repository name outside the grammar
 │   ├── DigestInvalid           a digest outside the grammar
-│   └── TagInvalid              a tag outside the grammar
+│   ├── TagInvalid              a tag outside the grammar
+│   ├── UploadInvalid           an upload that cannot go on like this
+│   ├── RangeOutOfOrder         a chunk that does not begin where the upload ends
+│   ├── DigestMismatch          what was pushed hashes to another digest
+│   ├── SizeMismatch            what was pushed has another length than was said
+│   └── ManifestRefused         what was pushed as a manifest is none
 ├── ManifestInvalid             bytes that are not the manifest they claim to be
 ├── NotHere                     content that cannot be had now, and why
 │   ├── NameUnknown             no upstream takes this name
-│   └── Denied                  configuration does not allow it
+│   ├── Denied                  configuration does not allow it
+│   ├── UploadUnknown           no such upload in this repository
+│   └── ManifestBlobUnknown     a pushed manifest names what is not here
+├── Forbidden                   a write that this client, or anybody, may not do
+│   └── TagImmutable            a tag that keeps the digest it has
+├── TooLarge                    a push for which there is no room, or may be none
 ├── NotYet                      it is coming, but not within this client's time
 ├── StoreError                  the store on disk
 │   ├── StoreUnusable           another owner, a newer format, a file system that keeps no locks   exit 78
@@ -98,6 +108,30 @@ class TagInvalid(InvalidRequest):
     """A tag outside the grammar."""
 
 
+class UploadInvalid(InvalidRequest):
+    """An upload that cannot go on like this."""
+
+
+class RangeOutOfOrder(InvalidRequest):
+    """A chunk that does not begin where the upload ends: at `offset` bytes."""
+
+    def __init__(self, what: str, remedy: str = "", offset: int = 0) -> None:
+        super().__init__(what, remedy)
+        self.offset = offset
+
+
+class DigestMismatch(InvalidRequest):
+    """What was pushed hashes to another digest."""
+
+
+class SizeMismatch(InvalidRequest):
+    """What was pushed has another length than was said."""
+
+
+class ManifestRefused(InvalidRequest):
+    """What was pushed as a manifest is none."""
+
+
 class ManifestInvalid(MirrorError):
     """Bytes that are not the manifest they claim to be."""
 
@@ -112,6 +146,30 @@ class NameUnknown(NotHere):
 
 class Denied(NotHere):
     """Configuration does not allow this repository."""
+
+
+class UploadUnknown(NotHere):
+    """The repository has no such upload (any more)."""
+
+
+class ManifestBlobUnknown(NotHere):
+    """A pushed manifest names what is not here; `digests` are those, as text."""
+
+    def __init__(self, what: str, remedy: str = "", digests: tuple[str, ...] = ()) -> None:
+        super().__init__(what, remedy)
+        self.digests = digests
+
+
+class Forbidden(MirrorError):
+    """A write that this client, or anybody, may not do."""
+
+
+class TagImmutable(Forbidden):
+    """The tag keeps the digest it has."""
+
+
+class TooLarge(MirrorError):
+    """A push for which there is no room, or for which there may be none: limits.blob, a quota, the disk."""
 
 
 class NotYet(MirrorError):

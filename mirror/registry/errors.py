@@ -13,6 +13,7 @@ from mirror.errors import MirrorError
 from mirror.registry.routes import Kind
 
 _MESSAGE_LIMIT = 1000
+_DETAIL_LIMIT = 100
 _RETRY_AFTER = 5
 _RETRY_AFTER_LIMIT = 300
 
@@ -61,10 +62,20 @@ TABLE: Mapping[type[MirrorError], Row] = MappingProxyType(
         errors.NameInvalid: Row(400, "NAME_INVALID"),
         errors.DigestInvalid: Row(400, "DIGEST_INVALID"),
         errors.TagInvalid: Row(400, "MANIFEST_INVALID"),
+        errors.UploadInvalid: Row(400, "BLOB_UPLOAD_INVALID"),
+        errors.RangeOutOfOrder: Row(416, "BLOB_UPLOAD_INVALID"),
+        errors.DigestMismatch: Row(400, "DIGEST_INVALID"),
+        errors.SizeMismatch: Row(400, "SIZE_INVALID"),
+        errors.ManifestRefused: Row(400, "MANIFEST_INVALID"),
         errors.ManifestInvalid: Row(502, "MANIFEST_INVALID"),
         errors.NotHere: Row(404),
         errors.NameUnknown: Row(404),
         errors.Denied: Row(404),
+        errors.UploadUnknown: Row(404, "BLOB_UPLOAD_UNKNOWN"),
+        errors.ManifestBlobUnknown: Row(404, "MANIFEST_BLOB_UNKNOWN"),
+        errors.Forbidden: Row(403, "DENIED"),
+        errors.TagImmutable: Row(403, "DENIED"),
+        errors.TooLarge: Row(413, "SIZE_INVALID"),  # the specification has no code for "no room"
         errors.NotYet: Row(503, "UNKNOWN", retry=_RETRY_AFTER),
         errors.StoreError: Row(503, "UNKNOWN", told=False, retry=30),
         errors.StoreUnusable: Row(503, "UNKNOWN", told=False, retry=30),
@@ -112,11 +123,21 @@ def retry_after(error: MirrorError) -> int:
     return min(max(math.ceil(seconds), 1), _RETRY_AFTER_LIMIT)
 
 
-def body_of(code: str, message: str) -> bytes:
-    """Return the body of an error answer (distribution-spec, Error Codes)."""
+def body_of(code: str, message: str, detail: object = None) -> bytes:
+    """Return the body of an error answer (distribution-spec, Error Codes); `detail` is anything that JSON can say."""
     if len(message) > _MESSAGE_LIMIT:
         message = message[:_MESSAGE_LIMIT] + "…"
-    return json.dumps({"errors": [{"code": code, "message": message}]}, separators=(",", ":")).encode("ascii")
+    error = {"code": code, "message": message}
+    if detail is not None:
+        return json.dumps({"errors": [{**error, "detail": detail}]}, separators=(",", ":")).encode("ascii")
+    return json.dumps({"errors": [error]}, separators=(",", ":")).encode("ascii")
+
+
+def detail_of(error: MirrorError) -> object:
+    """Return what an error answer says in detail, None where it says all in its message."""
+    if isinstance(error, errors.ManifestBlobUnknown) and error.digests:
+        return [{"digest": digest} for digest in error.digests[:_DETAIL_LIMIT]]
+    return None
 
 
 def message_of(error: MirrorError) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from mirror import logs
 from mirror.errors import StoreError
 from mirror.oci.digest import Digest
+from mirror.store.hosted import Hosted
 from mirror.store.index import Entry, Index
 from mirror.store.layout import Layout
 from mirror.store.sets import Pins, Sets
@@ -40,8 +41,8 @@ class _Scan:
 class Eviction:
     """Frees bytes, one digest at a time: the file, then its row. For threads only.
 
-    What image sets pin stays. While `offline` nothing goes, because nothing would come back. Removing a file that is
-    being read is fine: whoever has it open reads it to its end.
+    What image sets pin stays, and what was pushed here. While `offline` nothing goes, because nothing would come
+    back. Removing a file that is being read is fine: whoever has it open reads it to its end.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Eviction:
         layout: Layout,
         index: Index,
         pins: Pins,
+        hosted: Hosted,
         *,
         offline: bool = False,
     ) -> None:
@@ -56,6 +58,7 @@ class Eviction:
         self._index = index
         self._offline = offline
         self._pins = pins
+        self._hosted = hosted
         self._sets = Sets(layout)
         self._scan: _Scan | None = None
         self._counting = threading.Lock()
@@ -64,13 +67,14 @@ class Eviction:
         self.bytes = 0
 
     def cached(self) -> int:
-        """Return the bytes of content that is not pinned."""
+        """Return the bytes of content that is neither pinned nor hosted."""
+        kept = self._pins.size() + self._hosted.size(besides=self._pins.digests())
         try:
             if not self._index.needs_rebuild():
-                return max(0, self._index.total() - self._pins.size())
+                return max(0, self._index.total() - kept)
         except StoreError:
             pass
-        return max(0, self._files().total - self._pins.size())
+        return max(0, self._files().total - kept)
 
     def evictable(self) -> int:
         """Return how many bytes eviction could free at most."""
@@ -90,7 +94,7 @@ class Eviction:
         self.write_uses()
         freed = gone = failures = 0
         for digest in self._candidates():
-            if str(digest) in self._pins.digests() or os.path.lexists(self._layout.part(digest)):
+            if self._stays(digest) or os.path.lexists(self._layout.part(digest)):
                 continue
             removed = self._remove_unpinned(digest)
             failures = failures + 1 if removed is None else 0
@@ -104,17 +108,20 @@ class Eviction:
         return freed
 
     def delete(self, digests: Iterable[Digest]) -> int:
-        """Delete what of `digests` nothing pins, offline too; return the bytes freed."""
+        """Delete what of `digests` nothing pins and nobody pushed, offline too; return the bytes freed."""
         return sum(self._remove_unpinned(digest) or 0 for digest in digests)
 
     def _remove_unpinned(self, digest: Digest) -> int | None:
-        """Remove one digest unless it has just been pinned; while this looks, nobody can pin it."""
+        """Remove one digest unless it has just been pinned or pushed; while this looks, nobody can do that."""
         try:
             with self._sets.pinning():
-                return 0 if str(digest) in self._pins.digests() else self._remove(digest)
+                return 0 if self._stays(digest) else self._remove(digest)
         except OSError as error:
             self._log.warning("eviction_failed", digest=str(digest), error=error.strerror)
             return None
+
+    def _stays(self, digest: Digest) -> bool:
+        return str(digest) in self._pins.digests() or self._hosted.has(digest)
 
     def _remove(self, digest: Digest) -> int | None:
         """Remove one digest and return the bytes freed: 0 for a row whose file was gone, None where it cannot be."""

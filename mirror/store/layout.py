@@ -5,16 +5,19 @@
     ├── blobs/<alg>/<hex>                       every blob and manifest by its digest; sealed when verified (files.py)
     ├── ingest/<alg>-<hex>.part, .json          a download under way, and what is known of it
     ├── ingest/<alg>-<hex>.<random>.tmp         a manifest on its way to blobs/
+    ├── ingest/<alg>-<hex>.whole, .spans, .json content that comes from files: at once, or in spans of which some wait
     ├── repositories/<name>/_tags/<tag>                   which digest a tag means, and since when
     ├── repositories/<name>/_manifests/<alg>/<hex>        membership of a manifest: media type, size
     ├── repositories/<name>/_blobs/<alg>/<hex>            membership of a blob: size; derived from manifests
     ├── repositories/<name>/_referrers/<alg>/<hex>/index.json   who refers to a digest, as upstream last said
     ├── sets/current                            the complete generations of image sets, in the order of completion
     ├── sets/<set>/<n>.json                     a generation: its plan; what it names is never evicted
+    ├── sets/<set>/saves/<n>-<id>.json          what a save carried, and which of its parts are finished
     ├── sets/<set>/source                       the image set file that the newest plan came from
     ├── signatures/<alg>=<hex>/signature-<n>    OpenPGP signatures of a release, named as in every signature store
     ├── graph/<arch>-<channel>.json             what the complete generations know of a channel's update graph
-    ├── uploads/<uuid>
+    ├── uploads/<uuid>.part, .json              what a client pushes, and what is known of it
+    ├── hosted/<alg>/<hex>                      empty: this content was pushed here and is never evicted
     ├── run/                                    sockets, housekeeping.lock
     │   └── locks/<hash>                        what is flocked; never renamed or deleted while anything runs
     ├── index/                                  size and time of use per digest; disposable
@@ -45,6 +48,7 @@ class Layout:
         self.signatures = root / "signatures"
         self.graphs = root / "graph"
         self.uploads = root / "uploads"
+        self.hosted = root / "hosted"
         self.run = root / "run"
         self.locks = root / "run" / "locks"
         self.housekeeping_lock = root / "run" / "housekeeping.lock"
@@ -53,6 +57,7 @@ class Layout:
         # The hot path joins strings: a Path costs ten times as much.
         self._blobs = f"{self.blobs}/"
         self._repositories = f"{self.repositories}/"
+        self._hosted = f"{self.hosted}/"
 
     def blob(self, digest: Digest) -> str:
         """Return where the content of `digest` is kept."""
@@ -65,6 +70,18 @@ class Layout:
     def part_note(self, digest: Digest) -> Path:
         """Return where it is noted what is known of the download of `digest`."""
         return self.ingest / f"{digest.algorithm}-{digest.hex}.json"
+
+    def upload(self, identity: str) -> str:
+        """Return where the bytes of an upload grow; `identity` is a UUID in its plain form."""
+        return f"{self.uploads}/{identity}.part"
+
+    def upload_note(self, identity: str) -> str:
+        """Return where it is noted what is known of an upload."""
+        return f"{self.uploads}/{identity}.json"
+
+    def marker(self, digest: Digest) -> str:
+        """Return the file that says of `digest` that it was pushed here."""
+        return f"{self._hosted}{digest.algorithm}/{digest.hex}"
 
     def tag(self, name: str, tag: str) -> str:
         """Return the file that says what `tag` means."""

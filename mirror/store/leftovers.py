@@ -1,18 +1,20 @@
-"""What downloads, and loads from files, leave behind in ingest/ when nobody goes on with them."""
+"""What downloads, loads from files and pushes leave behind when nobody goes on with them."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import time
+from pathlib import Path
 
 from mirror import logs
 from mirror.errors import DigestInvalid
 from mirror.oci.digest import Digest
 from mirror.store import files
-from mirror.store.ingest import Part
+from mirror.store.ingest import Part, boot_id
 from mirror.store.layout import Layout
 from mirror.store.promises import SPANS, WHOLE, allocated, grows_in
+from mirror.store.uploads import Uploads
 
 AGE = 86400.0  # seconds since the last change; a download that came back within a day is resumed
 SPANS_AGE = 30 * 86400.0  # of what came from one disk and waits for the rest, which somebody has yet to carry here
@@ -25,11 +27,15 @@ class Leftovers:
     def __init__(self, layout: Layout, age: float = AGE) -> None:
         self._layout = layout
         self._age = age
+        self._uploads = Uploads(layout, boot_id())
         self._log = logs.get("leftovers")
 
     def remove(self) -> int:
-        """Remove old parts that nobody has locked, and old temporary files; return the bytes freed."""
-        freed = 0
+        """Remove old parts and uploads that nobody has locked, and old temporary files.
+
+        Return the bytes freed, with the promises of uploads that were cut off.
+        """
+        freed = self._uploads.tidy() + self._remove_temporary_notes()
         for name in self._names():
             path = str(self._layout.ingest / name)
             if not self._old(path, SPANS_AGE if name.endswith(SPANS) else self._age):
@@ -59,11 +65,16 @@ class Leftovers:
                 count += files.remove(path)
         return count
 
+    def _remove_temporary_notes(self) -> int:
+        freed = 0
+        for entry in _scan(self._layout.uploads):
+            path = str(self._layout.uploads / entry)
+            if entry.endswith("~") and self._old(path, self._age):
+                freed += allocated(path) if files.remove(path) else 0
+        return freed
+
     def _names(self) -> list[str]:
-        try:
-            return os.listdir(self._layout.ingest)
-        except FileNotFoundError:
-            return []
+        return _scan(self._layout.ingest)
 
     def _old(self, path: str, age: float) -> bool:
         """Tell whether nothing happened to a file for `age` seconds. The mtime alone may be a seal: always old."""
@@ -90,6 +101,13 @@ class Leftovers:
             return files.remove(str(self._layout.part(digest)))
         finally:
             part.close()
+
+
+def _scan(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
 
 
 def _remove_unless_locked(path: str) -> bool:

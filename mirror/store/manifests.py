@@ -1,7 +1,7 @@
 """Which manifests and blobs a repository has: membership, the ground on which cached content is served.
 
 A manifest's row is written durably before a tag names it. A blob's row is derived from the manifests that name it,
-so it is not synced and can be rebuilt (`rebuild`).
+so it is not synced and can be rebuilt (`rebuild`); only where the blob was pushed is the row durable.
 """
 
 from __future__ import annotations
@@ -73,6 +73,16 @@ class Manifests:
         path = self._layout.membership(name, digest)
         if files.modified(path) is None:
             files.write_atomically(path, _dump("", None), durable=False)
+
+    def add_pushed(self, name: str, digest: Digest, size: int) -> None:
+        """Make `digest` a blob of the repository because it was pushed there, durably. For threads only.
+
+        There may be no manifest yet that names it, and nobody to ask: so this row is the truth.
+        """
+        path = self._layout.membership(name, digest)
+        found = _read(path)
+        media_type = found.media_type if found is not None else ""
+        files.write_atomically(path, _dump(media_type, size), durable=True)
 
     def rebuild(self, name: str, wanted: Digest) -> tuple[Row | None, bool]:
         """Derive the blobs' rows from the manifests of the repository that are here. For threads only.

@@ -47,16 +47,17 @@ def grows_in(note: str) -> str:
     return stem if stem.endswith((WHOLE, SPANS)) else f"{stem}.part"
 
 
-def promised(layout: Layout, besides: Digest | None = None, pinned: Container[str] = ()) -> Promised:
-    """Return the sum of all promises but that of `besides`; `pinned` digests are not `cached`. Blocks: for threads.
+def promised(layout: Layout, besides: str = "", pinned: Container[str] = ()) -> Promised:
+    """Return the sum of all promises but that of the note named `besides`; `pinned` digests are not `cached`.
+
+    Blocks: for threads.
 
     A note `<name>.json` holds {"size": bytes or null} and its file is `<name>.part`; both folders keep that form. What
     comes from files has `<name>.whole` or `.spans` and a note of that name with `.json`. A note without a file counts
     in full, unless the content is committed and only its note is left.
     """
-    skip = layout.part_note(besides).name if besides is not None else ""
-    total, cached = _sum(layout, layout.ingest, skip, pinned)
-    return Promised(total + _sum(layout, layout.uploads, "", pinned)[0], cached)
+    total, cached = _sum(layout, layout.ingest, besides, pinned)
+    return Promised(total + _sum(layout, layout.uploads, besides, pinned)[0], cached)
 
 
 def _sum(layout: Layout, folder: os.PathLike[str], skip: str, pinned: Container[str]) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from mirror.config import Storage
 from mirror.errors import StoreFull
 from mirror.oci.digest import Digest
 from mirror.store.eviction import Eviction
+from mirror.store.hosted import Hosted
 from mirror.store.index import Index
 from mirror.store.layout import Layout
 from mirror.store.leftovers import Leftovers
@@ -44,6 +45,19 @@ class Forecast(NamedTuple):
 
     free: int
     evictable: int
+
+
+class _Coming(NamedTuple):
+    """What room is asked for: what it is called, the file that it grows in, and its digest where it becomes cache."""
+
+    what: str
+    part: str
+    cache: str = ""
+
+    @property
+    def note(self) -> str:
+        """The file name of the note that promises its room."""
+        return os.path.basename(self.part).removesuffix(".part") + ".json"
 
 
 class Lack(NamedTuple):
@@ -77,7 +91,8 @@ class Space:
         self._leftovers = Leftovers(layout)
         self._log = logs.get("space")
         self._pins = Pins(layout)
-        self.eviction = Eviction(layout, index, self._pins, offline=offline)
+        self._hosted = Hosted(layout)
+        self.eviction = Eviction(layout, index, self._pins, self._hosted, offline=offline)
 
     def disk(self) -> Disk:
         """Return the file system's size and room. One that counts no inodes (Btrfs) never lacks any."""
@@ -98,7 +113,9 @@ class Space:
         waiting = promised(self._layout)
         free = max(0, disk.free - self._keep_free.of(disk.total) - waiting.owed)
         pinned = self._pins.digests()
-        kept = sum(size for digest, size in needed.items() if str(digest) not in pinned)
+        kept = sum(
+            size for digest, size in needed.items() if str(digest) not in pinned and not self._hosted.has(digest)
+        )
         return Forecast(free, max(0, self.eviction.evictable() - kept))
 
     def promised(self) -> int:
@@ -117,25 +134,42 @@ class Space:
         `commit` makes the promise known by writing the note that holds the size. It is called once, while no other
         process can promise anything; so it should be short. Content is evicted only where that is enough.
         """
+        self._reserve(_Coming(str(digest), str(self._layout.part(digest)), str(digest)), size, commit, timeout)
+
+    def reserve_upload(
+        self,
+        identity: str,
+        name: str,
+        size: int | None,
+        commit: Callable[[], None] = lambda: None,
+        timeout: float = 10.0,
+    ) -> None:
+        """Promise room for an upload to repository `name` that comes to `size` bytes, as `reserve` does.
+
+        What is pushed is no cache: cache_size does not bound it.
+        """
+        self._reserve(_Coming(f"a push to {name}", self._layout.upload(identity)), size, commit, timeout)
+
+    def _reserve(self, coming: _Coming, size: int | None, commit: Callable[[], None], timeout: float) -> None:
         until = time.monotonic() + timeout
         if self._cache_size is not None:
             self.eviction.write_uses()
         with self._locked(until):
-            lack = self._lack(digest, size)
+            lack = self._lack(coming, size)
             if not lack:
-                self._commit(digest, commit)
+                self._commit(coming, commit)
                 return
         # Outside of the lock, because it may take long; somebody else may be quicker and take what it frees.
-        self._make_room(lack, digest, size)
+        self._make_room(lack, coming, size)
         with self._locked(until):
             for _ in range(_ROUNDS):
-                lack = self._settled_lack(digest, size)
+                lack = self._settled_lack(coming, size)
                 if not lack:
-                    self._commit(digest, commit)
+                    self._commit(coming, commit)
                     return
-                if time.monotonic() > until or not self._make_room(lack, digest, size):
+                if time.monotonic() > until or not self._make_room(lack, coming, size):
                     break
-        raise self._full(digest, size)
+        raise self._full(coming, size)
 
     def trim(self) -> int:
         """Evict ahead of need, so that a miss seldom waits for it; return the bytes freed.
@@ -156,34 +190,34 @@ class Space:
         return freed
 
     def remove_leftovers(self) -> int:
-        """Remove what downloads left behind more than a day ago; return the bytes freed."""
+        """Remove what downloads left behind more than a day ago, and uploads a week; return the bytes freed."""
         freed = self._leftovers.remove()
         with self._locked(time.monotonic() + 10):
             self._leftovers.remove_notes()
         return freed
 
-    def _lack(self, digest: Digest, size: int | None) -> Lack:
-        """Return what is missing for `digest`."""
-        written = allocated(self._layout.part(digest))
+    def _lack(self, coming: _Coming, size: int | None) -> Lack:
+        """Return what is missing for what is coming."""
+        written = allocated(coming.part)
         wanted = owed(size, written)
         # Promises before free space: a part that grows in between is then counted twice and never not at all.
         pinned = self._pins.digests()
-        waiting = promised(self._layout, besides=digest, pinned=pinned)
+        waiting = promised(self._layout, besides=coming.note, pinned=pinned)
         disk = self.disk()
         lack = wanted + waiting.owed + self._keep_free.of(disk.total) - disk.free
-        if self._cache_size is not None and str(digest) not in pinned:
+        if self._cache_size is not None and coming.cache and coming.cache not in pinned:
             cached = self.eviction.cached() + waiting.cached + written
             lack = max(lack, cached + wanted - self._cache_size)
         return Lack(lack, disk.inodes_lacking)
 
-    def _settled_lack(self, digest: Digest, size: int | None) -> Lack:
+    def _settled_lack(self, coming: _Coming, size: int | None) -> Lack:
         """Return `_lack` once the file system has counted what was deleted, so that no more goes than must."""
         until = time.monotonic() + _SETTLES
-        while (lack := self._lack(digest, size)) and time.monotonic() < until:
+        while (lack := self._lack(coming, size)) and time.monotonic() < until:
             time.sleep(_SETTLES / 10)
         return lack
 
-    def _make_room(self, lack: Lack, digest: Digest, size: int | None) -> int:
+    def _make_room(self, lack: Lack, coming: _Coming, size: int | None) -> int:
         """Free what is lacking: abandoned downloads first, then content; return the bytes freed.
 
         Raises StoreFull and evicts nothing where that could not be enough.
@@ -193,22 +227,24 @@ class Space:
         if missing <= 0 and not lack.inodes:
             return freed
         if missing > self.eviction.evictable():
-            raise self._full(digest, size)
+            raise self._full(coming, size)
         return freed + self.eviction.free(missing, lack.inodes)
 
-    def _commit(self, digest: Digest, commit: Callable[[], None]) -> None:
+    def _commit(self, coming: _Coming, commit: Callable[[], None]) -> None:
         try:
             commit()
         except OSError as error:
             if error.errno in _NO_ROOM:
-                raise StoreFull(f"there is no room for {digest} ({error.strerror})", self._remedy()) from error
+                raise StoreFull(f"there is no room for {coming.what} ({error.strerror})", self._remedy(coming)) from error
             raise
 
-    def _full(self, digest: Digest, size: int | None) -> StoreFull:
+    def _full(self, coming: _Coming, size: int | None) -> StoreFull:
         """Return the error that says what is missing and what would help."""
-        waiting = promised(self._layout, besides=digest)
+        waiting = promised(self._layout, besides=coming.note)
         disk = self.disk()
-        bound = "" if self._cache_size is None else f" storage.cache_size is {_text(self._cache_size)},"
+        bound = (
+            "" if self._cache_size is None or not coming.cache else f" storage.cache_size is {_text(self._cache_size)},"
+        )
         inodes = " the file system is out of inodes," if disk.inodes_lacking else ""
         evictable = (
             "nothing is evicted while offline"
@@ -216,14 +252,14 @@ class Space:
             else (f"{_text(self.eviction.evictable())} can be evicted")
         )
         return StoreFull(
-            f"no room for {_text(owed(size, 0))} of {digest}:{bound}{inodes} {_text(disk.free)} are free of"
+            f"no room for {_text(owed(size, 0))} of {coming.what}:{bound}{inodes} {_text(disk.free)} are free of"
             f" {_text(disk.total)}, {_text(self._keep_free.of(disk.total))} of them are kept free,"
             f" {_text(waiting.owed)} are promised to downloads under way, and {evictable}",
-            self._remedy(),
+            self._remedy(coming),
         )
 
-    def _remedy(self) -> str:
-        own = "raise storage.cache_size, " if self._cache_size is not None else ""
+    def _remedy(self, coming: _Coming) -> str:
+        own = "raise storage.cache_size, " if self._cache_size is not None and coming.cache else ""
         online = "unpin --now what is not needed" if self._offline else "unpin what is not needed"
         return f"{own}lower storage.keep_free, give the store's file system more room, or {online}"
 

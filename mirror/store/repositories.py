@@ -1,0 +1,40 @@
+"""Which repositories there are: the folders that hold tags, manifests or blobs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from mirror.errors import NameInvalid
+from mirror.oci.reference import check_name
+from mirror.store.layout import Layout
+
+_PARTS = frozenset(("_tags", "_manifests", "_blobs"))
+
+
+def find_repositories(layout: Layout) -> Iterator[str]:
+    """Yield the names of all repositories, lazily and in no order; blocks, so for threads."""
+    folders = [("", str(layout.repositories))]
+    while folders:
+        name, path = folders.pop()
+        try:
+            entries = os.scandir(path)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        found = False
+        with entries:
+            for entry in entries:
+                if entry.name in _PARTS:
+                    found = True
+                elif not entry.name.startswith("_"):
+                    folders.append((f"{name}/{entry.name}" if name else entry.name, entry.path))
+        if found and _is_name(name):
+            yield name
+
+
+def _is_name(text: str) -> bool:
+    try:
+        check_name(text)
+    except NameInvalid:
+        return False
+    return True
