@@ -250,7 +250,10 @@ def _report_load(desk: Desk, outcome: Outcome, report: LoadReport, wanted: Loade
     for first, second in report.doubled:
         outcome.warn([f"{second} is the same part as {first}"])
     for damage in report.damaged:
-        outcome.note(UNVERIFIED, "part_damaged", str(damage), "", "copy that part again, or have it saved again")
+        if report.ready:
+            outcome.warn([f"{damage}: another copy had it, or it was not needed"])
+        else:
+            outcome.note(UNVERIFIED, "part_damaged", str(damage), "", "copy that part again, or have it saved again")
     for one in report.loaded:
         _report_one(outcome, one)
     if report.missing:
@@ -272,11 +275,8 @@ def _report_one(outcome: Outcome, one: LoadedSet) -> None:
             INCOMPLETE, "part_missing", f"{part} was not among the files", name, "load it too: any order will do"
         )
     if one.presumed:
-        outcome.note(
-            INCOMPLETE, "presumed_missing",
-            f"the parts presume {len(one.missing)} digests that are not here, so nothing was written", name,
-            "load the archives before this one, or have what is missing saved with --want",
-        )  # fmt: skip
+        what = f"the parts presume {len(one.missing)} digests that are not here, so nothing was written"
+        outcome.note(INCOMPLETE, "presumed_missing", what, name, one.remedy)
     for digest, size in sorted(one.missing.items())[:_SHOWN]:
         outcome.note(INCOMPLETE, "missing", f"{digest} ({size_text(size)}) is missing", name)
     if len(one.missing) > _SHOWN:

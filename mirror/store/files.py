@@ -85,7 +85,8 @@ def read_small(path: str, limit: int) -> bytes | None:
     if fd is None:
         return None
     try:
-        content = os.pread(fd, limit + 1, 0)
+        # As much memory as the file takes: limits are far above what most files have.
+        content = os.pread(fd, min(os.fstat(fd).st_size, limit) + 1, 0)
     finally:
         os.close(fd)
     if len(content) > limit:

@@ -103,6 +103,10 @@ class Layout:
         """Return the file that makes `digest` a blob of repository `name`."""
         return f"{self._repositories}{name}/_blobs/{digest.algorithm}/{digest.hex}"
 
+    def members(self, name: str) -> Path:
+        """Return the folder of a repository's blobs."""
+        return self.repositories / name / "_blobs"
+
     def referrers(self, name: str, digest: Digest) -> str:
         """Return where the last list of a digest's referrers is kept."""
         return f"{self._repositories}{name}/_referrers/{digest.algorithm}/{digest.hex}/index.json"
