@@ -158,3 +158,23 @@ class ReferrersAnswer:
     body: bytes
     filtered: bool
     warning: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class UploadState:
+    """An upload under way: its name, and how many bytes of it are here and will be kept."""
+
+    id: str
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """The most bytes that the repositories which `covers` names (by canonical name) may hold together.
+
+    `key` is the same for the same quota.
+    """
+
+    key: str
+    limit: int
+    covers: Callable[[str], bool]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from mirror.errors import DigestInvalid, ManifestInvalid
@@ -117,17 +118,25 @@ class Manifests:
 
     def list(self, name: str) -> Iterator[Digest]:
         """Yield the digests of the repository's manifests. For threads only."""
-        for algorithm in ("sha256", "sha512"):
-            try:
-                entries = os.scandir(self._layout.manifests(name) / algorithm)
-            except FileNotFoundError:
-                continue
-            with entries:
-                for entry in entries:
-                    try:
-                        yield Digest.parse(f"{algorithm}:{entry.name}")
-                    except DigestInvalid:
-                        continue
+        return _list(self._layout.manifests(name))
+
+    def list_blobs(self, name: str) -> Iterator[Digest]:
+        """Yield the digests of the repository's blobs, and of manifests that others name. For threads only."""
+        return _list(self._layout.members(name))
+
+
+def _list(folder: Path) -> Iterator[Digest]:
+    for algorithm in ("sha256", "sha512"):
+        try:
+            entries = os.scandir(folder / algorithm)
+        except FileNotFoundError:
+            continue
+        with entries:
+            for entry in entries:
+                try:
+                    yield Digest.parse(f"{algorithm}:{entry.name}")
+                except DigestInvalid:
+                    continue
 
 
 def _row(descriptor: Descriptor) -> Row:

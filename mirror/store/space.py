@@ -235,7 +235,9 @@ class Space:
             commit()
         except OSError as error:
             if error.errno in _NO_ROOM:
-                raise StoreFull(f"there is no room for {coming.what} ({error.strerror})", self._remedy(coming)) from error
+                raise StoreFull(
+                    f"there is no room for {coming.what} ({error.strerror})", self._remedy(coming)
+                ) from error
             raise
 
     def _full(self, coming: _Coming, size: int | None) -> StoreFull:

@@ -16,7 +16,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -212,6 +212,16 @@ class Uploads:
             os.close(fd)
             raise
         return upload
+
+    def held(self, belongs: Callable[[str], bool]) -> int:
+        """Return how many bytes of uploads there are in the repositories that `belongs` takes by their names."""
+        size = 0
+        for name in self._names():
+            if name.endswith(".json"):
+                note = UploadNote.parse(files.read_record(str(self._layout.uploads / name), _NOTE_LIMIT))
+                found = files.look(self._layout.upload(name.removesuffix(".json")))
+                size += found.st_size if note is not None and found is not None and belongs(note.name) else 0
+        return size
 
     def tidy(self, age: float = AGE) -> int:
         """Remove uploads that nobody has changed for `age` seconds; take back what cut off requests promised.
