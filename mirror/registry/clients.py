@@ -1,15 +1,61 @@
-"""Who asks: the client's address, and whether it may ask at all."""
+"""Who asks: the client's name once it has shown one, and its address."""
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from aiohttp import web
 
-from mirror.registry.errors import Unauthorized
+from mirror.config.access import Verb
 
 _REMEMBERED = 4096
+
+
+class Scope(Protocol):
+    """What a robot was made for."""
+
+    def covers(self, verb: Verb, name: str) -> bool:
+        """Tell whether that holds a verb on a repository, by its canonical name."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who a client has shown to be.
+
+    `name` is what rules and logs call it: a user's own, `robot+NAME`, `cert:NAME`, `anonymous`. `scope` bounds what a
+    robot may do anywhere. `granted` is there for who came with a token of ours: the verbs for each canonical name
+    that the token was given for, and nothing else counts. `proof` names the credential in tokens that are given for it.
+    """
+
+    name: str
+    kind: Literal["anonymous", "user", "robot", "certificate"]
+    scope: Scope | None = None
+    granted: Mapping[str, frozenset[str]] | None = None
+    proof: str = ""
+
+    @property
+    def is_anonymous(self) -> bool:
+        """Whether this is nobody in particular."""
+        return self.kind == "anonymous"
+
+
+ANONYMOUS = Principal("anonymous", "anonymous")
+_PRINCIPAL = web.RequestKey("principal", Principal)
+
+
+def principal_of(request: web.BaseRequest) -> Principal:
+    """Return who sent a request that was let in."""
+    found: Principal = request.get(_PRINCIPAL, ANONYMOUS)
+    return found
+
+
+def set_principal(request: web.BaseRequest, principal: Principal) -> None:
+    """Note who sent a request."""
+    request[_PRINCIPAL] = principal
 
 
 class Clients:
@@ -20,14 +66,9 @@ class Clients:
     """
 
     def __init__(self, anonymous: bool, trusted_proxies: Sequence[str] = ()) -> None:
-        self._anonymous = anonymous
+        self.anonymous = anonymous
         self._proxies = tuple(ipaddress.ip_network(proxy, strict=False) for proxy in trusted_proxies)
         self._trusted: dict[str, bool] = {}
-
-    def admit(self) -> None:
-        """Return if the client may pull; raise Unauthorized."""
-        if not self._anonymous:
-            raise Unauthorized("this registry serves no anonymous clients", "log in")
 
     def address(self, request: web.BaseRequest) -> str:
         """Return the client's address: the peer's, or behind trusted proxies the last hop that is none of them."""
@@ -44,6 +85,14 @@ class Clients:
             if not self._trusts(address):
                 return found
         return found
+
+    def scheme(self, request: web.BaseRequest) -> str:
+        """Return how the client speaks to us: as the connection does, or as a trusted proxy says."""
+        if self._proxies and self._trusts(request.remote or "unix"):
+            stated = request.headers.get("X-Forwarded-Proto", "").strip().lower()
+            if stated in ("http", "https"):
+                return stated
+        return "https" if request.secure else "http"
 
     def _trusts(self, address: str) -> bool:
         known = self._trusted.get(address)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from mirror import errors
 from mirror.errors import MirrorError
 from mirror.registry.routes import Kind
+from mirror.registry.scopes import BASIC
 
 _MESSAGE_LIMIT = 1000
 _DETAIL_LIMIT = 100
@@ -19,7 +20,11 @@ _RETRY_AFTER_LIMIT = 300
 
 
 class Unauthorized(MirrorError):
-    """The client must say who it is."""
+    """The client must say who it is, as `challenge` (a WWW-Authenticate value) says."""
+
+    def __init__(self, what: str, remedy: str = "", challenge: str = BASIC) -> None:
+        super().__init__(what, remedy)
+        self.challenge = challenge
 
 
 class Unsupported(MirrorError):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from mirror.errors import MirrorError, NotHere
+from mirror.content.answers import UploadState
+from mirror.errors import MirrorError, NotHere, RangeOutOfOrder
+from mirror.registry.access import Access
 from mirror.registry.blobs import Blobs, Cut
 from mirror.registry.clients import Clients
 from mirror.registry.errors import (
@@ -18,12 +20,15 @@ from mirror.registry.errors import (
     Unsupported,
     body_of,
     code_of,
+    detail_of,
     message_of,
     retry_after,
     row_of,
 )
 from mirror.registry.face import Content, Events, RequestLog, Requests
+from mirror.registry.face import Uploads as Taking
 from mirror.registry.flow import ClientGone
+from mirror.registry.gate import PROBES, Gate
 from mirror.registry.health import Health
 from mirror.registry.manifests import Manifests
 from mirror.registry.pace import Pace
@@ -34,6 +39,8 @@ from mirror.registry.responses import Answer, Responses, namespace_field
 from mirror.registry.routes import Kind, Route, parse
 from mirror.registry.sending import Sender
 from mirror.registry.tags import Tags
+from mirror.registry.token import TokenService
+from mirror.registry.uploads import Uploads, place_fields
 
 _BODY_LIMIT = 64 * 1024
 _ROUTES_REMEMBERED = 4096
@@ -41,7 +48,6 @@ _TARGET_REMEMBERED = 512  # longer request targets are parsed each time, so that
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 _METHODS = frozenset({"GET", "HEAD"})
-_PROBES = frozenset({Kind.LIVE, Kind.READY})
 _CLIENT_LEFT = "client left"
 # Stands for a target until it is parsed, and for one that cannot be: its text is not repeated in the log.
 _UNPARSED = Route(Kind.NOWHERE, "", folder="(malformed)")
@@ -52,7 +58,8 @@ _Handler = Callable[[web.BaseRequest, Route, float], Awaitable[Answer]]
 class Dispatcher:
     """The handler that `web.Server` calls for every request. It lets no exception out but cancellation.
 
-    `rate` is requests a second for each client, 0 for no limit. Deadlines of slow clients are the connections' part.
+    `rate` is requests a second for each client, 0 for no limit. Without a `gate`, clients pull without a login or not
+    at all, as `clients` says. Deadlines of slow clients are the connections' part.
     """
 
     def __init__(
@@ -65,9 +72,12 @@ class Dispatcher:
         *,
         rate: float = 0,
         sender: Sender | None = None,
+        gate: Gate | None = None,
+        uploads: Taking | None = None,
     ) -> None:
         self._content = content
         self._clients = clients
+        self._gate = gate or Gate(Access("pull" if clients.anonymous else "none"), clients, content.resolve)
         self._requests = requests
         self._log = log
         self._events = events
@@ -76,7 +86,7 @@ class Dispatcher:
         self._responses = responses = Responses()
         releases = Releases(content, responses)
         health = Health(content, responses, events, self._clock)
-        self._handlers: Mapping[Kind, _Handler] = {
+        self._handlers: dict[Kind, _Handler] = {
             Kind.MANIFEST: Manifests(content, responses),
             Kind.BLOB: Blobs(content, responses, sender or Sender()),
             Kind.TAGS: Tags(content, responses),
@@ -87,6 +97,14 @@ class Dispatcher:
             Kind.LIVE: health,
             Kind.READY: health,
         }
+        if self._gate.logins is not None:
+            self._handlers[Kind.TOKEN] = TokenService(
+                self._gate.access, self._gate.logins, clients, content.resolve, responses
+            )
+        if uploads is not None:
+            self._handlers[Kind.UPLOAD] = Uploads(content, uploads, responses, self._gate.access)
+        # Whose handlers say themselves which methods they take.
+        self._deciding = frozenset(self._handlers) & {Kind.TOKEN, Kind.UPLOAD}
         self._routes: dict[str, Route] = {}
         self._prefix = os.urandom(4).hex()
         self._count = 0
@@ -125,7 +143,7 @@ class Dispatcher:
             await answer.write_eof()
         except ConnectionError:
             trouble = trouble or _CLIENT_LEFT
-        if request.body_exists and _is_unread(request) and request.transport is not None:
+        if request.body_exists and self._is_to_be_cut(request, route) and request.transport is not None:
             request.transport.close()
         try:
             self._note(request, route, answer, client, identity, trouble, self._clock() - arrived)
@@ -134,20 +152,29 @@ class Dispatcher:
         return answer
 
     async def _answer(self, request: web.BaseRequest, route: Route, client: str, arrived: float) -> Answer:
-        probe = route.kind in _PROBES
-        if not probe:
-            self._clients.admit()
-        if request.method not in _METHODS:
-            raise Unsupported("this registry takes no pushes yet", "push to the upstream registry")
-        if self._pace is not None and not probe:
+        kind = route.kind
+        if self._pace is not None and kind not in PROBES:
             async with Patience(arrived):
                 await self._pace.wait(client)
-        handler = self._handlers.get(route.kind)
+        if request.method not in _METHODS or kind not in self._gate.free:
+            await self._admit(request, route, client, arrived)
+        handler = self._handlers.get(kind)
         if handler is None:
             raise NotHere("there is nothing at this path")
         if not self._content.settled:
             await self._content.settle()
         return await handler(request, route, arrived)
+
+    async def _admit(self, request: web.BaseRequest, route: Route, client: str, arrived: float) -> None:
+        """Return if a request may go on to its handler: by its method, and by who sends it."""
+        if route.kind in PROBES:
+            raise Unsupported("this can only be read")
+        principal = await self._gate.identify(request, route, client, arrived)
+        if request.method not in _METHODS and route.kind not in self._deciding:
+            raise Unsupported("this registry takes no pushes yet", "push to the upstream registry")
+        if not self._content.settled:
+            await self._content.settle()
+        await self._gate.authorise(request, route, principal, client)
 
     async def _ping(self, request: web.BaseRequest, route: Route, _arrived: float) -> Answer:
         """Answer /v2/ without asking any upstream: clients choose this mirror by it."""
@@ -156,7 +183,7 @@ class Dispatcher:
     def _parse(self, target: str) -> Route:
         """Parse a request target and remember it: the same few are asked for again and again."""
         route = parse(target)
-        if len(target) <= _TARGET_REMEMBERED:
+        if len(target) <= _TARGET_REMEMBERED and route.kind is not Kind.UPLOAD:
             if len(self._routes) >= _ROUTES_REMEMBERED:
                 del self._routes[next(iter(self._routes))]
             self._routes[target] = route
@@ -178,14 +205,23 @@ class Dispatcher:
         if seconds:
             fields += f"Retry-After: {seconds}\r\n"
         if isinstance(error, Unauthorized):
-            fields += 'WWW-Authenticate: Basic realm="mirror"\r\n'
+            fields += f"WWW-Authenticate: {error.challenge}\r\n"
         elif isinstance(error, Unsupported):
             fields += f"Allow: {', '.join(error.allowed)}\r\n"
         elif isinstance(error, RangeInvalid):
             fields += f"Content-Range: bytes */{error.total}\r\n"
-        body = body_of(code_of(error, route.kind), message_of(error))
+        elif isinstance(error, RangeOutOfOrder):
+            fields += place_fields(route, UploadState(route.upload, error.offset))
+        body = body_of(code_of(error, route.kind), message_of(error), detail_of(error))
         close = request.body_exists and _is_unread(request)
         return self._responses.whole(request, row.status, "application/json", body, fields, close=close)
+
+    def _is_to_be_cut(self, request: web.BaseRequest, route: Route) -> bool:
+        """Tell whether a body that nobody read ends the connection at once.
+
+        A refused push is read for a while (aiohttp's lingering): a reset would take the reason from its client.
+        """
+        return _is_unread(request) and (route.kind not in self._deciding or "Expect" in request.headers)
 
     def _explain(self, cause: BaseException | None, identity: str) -> str:
         """Say why a body broke off. A client's leaving is everyday; what is no error of the tree is a fault of ours."""
@@ -209,7 +245,7 @@ class Dispatcher:
     ) -> None:
         kind = route.kind
         self._requests.request(kind, request.method, answer.status, answer.cache, answer.upstream, answer.sent, seconds)
-        if kind in _PROBES and answer.status == 200:
+        if kind in PROBES and answer.status == 200:
             return
         self._log.line(
             id=identity,
@@ -229,5 +265,7 @@ class Dispatcher:
 
 def _is_unread(request: web.BaseRequest) -> bool:
     """Tell whether a request's body is one that is not read: aiohttp takes what is short, the rest closes."""
+    if request.content.is_eof():
+        return False
     length = request.content_length
-    return length is None or length > _BODY_LIMIT
+    return length is None or length > _BODY_LIMIT or "Expect" in request.headers

@@ -41,6 +41,7 @@ class Kind(StrEnum):
     REFERRERS = "referrers"
     UPLOAD = "upload"
     CATALOG = "catalog"
+    TOKEN = "token"  # noqa: S105 - a route's name
     LIVE = "live"
     READY = "ready"
     GRAPH = "graph"
@@ -87,6 +88,8 @@ def parse(target: str) -> Route:
         raise NameInvalid("the path holds what no name, tag or digest holds", "write them plainly, without escapes")
     if path in ("/livez", "/readyz"):
         return Route(Kind.LIVE if path == "/livez" else Kind.READY, path, folder=path)
+    if path == "/token":
+        return Route(Kind.TOKEN, path, folder=path)
     if path in _GRAPHS:
         return Route(Kind.GRAPH, path, folder=path)
     signature = _SIGNATURE.fullmatch(path)

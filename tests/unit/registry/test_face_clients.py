@@ -13,7 +13,6 @@ from multidict import CIMultiDict
 from mirror.errors import NotYet
 from mirror.registry import pace as module
 from mirror.registry.clients import Clients
-from mirror.registry.errors import Unauthorized
 from mirror.registry.pace import Pace
 
 
@@ -66,12 +65,6 @@ def test_what_is_remembered_of_peers_is_bounded(monkeypatch):
     for number in range(50):
         assert clients.address(Asking(f"192.0.2.{number}")) == f"192.0.2.{number}"
         assert len(clients._trusted) <= 5
-
-
-def test_admission():
-    Clients(anonymous=True).admit()
-    with pytest.raises(Unauthorized):
-        Clients(anonymous=False).admit()
 
 
 class Clock:

@@ -116,7 +116,7 @@ async def test_malformed_targets_reach_nothing(content, face, target, code):
 async def test_where_there_is_nothing(content, face, target, code):
     reply = await face.ask(target)
     assert (reply.status, reply.error["code"]) == (404, code)
-    assert content.calls == []
+    assert {call[0] for call in content.calls} <= {"resolve"}
 
 
 async def test_without_anonymous_clients_every_name_is_401(content, open_face):

@@ -1,0 +1,213 @@
+"""Who is let in, and to what: every request is identified and its right decided before content is asked.
+
+What a client without the right is told, where R is reading, W pushing or deleting, and a login is possible
+("beside": something is open to anonymous clients too, "closed": nothing is):
+
+                                beside                          closed
+    GET /v2/, no credentials    401 Bearer                      401 Basic
+    anonymous, R or W           401 Bearer, scope               401 Basic
+    a token for less            401 Bearer, insufficient_scope  the same
+    logged in, R                404, as for what is not here    the same
+    logged in, W                403 DENIED                      the same
+    a wrong login               401 after a second              the same
+    a token that is over        401 Bearer, invalid_token       401 Basic
+
+containers/image takes the way to log in from /v2/ alone, containerd from what it asked for, Docker from either; after a
+Basic challenge skopeo sends an empty login where it has none, and Docker gives up: hence Bearer wherever something is
+open (protocol.md 2.1, 2.3). Where nobody can log in there is no challenge to meet: reading is 404, writing 403.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from aiohttp import web
+
+from mirror.config.access import Verb
+from mirror.content.answers import Target
+from mirror.errors import Denied, Forbidden, InvalidRequest, MirrorError, NameUnknown, NotHere
+from mirror.registry import audit, scopes
+from mirror.registry.access import CATALOG, Access
+from mirror.registry.certificates import Certificates
+from mirror.registry.clients import ANONYMOUS, Clients, Principal, set_principal
+from mirror.registry.errors import Unauthorized, Unsupported
+from mirror.registry.logins import LoginRefused, Logins
+from mirror.registry.patience import Patience
+from mirror.registry.routes import Kind, Route
+
+Resolve = Callable[[str, str | None, str | None], Target]
+
+# Which right each method of a route needs; what is not here is no method of it.
+VERBS: Mapping[Kind, Mapping[str, Verb]] = {
+    Kind.MANIFEST: {"GET": "pull", "HEAD": "pull", "PUT": "push", "DELETE": "delete"},
+    Kind.BLOB: {"GET": "pull", "HEAD": "pull", "DELETE": "delete"},
+    Kind.UPLOAD: {"POST": "push", "PATCH": "push", "PUT": "push", "GET": "push", "HEAD": "push", "DELETE": "push"},
+    Kind.TAGS: {"GET": "pull", "HEAD": "pull"},
+    Kind.REFERRERS: {"GET": "pull", "HEAD": "pull"},
+}
+# What stays open to load balancers and to whoever watches over the service.
+PROBES = frozenset({Kind.LIVE, Kind.READY})
+# What needs nothing but to be let in.
+_UNNAMED = frozenset({Kind.PING, Kind.GRAPH, Kind.SIGNATURE, Kind.NOWHERE, Kind.TOKEN})
+# What everybody may read where everybody may pull everything.
+_OPEN = frozenset({Kind.MANIFEST, Kind.BLOB, Kind.TAGS, Kind.REFERRERS, Kind.GRAPH, Kind.SIGNATURE, Kind.NOWHERE})
+_ACTIONS: Mapping[Verb, str] = {"pull": "pull", "push": "pull,push", "delete": "delete"}
+
+
+class Gate:
+    """Decides by `access` for whom `logins` and client certificates identify.
+
+    `logins` None: nobody can log in by name. `certificates`: the listener asks clients for one. `external_url`: scheme
+    and host as clients see us, else those of each request.
+    """
+
+    def __init__(
+        self,
+        access: Access,
+        clients: Clients,
+        resolve: Resolve,
+        *,
+        logins: Logins | None = None,
+        certificates: bool = False,
+        external_url: str | None = None,
+    ) -> None:
+        self.access = access
+        self.logins = logins
+        self._clients = clients
+        self._resolve = resolve
+        self._certificates = Certificates() if certificates else None
+        self._external = tuple(external_url.split("://", 1)) if external_url else None
+        # GET and HEAD of these are answered as they come: one look at this set is all that an open mirror pays. Where
+        # there are only robots beside anonymous clients, what anybody may read is not worth a look at a login either.
+        is_free = access.is_open and not certificates and (logins is None or not logins.has_users)
+        self.free = PROBES | _OPEN if is_free else PROBES
+
+    async def identify(self, request: web.BaseRequest, route: Route, client: str, arrived: float) -> Principal:
+        """Return who sends a request from the address `client`; `principal_of` says it from then on.
+
+        It came at `arrived` on the loop's clock.
+
+        Raise Unauthorized where a login is wrong, or must be shown first.
+        """
+        given = request.headers.getall("Authorization", ())
+        if len(given) > 1:
+            raise InvalidRequest("the request has more than one Authorization field")
+        principal = ANONYMOUS
+        if given and await self._login_exists():
+            principal = await self._log_in(request, given[0], client, arrived)
+        if principal.is_anonymous and self._certificates is not None:
+            principal = self._certificates.principal(request) or principal
+        if principal.is_anonymous and route.kind is not Kind.TOKEN:
+            asks = route.kind is Kind.PING and not given and await self._login_exists()
+            if asks or not self.access.admits_anonymous:
+                raise Unauthorized("this registry asks who you are", "log in", self.challenge(request))
+        set_principal(request, principal)
+        return principal
+
+    async def authorise(self, request: web.BaseRequest, route: Route, principal: Principal, client: str) -> None:
+        """Return if `principal` may do what a request asks.
+
+        Raise Unauthorized, NotHere, Forbidden or Unsupported as the table above has it, and NameUnknown for a name
+        that means nothing here.
+        """
+        if route.kind in _UNNAMED:
+            return
+        if route.kind is Kind.CATALOG:
+            if not self.access.lists(principal):
+                raise await self._refusal(request, principal, "pull", CATALOG, client)
+            return
+        verb = VERBS[route.kind].get(request.method)
+        if verb is None:
+            raise Unsupported("this is no method of this route", "", tuple(VERBS[route.kind]))
+        name = self._canonical(route, verb, asks_only=request.method in ("GET", "HEAD"))
+        if not self.access.may(principal, verb, name):
+            raise await self._refusal(request, principal, verb, name, client)
+
+    def challenge(self, request: web.BaseRequest, scope: str = "", error: str = "") -> str:
+        """Return how to log in: by token where something is open to anonymous clients too, else by password."""
+        if self.logins is None or not self.access.admits_anonymous:
+            return scopes.BASIC
+        return self._bearer(request, scope, error)
+
+    def _bearer(self, request: web.BaseRequest, scope: str, error: str) -> str:
+        if self._external is not None:
+            scheme, host = self._external
+            return scopes.challenge(scheme, host, scope, error)
+        found = scopes.host_of(request.headers.get("Host"))
+        if found is None:  # HTTP/1.0 has none
+            return scopes.BASIC
+        return scopes.challenge(self._clients.scheme(request), found, scope, error)
+
+    async def _log_in(self, request: web.BaseRequest, header: str, client: str, arrived: float) -> Principal:
+        if self.logins is None:
+            return ANONYMOUS
+        known = self.logins.recall(header)
+        if known is not None:
+            return known
+        try:
+            async with Patience(arrived):
+                return await self.logins.identify(header)
+        except LoginRefused as error:
+            audit.refused("login", error.who, client, error)
+            by_token = error.error if header[:7].lower() == "bearer " else ""
+            raise Unauthorized(error.what, error.remedy, self.challenge(request, error=by_token)) from None
+
+    async def _login_exists(self) -> bool:
+        return self._certificates is not None or (self.logins is not None and await self.logins.exist())
+
+    def _canonical(self, route: Route, verb: Verb, *, asks_only: bool) -> str:
+        """Return the canonical name of what a request is about, which for a write must be hosted here.
+
+        `asks_only`: it is about an upload, and changes nothing.
+        """
+        try:
+            target = self._resolve(route.name, route.ns, route.prefix)
+        except Denied as error:
+            if verb == "pull":
+                raise
+            raise _is_proxied(route.name.partition("/")[0]) from error
+        except NameUnknown as error:
+            if verb == "pull":
+                raise
+            raise Forbidden(error.what, "push to a name whose first part is no host name") from None
+        if verb != "pull":
+            if target.upstream and asks_only:
+                raise NotHere("there is no such upload")
+            if target.upstream:
+                raise _is_proxied(target.upstream)
+            if not target.hosted:
+                raise Forbidden(f"{target.name} was loaded or synced here as part of a set", "push to another name")
+        return target.name
+
+    async def _refusal(
+        self, request: web.BaseRequest, principal: Principal, verb: Verb, name: str, client: str
+    ) -> MirrorError:
+        """Return the error for a right that is not there."""
+        scope = CATALOG + ":*" if name == CATALOG else f"repository:{name}:{_ACTIONS[verb]}"
+        if principal.is_anonymous and await self._login_exists():
+            short = "" if principal.granted is None else "insufficient_scope"
+            challenge = self.challenge(request, scope, short)
+            return Unauthorized("clients without a login may not do this", "log in", challenge)
+        if principal.granted is not None and self._allows(replace(principal, granted=None), verb, name):
+            challenge = self._bearer(request, scope, "insufficient_scope")
+            return Unauthorized("the token was given for something else", "ask for one with this scope", challenge)
+        audit.refused(verb, principal.name, client, "no rule allows it", "" if name == CATALOG else name)
+        if name == CATALOG:
+            return NotHere("there is nothing at this path")
+        if verb == "pull":
+            return NotHere(f"there is nothing here under this name that {_called(principal)} may pull")
+        return Forbidden(f"{_called(principal)} may not {verb} here", "ask for a rule under clients in mirror.yaml")
+
+    def _allows(self, principal: Principal, verb: Verb, name: str) -> bool:
+        return self.access.lists(principal) if name == CATALOG else self.access.may(principal, verb, name)
+
+
+def _called(principal: Principal) -> str:
+    return "a client without a login" if principal.is_anonymous else principal.name
+
+
+def _is_proxied(upstream: str) -> Unsupported:
+    return Unsupported(
+        f"names under {upstream} are proxied", "push to a name of your own, or to the upstream registry itself"
+    )
