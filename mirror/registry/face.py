@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol
 
-from mirror.content.answers import BlobAnswer, BlobHead, ByteRange, ManifestAnswer, ReferrersAnswer, TagPage, Target
+from mirror.content.answers import (
+    BlobAnswer,
+    BlobHead,
+    ByteRange,
+    ManifestAnswer,
+    Quota,
+    ReferrersAnswer,
+    TagPage,
+    Target,
+    UploadState,
+)
 from mirror.oci.digest import Digest
 
 
@@ -62,6 +73,74 @@ class Content(Protocol):
 
     async def ready(self) -> None:
         """Exercise store and tag path; raise MirrorError if they do not work."""
+        ...
+
+
+class Uploads(Protocol):
+    """What clients push into hosted repositories. Raises MirrorError, and what the chunks raise."""
+
+    async def begin(self, target: Target, who: str, algorithm: str = "sha256") -> UploadState:
+        """Begin an upload; `algorithm` is that of the digest to come, as far as the client says."""
+        ...
+
+    async def append(
+        self,
+        target: Target,
+        identity: str,
+        chunks: AsyncIterator[bytes],
+        start: int | None = None,
+        length: int | None = None,
+        quota: Quota | None = None,
+    ) -> UploadState:
+        """Append a body of `length` bytes (None: unknown) that belongs at `start` (None: at the end)."""
+        ...
+
+    async def finish(
+        self,
+        target: Target,
+        identity: str,
+        digest: Digest,
+        chunks: AsyncIterator[bytes] | None = None,
+        start: int | None = None,
+        length: int | None = None,
+        quota: Quota | None = None,
+    ) -> int:
+        """Append the last of the bytes, if any are left to come, and make a blob of all of them; return its size."""
+        ...
+
+    async def state(self, target: Target, identity: str) -> UploadState:
+        """Return how far an upload is."""
+        ...
+
+    async def cancel(self, target: Target, identity: str) -> None:
+        """Drop an upload."""
+        ...
+
+    async def put_whole(
+        self,
+        target: Target,
+        digest: Digest,
+        chunks: AsyncIterator[bytes],
+        length: int | None,
+        who: str,
+        quota: Quota | None = None,
+    ) -> int:
+        """Take a whole blob; return its size."""
+        ...
+
+    async def mount(
+        self,
+        target: Target,
+        digest: Digest,
+        source: Target | None,
+        may_pull: Callable[[str], bool],
+        who: str,
+        quota: Quota | None = None,
+    ) -> bool:
+        """Make a blob of `source` (None: of any repository that the client may pull from) one of this one's too.
+
+        `may_pull` takes canonical names, in any thread. False: it cannot be, so it is to be sent.
+        """
         ...
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from mirror.errors import InvalidRequest, NameInvalid, TagInvalid
+from mirror.errors import DigestInvalid, InvalidRequest, NameInvalid, TagInvalid
 from mirror.oci.digest import Digest
 from mirror.oci.reference import check_name, check_tag, parse_reference
 
@@ -19,6 +20,8 @@ _PATH = re.compile(r"/[!-\"$&->@-~]*")
 # Some clients escape the colon of a digest; no other escape means anything in a path (faults.md E9).
 _ESCAPED_COLON = re.compile(r"(sha256|sha512)%3[Aa]")
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
+_KEYS = frozenset(("ns", "n", "last", "artifactType"))
+_UPLOAD_KEYS = frozenset(("ns", "digest", "mount", "from", "digest-algorithm"))
 _NUMBER = re.compile(r"[0-9]{1,19}")
 _NAMESPACE = re.compile(r"(?:[A-Za-z0-9]+(?:[._-]+[A-Za-z0-9]+)*|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 # RFC 6838 section 4.2: the restricted names of a media type.
@@ -50,12 +53,29 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the query of an upload asks for: `digest` to finish it, `mount` of a blob, `source` the name after `from`.
+
+    `algorithm` is that of the digest to come, as far as the client says.
+    """
+
+    digest: Digest | None = None
+    mount: Digest | None = None
+    source: str = ""
+    algorithm: str = "sha256"
+
+
+NO_WISHES = Wishes()
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """One request target, checked.
 
     `path` is the target without its query; `folder` is that without a digest at its end, for the log. `prefix` is
     <upstream> of /<upstream>/v2/…, `ns` the query's. `reference` is a digest or, for a manifest, a tag. `count` is the
-    query's n, at most PAGE_LIMIT, or a signature's number.
+    query's n, at most PAGE_LIMIT, or a signature's number. `upload` is what the path calls an upload, empty where one
+    is to be begun; `wishes` what the query of an upload asks for.
     """
 
     kind: Kind
@@ -69,6 +89,8 @@ class Route:
     artifact_type: str | None = None
     folder: str = ""
     digest_text: str = ""
+    upload: str = ""
+    wishes: Wishes = NO_WISHES
 
     @property
     def digest(self) -> Digest:
@@ -99,8 +121,15 @@ def parse(target: str) -> Route:
     prefix, rest = _split_version(path)
     if rest is None:
         return Route(Kind.NOWHERE, path, folder=path)
-    ns, count, last, artifact_type = _parse_query(query)
     kind, name, reference = _parse_rest(rest)
+    if kind is Kind.UPLOAD:
+        found = _split_query(query, _UPLOAD_KEYS)
+        upload = rest.rpartition("/")[2]
+        wishes = _parse_wishes(found)
+        if rest.endswith("/blobs/uploads"):
+            upload = ""
+        return Route(kind, path, prefix, name, ns=_check_namespace(found), folder=path, upload=upload, wishes=wishes)
+    ns, count, last, artifact_type = _parse_query(query)
     text = "" if isinstance(reference, str) else str(reference)
     folder = path[: -len(text) - 1] if text else path
     return Route(kind, path, prefix, name, reference, ns, count, last, artifact_type, folder, text)
@@ -142,21 +171,12 @@ def _parse_rest(rest: str) -> tuple[Kind, str, Digest | str]:
 
 
 def _parse_query(query: str) -> tuple[str | None, int | None, str, str | None]:
-    """Return (ns, n, last, artifactType); other keys are ignored, one of these given twice is refused."""
+    """Return (ns, n, last, artifactType) of a query."""
     if not query:
         return None, None, "", None
-    if len(query) > _QUERY_LIMIT:
-        raise InvalidRequest(f"the query has more than {_QUERY_LIMIT} characters")
-    found: dict[str, str] = {}
-    for pair in query.split("&"):
-        key, _, value = pair.partition("=")
-        if key in ("ns", "n", "last", "artifactType"):
-            if key in found:
-                raise InvalidRequest(f"the query gives {key} twice")
-            found[key] = _unescape(value)
-    ns, number, last, artifact_type = (found.get(key) for key in ("ns", "n", "last", "artifactType"))
-    if ns is not None and (len(ns) > 255 or _NAMESPACE.fullmatch(ns) is None):
-        raise NameInvalid("ns is not a host name with an optional port")
+    found = _split_query(query, _KEYS)
+    number, last, artifact_type = (found.get(key) for key in ("n", "last", "artifactType"))
+    ns = _check_namespace(found)
     if number is not None and _NUMBER.fullmatch(number) is None:
         raise InvalidRequest("n is not a whole number of at most 19 digits")
     if artifact_type is not None and _MEDIA_TYPE.fullmatch(artifact_type) is None:
@@ -167,6 +187,43 @@ def _parse_query(query: str) -> tuple[str | None, int | None, str, str | None]:
         except TagInvalid:
             raise InvalidRequest("last is not a tag") from None
     return ns, None if number is None else min(int(number), PAGE_LIMIT), last or "", artifact_type
+
+
+def _parse_wishes(found: Mapping[str, str]) -> Wishes:
+    """Return what the query of an upload asks for (distribution-spec, Pushing blobs). Raises DigestInvalid and others.
+
+    Without digest-algorithm, a digest that is given says which one the bytes will be hashed with.
+    """
+    digest, mount = (Digest.parse(found[key]) if key in found else None for key in ("digest", "mount"))
+    known = digest or mount
+    algorithm = found.get("digest-algorithm", known.algorithm if known is not None else "sha256")
+    if algorithm not in ("sha256", "sha512"):
+        raise DigestInvalid(
+            f"'{algorithm[:40]}' is no algorithm that digests are made with here", "use sha256 or sha512"
+        )
+    source = found.get("from", "")
+    return Wishes(digest, mount, check_name(source) if source else "", algorithm)
+
+
+def _split_query(query: str, keys: frozenset[str]) -> dict[str, str]:
+    """Return what a query gives for `keys`; others are ignored, one of these given twice is refused."""
+    if len(query) > _QUERY_LIMIT:
+        raise InvalidRequest(f"the query has more than {_QUERY_LIMIT} characters")
+    found: dict[str, str] = {}
+    for pair in query.split("&"):
+        key, _, value = pair.partition("=")
+        if key in keys:
+            if key in found:
+                raise InvalidRequest(f"the query gives {key} twice")
+            found[key] = _unescape(value)
+    return found
+
+
+def _check_namespace(found: Mapping[str, str]) -> str | None:
+    ns = found.get("ns")
+    if ns is not None and (len(ns) > 255 or _NAMESPACE.fullmatch(ns) is None):
+        raise NameInvalid("ns is not a host name with an optional port")
+    return ns
 
 
 def _unescape(value: str) -> str:
