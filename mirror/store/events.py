@@ -68,7 +68,7 @@ class Events:
         named: list[str] = []
         try:
             for event in events:
-                written.append(_write(folder, event))
+                written.append(_write(folder, event))  # noqa: PERF401 - what is written is known when one fails
             with self._locked(queue):
                 first = self._reserve(queue, folder, len(events))
                 for sequence, path in enumerate(written, first):
