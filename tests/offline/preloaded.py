@@ -5,6 +5,7 @@ What a document shows is some dozens of commands; without this most of their tim
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -63,11 +64,13 @@ class Preloaded:
         return int(code), self._output.read_text()
 
 
-def _serve() -> int | str | None:
+def _serve() -> None:
     for room in _ROOMS:
         __import__(room)
     from mirror.cli import main
 
+    gc.collect()
+    gc.freeze()  # or every child goes through all of it when it ends
     while line := sys.stdin.readline():
         wanted = json.loads(line)
         child = os.fork()
@@ -76,10 +79,11 @@ def _serve() -> int | str | None:
             try:
                 main(args=wanted["words"], prog_name="mirror")
             except SystemExit as ended:
-                return ended.code
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(int(ended.code or 0))
         _, status = os.waitpid(child, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)
-    return 0
 
 
 def _become(wanted: Mapping[str, Any]) -> None:
@@ -105,4 +109,4 @@ def _become(wanted: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(_serve())
+    _serve()
