@@ -10,6 +10,7 @@
     ├── repositories/<name>/_manifests/<alg>/<hex>        membership of a manifest: media type, size
     ├── repositories/<name>/_blobs/<alg>/<hex>            membership of a blob: size; derived from manifests
     ├── repositories/<name>/_referrers/<alg>/<hex>/index.json   who refers to a digest, as upstream last said
+    ├── repositories/<name>/_referrers/<alg>/<hex>/<alg>-<hex>    a manifest that was pushed here and refers to a digest
     ├── sets/current                            the complete generations of image sets, in the order of completion
     ├── sets/<set>/<n>.json                     a generation: its plan; what it names is never evicted
     ├── sets/<set>/saves/<n>-<id>.json          what a save carried, and which of its parts are finished
@@ -110,6 +111,15 @@ class Layout:
     def referrers(self, name: str, digest: Digest) -> str:
         """Return where the last list of a digest's referrers is kept."""
         return f"{self._repositories}{name}/_referrers/{digest.algorithm}/{digest.hex}/index.json"
+
+    def pushed_referrers(self, name: str) -> Path:
+        """Return the folder of what is known of a repository's referrers."""
+        return self.repositories / name / "_referrers"
+
+    def pushed_referrer(self, name: str, subject: Digest, digest: Digest) -> str:
+        """Return the file that says that manifest `digest`, which was pushed, refers to `subject`."""
+        folder = f"{self._repositories}{name}/_referrers/{subject.algorithm}/{subject.hex}"
+        return f"{folder}/{digest.algorithm}-{digest.hex}"
 
     def set(self, name: str) -> Path:
         """Return the folder of an image set."""

@@ -16,17 +16,21 @@ _POLL = 0.005  # seconds between tries while waiting; short, because what is don
 
 
 class FileLock:
-    """An exclusive lock on `path`, which is created if it is missing (its folder must be there)."""
+    """A lock on `path`, which is created if it is missing (its folder must be there).
 
-    def __init__(self, path: Path) -> None:
+    Exclusive, or `shared` with others that are.
+    """
+
+    def __init__(self, path: Path, *, shared: bool = False) -> None:
         self._path = path
+        self._how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         self._fd = -1
 
     def try_acquire(self) -> bool:
         """Take the lock if it is free and say whether it was. Does not wait; costs two system calls."""
         fd = self._open()
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, self._how | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(fd)
             return False

@@ -85,6 +85,14 @@ class Manifests:
         media_type = found.media_type if found is not None else ""
         files.write_atomically(path, _dump(media_type, size), durable=True)
 
+    def remove_manifest(self, name: str, digest: Digest) -> bool:
+        """Let `digest` be no manifest of the repository, durably; say whether it was one. For threads only."""
+        return _remove(self._layout.manifest(name, digest))
+
+    def remove_blob(self, name: str, digest: Digest) -> bool:
+        """Let `digest` be no blob of the repository, durably; say whether it was one. For threads only."""
+        return _remove(self._layout.membership(name, digest))
+
     def rebuild(self, name: str, wanted: Digest) -> tuple[Row | None, bool]:
         """Derive the blobs' rows from the manifests of the repository that are here. For threads only.
 
@@ -137,6 +145,13 @@ def _list(folder: Path) -> Iterator[Digest]:
                     yield Digest.parse(f"{algorithm}:{entry.name}")
                 except DigestInvalid:
                     continue
+
+
+def _remove(path: str) -> bool:
+    gone = files.remove(path)
+    if gone:
+        files.sync_folder(os.path.dirname(path))
+    return gone
 
 
 def _row(descriptor: Descriptor) -> Row:

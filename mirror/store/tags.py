@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from mirror.errors import DigestInvalid, TagInvalid
 from mirror.oci.digest import Digest
@@ -13,25 +13,40 @@ from mirror.oci.reference import check_tag
 from mirror.store import files
 from mirror.store.layout import Layout
 
-_LIMIT = 64 * 1024
+_LIMIT = 1024 * 1024  # a thousand earlier digests, each with a name of 255 characters
+
+
+class Earlier(NamedTuple):
+    """A digest that a tag had, until when (Unix time), and who had put it there: a user, or an upstream."""
+
+    digest: str
+    until: float
+    who: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class TagRecord:
-    """The digest of a tag, when it was last checked (Unix time), where it came from, and what it meant before."""
+    """The digest of a tag, when it was last checked (Unix time), where it came from, and what it meant before.
+
+    Of a tag that was pushed here `checked` is when, and `source` by whom.
+    """
 
     digest: Digest
     media_type: str
     checked: float
     source: str = ""
-    history: tuple[tuple[str, float], ...] = ()  # (digest, when it was replaced), the youngest first
+    history: tuple[Earlier, ...] = ()  # the youngest first
 
     def moved_to(self, digest: Digest, media_type: str, now: float, source: str, keep: int) -> TagRecord:
         """Return the record of this tag checked at `now`, with `keep` earlier digests if it has moved."""
         if digest == self.digest:
             return replace(self, checked=now, media_type=media_type or self.media_type, source=source)
-        history = ((str(self.digest), now), *self.history)[:keep]
+        history = (Earlier(str(self.digest), now, self.source), *self.history)[:keep]
         return TagRecord(digest, media_type, now, source, history)
+
+    def without(self, digest: Digest) -> TagRecord:
+        """Return the record of this tag with `digest` no longer among its earlier ones."""
+        return replace(self, history=tuple(one for one in self.history if one.digest != str(digest)))
 
     def dump(self) -> bytes:
         """Return the file's content."""
@@ -41,7 +56,7 @@ class TagRecord:
                 "mediaType": self.media_type,
                 "checked": self.checked,
                 "source": self.source,
-                "history": [{"digest": digest, "until": until} for digest, until in self.history],
+                "history": [one._asdict() for one in self.history],
             }
         ).encode()
 
@@ -55,9 +70,13 @@ class TagRecord:
                 str(found["mediaType"]),
                 float(found["checked"]),
                 str(found.get("source", "")),
-                tuple((str(entry["digest"]), float(entry["until"])) for entry in found.get("history", ())),
+                tuple(
+                    # Whoever wrote it last may have been a version that did not note who.
+                    Earlier(str(entry["digest"]), float(entry["until"]), str(entry.get("who", "")))
+                    for entry in found.get("history", ())
+                ),
             )
-        except (ValueError, LookupError, TypeError, RecursionError, DigestInvalid):
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError, DigestInvalid):
             return None
 
 
@@ -80,9 +99,12 @@ class Tags:
         """Replace what the tag means. For threads only."""
         files.write_atomically(self._layout.tag(name, tag), record.dump(), durable=durable)
 
-    def remove(self, name: str, tag: str) -> bool:
+    def remove(self, name: str, tag: str, *, durable: bool = False) -> bool:
         """Forget a tag and say whether it was there. For threads only."""
-        return files.remove(self._layout.tag(name, tag))
+        gone = files.remove(self._layout.tag(name, tag))
+        if gone and durable:
+            files.sync_folder(str(self._layout.tags(name)))
+        return gone
 
     def list(self, name: str) -> list[str]:
         """Return the repository's tags in lexical order. For threads only."""
