@@ -15,6 +15,8 @@ from tests.tools.images import Manifest
 from tests.tools.programs import Programs
 
 _AT_ONCE = 3  # clients that run side by side
+_PATIENCE = 300  # seconds for one batch
+_BATCH = 24  # images in one storage of podman, which becomes slower with each
 
 
 class Node:
@@ -63,16 +65,25 @@ class Node:
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             list(pool.map(self.copy, wanted.keys(), wanted.values()))
 
-    def pull(self, names: Iterable[str]) -> list[dict[str, Any]]:
-        """Pull images with podman and return what it knows of each."""
-        podman = [
-            *(self._programs.find("podman"), "--root", f"{self.folder}/root", "--runroot", f"{self.folder}/runroot"),
-            *("--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "none"),
-            *("--tmpdir", f"{self.folder}/tmp"),
-        ]
+    def pull_all(self, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Pull images with podman, into several storages side by side; return what it knows of each, by name."""
         names = list(names)
-        run([*podman, "pull", "--quiet", "--signature-policy", str(self.policy), *names], self._environment)
-        return list(json.loads(run([*podman, "image", "inspect", *names], self._environment)))
+        batches = [names[start : start + _BATCH] for start in range(0, len(names), _BATCH)]
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            known = pool.map(self._pull, batches, (self.folder / str(number) for number in range(len(batches))))
+            return dict(zip(names, (one for batch in known for one in batch), strict=True))
+
+    def _pull(self, names: list[str], storage: Path) -> list[dict[str, Any]]:
+        podman = [
+            *(self._programs.find("podman"), "--root", f"{storage}/root", "--runroot", f"{storage}/run"),
+            *("--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "none"),
+            *("--tmpdir", f"{storage}/tmp"),
+        ]
+        command = [*podman, "pull", "--quiet", "--signature-policy", str(self.policy), *names]
+        run(command, self._environment, timeout=_PATIENCE)
+        found = list(json.loads(run([*podman, "image", "inspect", *names], self._environment)))
+        shutil.rmtree(storage)  # each layer is there with all those below it
+        return found
 
     def _skopeo(self, *words: str) -> str:
         skopeo = [self._programs.find("skopeo"), "--policy", str(self.policy)]
