@@ -24,9 +24,12 @@ from mirror.store.events import LARGEST
 from mirror.store.events import Events as Queues
 from mirror.store.threads import Threads
 
+# What a receiver is sent: {"events": […]}.
+MEDIA_TYPE = "application/vnd.docker.distribution.events.v2+json"
+
 NOTIFICATIONS = Family(
     "mirror_notifications_total",
-    "Events for webhooks, by what became of them; retried counts attempts.",
+    "Events for webhooks, by what became of them (failed: of attempts).",
     ("target", "result"),
 )
 NOTIFICATIONS_WAITING = Family(

@@ -124,7 +124,7 @@ class Events:
         return {entry.name for entry in found}, fresh
 
     def read(self, queue: str, names: Sequence[str]) -> list[bytes | None]:
-        """Return the events of these names; None for one that is gone or too large to be one. Raises OSError."""
+        """Return the events of these names: None for one that is gone, b"" for what is too large. Raises OSError."""
         found: list[bytes | None] = []
         for name in names:
             try:
@@ -132,7 +132,7 @@ class Events:
             except OSError as error:
                 if error.errno != errno.EFBIG:
                     raise
-                found.append(None)
+                found.append(b"")
         return found
 
     def remove(self, queue: str, names: Sequence[str]) -> None:
