@@ -56,6 +56,12 @@ def test_every_option_is_explained():
             assert spelled.search(everything), f"mirror {name} {option.opts}"
 
 
+def test_modules_that_the_manual_names_are_there():
+    for manual in ROOT.joinpath("docs").glob("*.md"):
+        for name in re.findall(r"`([a-z_]+(?:/[a-z_]+)+\.py)`", manual.read_text()):
+            assert ROOT.joinpath("mirror", name.removeprefix("mirror/")).is_file(), f"{manual.name}: {name}"
+
+
 def test_every_exit_code_says_what_to_do(documented):
     codes = {value for name, value in vars(outcome).items() if name.isupper() and isinstance(value, int)}
     assert codes == {0, 1, 3, 4, 5, 75, 78}
