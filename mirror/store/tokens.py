@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import math
 import os
 import re
 import secrets
@@ -232,6 +233,9 @@ def _parse(identity: str, record: dict[str, Any]) -> Robot:
     repositories = tuple(parse_pattern(pattern) for pattern in record["repositories"])
     if not 0 < len(repositories) <= _MOST_PATTERNS:
         raise ValueError("no patterns, or too many")
+    # NaN would never be over.
+    if expires is not None and not math.isfinite(expires):
+        raise ValueError("no time")
     stated = frozenset(record["may"])
     may = tuple(verb for verb in VERBS if verb in stated)
     if len(may) != len(stated) or not may:
