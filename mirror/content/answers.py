@@ -153,11 +153,15 @@ class TagPage:
 
 @dataclass(frozen=True, slots=True)
 class ReferrersAnswer:
-    """An OCI image index of a digest's referrers as bytes; `filtered` if artifactType was applied."""
+    """An OCI image index of a digest's referrers as bytes; `filtered` if artifactType was applied.
+
+    `last` is set where there are more: the digest to ask on from.
+    """
 
     body: bytes
     filtered: bool
     warning: str = ""
+    last: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,3 +182,21 @@ class Quota:
     key: str
     limit: int
     covers: Callable[[str], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A manifest that was pushed: what it refers to, if anything, and the tags that mean it now."""
+
+    digest: Digest
+    media_type: str
+    subject: Digest | None = None
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NamePage:
+    """Some names of repositories in lexical order; `more` says that there may be others after the last one."""
+
+    names: tuple[str, ...]
+    more: bool

@@ -190,6 +190,8 @@ class Manifests:
 
     async def _belongs(self, target: Target, digest: Digest, content: bytes) -> str:
         """Return the media type of a manifest that another one of the repository names, or that upstream has there."""
+        if target.hosted:
+            raise NotHere(f"{target.name}@{digest} is not here")
         member = await self._members.find(target, digest)
         client = self._clients.get(target.upstream)
         declared = member.media_type if member is not None else ""

@@ -7,7 +7,7 @@ import time
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mirror import logs, metrics
 from mirror.config import UpstreamConfig
@@ -116,6 +116,7 @@ class Tags:
             return found[1]
         record = self._stored.read(target.name, tag)
         if record is not None:
+            record = replace(record, history=())  # which only who moves the tag needs: it may be long
             if len(self._memory) >= _MEMORY:
                 self._memory.clear()
             self._memory[key] = (stamp, record)
@@ -187,8 +188,9 @@ class Tags:
             if state.answer is None:
                 media_type = answer.media_type if answer is not None else ""
                 fresh = TagRecord(state.digest, media_type, began, target.upstream)
-                if record is not None:
-                    fresh = record.moved_to(state.digest, media_type, began, target.upstream, self._history)
+                before = self._stored.read(target.name, tag)
+                if before is not None:
+                    fresh = before.moved_to(state.digest, media_type, began, target.upstream, self._history)
                 await self._write(target, tag, fresh, durable=outcome != "same")
             self._absent.pop((target.name, tag), None)
             return began, state
@@ -294,7 +296,7 @@ class Tags:
     async def _local(self, target: Target) -> list[str]:
         tags = await self._writers.run(self._stored.list, target.name)
         tags = sorted({*tags, *self._sets.known.names.get(target.name, ())})
-        if not tags:
+        if not tags and not (target.hosted and await self._writers.run(self._stored.has_repository, target.name)):
             raise NotHere(f"nothing of {target.name} is here")
         return tags
 

@@ -106,6 +106,10 @@ class Tags:
             files.sync_folder(str(self._layout.tags(name)))
         return gone
 
+    def has_repository(self, name: str) -> bool:
+        """Tell whether there is, or was, a tag or a manifest of the repository. For threads only."""
+        return self._layout.tags(name).is_dir() or self._layout.manifests(name).is_dir()
+
     def list(self, name: str) -> list[str]:
         """Return the repository's tags in lexical order. For threads only."""
         try:

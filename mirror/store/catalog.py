@@ -1,0 +1,69 @@
+"""The names of repositories in order, a few at a time, however many there are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from mirror.errors import DigestInvalid, NameInvalid, TagInvalid
+from mirror.oci.digest import Digest
+from mirror.oci.reference import check_name, check_tag
+from mirror.store.layout import Layout
+
+_ALGORITHMS = ("sha256", "sha512")
+
+
+def walk_names(layout: Layout, last: str = "") -> Iterator[str]:
+    """Yield the names after `last`, in lexical order, of repositories that have a manifest or a tag. For threads only.
+
+    Reads a folder when its names are asked for, and remembers only those on the way to where it is.
+    """
+    return _walk(str(layout.repositories), "", last)
+
+
+def _walk(path: str, prefix: str, last: str) -> Iterator[str]:
+    # A folder stands for its own name and, with a slash, for the names below it: `a-b` lies between `a` and `a/b`.
+    for key in sorted(key for entry in _folders(path) for key in (entry, f"{entry}/")):
+        name = prefix + key
+        if key.endswith("/"):
+            if name > last or last.startswith(name):
+                yield from _walk(f"{path}/{key[:-1]}", name, last)
+        elif name > last and _has_something(f"{path}/{key}") and _is_name(name):
+            yield name
+
+
+def _folders(path: str) -> list[str]:
+    try:
+        entries = os.scandir(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    with entries:
+        return [entry.name for entry in entries if not entry.name.startswith("_") and entry.is_dir()]
+
+
+def _has_something(path: str) -> bool:
+    return _holds(f"{path}/_tags", "") or any(_holds(f"{path}/_manifests/{one}", one) for one in _ALGORITHMS)
+
+
+def _holds(path: str, algorithm: str) -> bool:
+    """Tell whether there is a tag in a folder, or a digest of an algorithm; a write under way is neither."""
+    try:
+        entries = os.scandir(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    with entries:
+        for entry in entries:
+            try:
+                Digest.parse(f"{algorithm}:{entry.name}") if algorithm else check_tag(entry.name)
+            except (DigestInvalid, TagInvalid):
+                continue
+            return True
+    return False
+
+
+def _is_name(text: str) -> bool:
+    try:
+        check_name(text)
+    except NameInvalid:
+        return False
+    return True
