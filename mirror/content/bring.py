@@ -144,7 +144,8 @@ class Bring:
                         f"{digest} has {found.size} bytes, and the manifest that names it says {size}",
                         f"the image in {target.name} is broken where it comes from",
                     )
-                self._members.grant(target, digest)
+                if not self._members.now(target, digest):
+                    self._members.grant(target, digest)
                 return attempt > 0
             client = self._clients.get(target.upstream)
             if client is None or self._offline:

@@ -89,7 +89,7 @@ class Pull:
         source = fill.source
         if self._shop.courtesy is not None:
             await self._shop.courtesy.before_start(source.target.upstream)
-        body = await source.client.get_blob(source.target.repository, fill.digest, fill.written)
+        body = await source.client.get_blob(source.target.repository, fill.digest, fill.written, size=source.expected)
         try:
             await self._accept(body)
             return await self._drain(body)

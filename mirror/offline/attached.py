@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -23,6 +23,7 @@ from mirror.oci import media_types
 from mirror.oci.digest import Digest
 from mirror.oci.reference import fallback_tag
 from mirror.offline.closure import Closure, Closures
+from mirror.offline.each import each
 from mirror.offline.source import ImageSource, Lacking
 
 LIST_LIMIT = 1_000  # names; a longer list costs more pages, one after the other, than asking for each tag at once
@@ -63,12 +64,26 @@ class Attaching:
         self._source = source
         self._closures = closures
         self._tags: dict[str, frozenset[str]] = {}
+        self._listed: set[str] = set()  # whose tags were asked for
+        self._tried: set[str] = set()  # whose API was
         self._without_api: set[str] = set()
+        self._asked: dict[tuple[str, Digest], bytes] = {}
 
-    async def learn(self, target: Target, digests: int) -> None:
-        """Ask for the tags of a repository, of which `digests` digests will be looked up, where that takes less."""
-        if digests * len(_SUFFIXES) <= _ASKED_SINGLY:
-            return
+    async def learn(self, target: Target, digests: Sequence[Digest]) -> None:
+        """Find out how a repository, in which `digests` will be looked up, is best asked: each question once.
+
+        Without it `find` finds the same.
+        """
+        questions: list[Callable[[], Awaitable[None]]] = []
+        if len(digests) * len(_SUFFIXES) > _ASKED_SINGLY and target.name not in self._listed:
+            self._listed.add(target.name)
+            questions.append(lambda: self._learn_tags(target))
+        if digests and target.name not in self._tried:
+            self._tried.add(target.name)
+            questions.append(lambda: self._learn_api(target, digests[0]))
+        await each(lambda ask: ask(), questions, len(questions))
+
+    async def _learn_tags(self, target: Target) -> None:
         try:
             tags = await self._source.tags(target, LIST_LIMIT)
         except _FAILED:
@@ -77,22 +92,45 @@ class Attaching:
         if len(tags) < LIST_LIMIT:
             self._tags[target.name] = frozenset(tags)
 
+    async def _learn_api(self, target: Target, digest: Digest) -> None:
+        """Ask for the referrers of one digest, so that the other questions are not asked where there is no API."""
+        try:
+            body = await self._source.referrers(target, digest)
+        except _NO_API:
+            body = None
+        except _FAILED:
+            return  # whoever asks for this digest says so
+        if body is None:
+            self._without_api.add(target.name)
+        else:
+            self._asked[(target.name, digest)] = body
+
     async def find(self, target: Target, source: str, digest: Digest) -> Attachments:
         """Return what is attached to `digest` in the repository that clients call `source`.
 
         Absence is normal; what could not be asked is among the failures.
         """
         result = Attachments()
-        for suffix, word in _SUFFIXES.items():
-            tag = f"{fallback_tag(digest)}.{suffix}"
-            closure = await self._tagged(result, target, source, tag)
+        questions: list[Callable[[], Awaitable[None]]] = [
+            lambda: self._signed(result, target, source, digest),
+            # What refers to a referrer (the signature of an SBOM) is looked for too, and no further.
+            lambda: self._referred(result, target, source, digest),
+        ]
+        await each(lambda ask: ask(), questions, len(questions))
+        return result
+
+    async def _signed(self, result: Attachments, target: Target, source: str, digest: Digest) -> None:
+        """Add what cosign's tags beside `digest` name."""
+        tags = {suffix: f"{fallback_tag(digest)}.{suffix}" for suffix in _SUFFIXES}
+        closures = await each(lambda tag: self._tagged(result, target, source, tag), list(tags.values()), len(tags))
+        for (suffix, tag), closure in zip(tags.items(), closures, strict=True):
             if closure is not None:
-                result.found.append(Attachment("signature", closure, (tag,), f"{word} of {digest}"))
+                result.found.append(Attachment("signature", closure, (tag,), f"{_SUFFIXES[suffix]} of {digest}"))
                 result.signed = result.signed or suffix == "sig"
-        # What refers to a referrer (the signature of an SBOM) is looked for too, and no further.
+
+    async def _referred(self, result: Attachments, target: Target, source: str, digest: Digest) -> None:
         for one in await self._referring(result, target, source, digest):
             await self._referring(result, target, source, one)
-        return result
 
     async def _tagged(self, result: Attachments, target: Target, source: str, tag: str) -> Closure | None:
         """Return what a tag names; None where there is no such tag, or it could not be asked."""
@@ -131,7 +169,7 @@ class Attaching:
     async def _referrers(self, result: Attachments, target: Target, source: str, digest: Digest) -> Collection[Digest]:
         if target.name not in self._without_api:
             try:
-                body = await self._source.referrers(target, digest)
+                body = self._asked.pop((target.name, digest), None) or await self._source.referrers(target, digest)
             except _NO_API:
                 body = None
             except _FAILED as error:

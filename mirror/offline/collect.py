@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from mirror.content.answers import Target
 from mirror.oci.digest import Digest
 from mirror.offline import assemble
 from mirror.offline.assemble import Holdings, Key
 from mirror.offline.attached import Attaching, Attachments
+from mirror.offline.bounded import Bounded
 from mirror.offline.closure import Closure, Closures
 from mirror.offline.collect_image import Resolving, named
 from mirror.offline.collect_release import Asked, Opened, Releases, Verify
@@ -50,7 +52,7 @@ async def collect(
     parallel: int = 8,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Collected:
-    """Return the plan of `image_set` under `name`, asking `source` for at most `parallel` images at once.
+    """Return the plan of `image_set` under `name`, asking `source` at most `parallel` questions at once.
 
     The same answers give the same plan, whatever their order. An image that cannot be had is left out and reported;
     what `graphs` and `signatures` raise ends it, as do VersionMismatch and other Corrupt, StoreFull, ConfigurationError
@@ -77,7 +79,7 @@ class _Collection:
         progress: Callable[[str], None],
     ) -> None:
         self._image_set = image_set
-        self._source = source
+        source = Bounded(source, parallel)
         self._graphs = graphs
         self._require_signature = require_signature
         self._parallel = parallel
@@ -103,7 +105,17 @@ class _Collection:
         for wanted in await self._named(opened):
             wishes.add(wanted)
         holdings = Holdings()
-        whole = assemble.keep_whole(await self._read(wishes.sorted()), holdings, self._troubles)
+        wished = wishes.sorted()
+        closures: list[tuple[Wanted, Closure]] = []
+
+        async def read() -> None:
+            closures.extend(await self._read(wished))
+
+        async def learn() -> None:
+            await self._learn((one.target, one.digest) for one in wished)
+
+        await each(lambda work: work(), [read, learn], 2)
+        whole = assemble.keep_whole(closures, holdings, self._troubles)
         attached = await self._attached(whole)
         return self._collected(name, selections, opened, whole, attached, holdings)
 
@@ -180,23 +192,29 @@ class _Collection:
         closures = await each(read, wanted, self._parallel)
         return [(one, closure) for one, closure in zip(wanted, closures, strict=True) if closure is not None]
 
+    async def _learn(self, subjects: Iterable[tuple[Target, Digest]]) -> None:
+        """Find out how each repository is asked for what is attached."""
+        targets: dict[str, Target] = {}
+        digests: dict[str, list[Digest]] = defaultdict(list)
+        for target, digest in subjects:
+            targets[target.name] = target
+            digests[target.name].append(digest)
+        await each(lambda name: self._attaching.learn(targets[name], digests[name]), sorted(targets), self._parallel)
+
     async def _attached(self, whole: Sequence[tuple[Wanted, Closure]]) -> dict[Key, Attachments]:
         """Return what is attached to each image and to each planned child of it."""
         subjects: dict[Key, Wanted] = {}
         for wanted, closure in whole:
             for manifest in closure.manifests:
                 subjects.setdefault((manifest.name, manifest.digest), wanted)
-        targets = {wanted.target.name: wanted.target for wanted in subjects.values()}
-        counts = Counter(name for name, _ in subjects)
-
-        async def learn(name: str) -> None:
-            await self._attaching.learn(targets[name], counts[name])
 
         async def find(key: Key) -> Attachments:
             return await self._attaching.find(subjects[key].target, subjects[key].source, key[1])
 
-        await each(learn, sorted(targets), self._parallel)
         keys = sorted(subjects)
+        await self._learn(
+            (subjects[key].target, key[1]) for key in keys
+        )  # with the children of lists, more than before
         found = dict(zip(keys, await each(find, keys, self._parallel), strict=True))
         if keys:
             signed = sum(one.signed for one in found.values())

@@ -14,9 +14,11 @@ from mirror.errors import MirrorError, NotYet, StoreFull, UpstreamInvalid, Upstr
 from mirror.oci.digest import Digest
 from mirror.offline.plan import Plan, PlannedBlob, PlannedManifest
 from mirror.offline.source import Lacking
+from mirror.upstream.client import SMALL_BLOB
 
 _PAUSES = (5.0, 20.0, 60.0)  # seconds before what failed for the moment is tried again, after everything else is in
 _MANIFESTS_AT_ONCE = 16
+_AHEAD = 2  # blobs in work for each that comes: the next is asked for while the last is brought to disk
 
 _log = logs.get("offline.sync")
 
@@ -57,7 +59,7 @@ class Brought:
 
 
 class Sync:
-    """One run over what is missing of a plan. At most `at_once` blobs come from one upstream at a time."""
+    """One run over what is missing of a plan: `at_once` is how many blobs upstreams give at a time."""
 
     def __init__(self, bring: Bringing, target: Callable[[str], Target], at_once: int, progress: Progress) -> None:
         self._bring = bring
@@ -79,13 +81,17 @@ class Sync:
             {self._target(one.name).upstream for one in manifests.values()},
             _MANIFESTS_AT_ONCE,
         )
-        # The large ones first, so that none of them is alone at the end.
+        # The large ones first, so that none of them is alone at the end; the small ones beside them, as upstreams give
+        # those beside them too.
         ordered = sorted(blobs.values(), key=lambda one: -one.size)
-        queues: dict[str, list[Callable[[], Awaitable[None]]]] = defaultdict(list)
+        queues: dict[tuple[str, bool], list[Callable[[], Awaitable[None]]]] = defaultdict(list)
         for one in ordered:
             target = self._target(names[one.digest])
-            queues[target.upstream].append(lambda one=one, target=target: self._one_blob(one, target))  # type: ignore[misc]
-        await asyncio.gather(*(self._rounds(queue, {name}, self._at_once) for name, queue in queues.items()))
+            queue = queues[(target.upstream, one.size <= SMALL_BLOB)]
+            queue.append(lambda one=one, target=target: self._one_blob(one, target))  # type: ignore[misc]
+        await asyncio.gather(
+            *(self._rounds(queue, {name}, _AHEAD * self._at_once) for (name, _), queue in queues.items())
+        )
         failures = _explain(plan, self._failed)
         away = bool(self._failed) and all(isinstance(one, UpstreamUnavailable) for one in self._failed.values())
         return Brought(progress.bytes_done, failures, self._full, away)
@@ -99,7 +105,8 @@ class Sync:
                 break
             _log.info("sync_pauses", items=len(left), seconds=pause, upstreams=",".join(sorted(upstreams)))
             await asyncio.sleep(pause)
-            left = await self._pass(left, at_once)
+            # One alone at first: that is what an endpoint that was away is asked before it is believed to be back.
+            left = [*await self._pass(left[:1], 1), *await self._pass(left[1:], at_once)]
 
     async def _pass(
         self, work: list[Callable[[], Awaitable[None]]], at_once: int

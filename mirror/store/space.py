@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -88,6 +89,7 @@ class Space:
         self._cache_size = storage.cache_size
         self._keep_free = storage.keep_free
         self._offline = offline
+        self._turn = threading.Lock()  # threads of one process need not look at the lock's file again and again
         self._leftovers = Leftovers(layout)
         self._log = logs.get("space")
         self._pins = Pins(layout)
@@ -267,17 +269,20 @@ class Space:
 
     @contextmanager
     def _locked(self, until: float) -> Iterator[None]:
+        if not self._turn.acquire(timeout=max(0.0, until - time.monotonic())):
+            raise StoreFull("others did not make room in time", "try again")
         lock = FileLock(self._layout.lock("space"))
         try:
-            taken = lock.acquire(max(0.0, until - time.monotonic()))
-        except OSError as error:
-            raise StoreFull(f"the store cannot be written ({error.strerror})") from error
-        if not taken:
-            raise StoreFull("another process did not make room in time", "try again")
-        try:
+            try:
+                taken = lock.acquire(max(0.0, until - time.monotonic()))
+            except OSError as error:
+                raise StoreFull(f"the store cannot be written ({error.strerror})") from error
+            if not taken:
+                raise StoreFull("another process did not make room in time", "try again")
             yield
         finally:
             lock.release()
+            self._turn.release()
 
 
 def _text(size: int) -> str:

@@ -17,8 +17,11 @@ from mirror.upstream.lanes import Lane
 from mirror.upstream.observations import Observations
 from mirror.upstream.retry import Retry, RetryAllowance
 
-# quay.io allows 50 manifests a second with a burst of 10 over HTTP/1 (protocol.md 3.4).
+# quay.io allows 50 manifests a second with a burst of 10 over HTTP/1, and counts what is neither a manifest, a tag nor
+# a blob apart (protocol.md 3.4).
 _SMALL_REQUESTS = 8
+# A blob of so many bytes, a configuration mostly, takes a round trip and hardly any of the link.
+SMALL_BLOB = 64 * 1024
 
 ResultT = TypeVar("ResultT")
 
@@ -27,7 +30,8 @@ class UpstreamClient:
     """What the rest of the program asks of one configured upstream.
 
     Every method raises UpstreamNotFound, UpstreamDenied, UpstreamLoginRefused, UpstreamUnavailable (after retries)
-    or UpstreamInvalid, and may be cancelled at any time. `fetches` bounds blob bodies, 0 does not.
+    or UpstreamInvalid, and may be cancelled at any time. `fetches` bounds the bodies of large blobs, and those of small
+    ones beside them; 0 does not.
     """
 
     def __init__(
@@ -43,7 +47,9 @@ class UpstreamClient:
         self._observations = observations
         self._manifest_limit = manifest_limit
         self._blobs = Lane(fetches)
+        self._small_blobs = Lane(min(fetches, _SMALL_REQUESTS))
         self._small = Lane(_SMALL_REQUESTS)
+        self._referrers = Lane(_SMALL_REQUESTS)
         self._retry = Retry(RetryAllowance())
 
     async def close(self) -> None:
@@ -83,21 +89,25 @@ class UpstreamClient:
         """Return a blob's size in bytes."""
         return await self._small_one(lambda at: blobs.head_blob(at, repository, digest))
 
-    async def get_blob(self, repository: str, digest: Digest, start: int = 0, stop: int | None = None) -> BlobBody:
-        """Return a blob's bytes from `start` up to `stop` (exclusive) as they arrive.
+    async def get_blob(
+        self, repository: str, digest: Digest, start: int = 0, stop: int | None = None, *, size: int | None = None
+    ) -> BlobBody:
+        """Return a blob's bytes from `start` up to `stop` (exclusive) as they arrive; it has `size` bytes, if known.
 
         Where upstream ignores the Range the body begins at 0: look at its `start`. The body holds a place in the
-        blob lane until it is closed or read to its end.
+        blob lane until it is closed or read to its end. Small blobs have a lane of their own, beside that one.
         """
-        await self._blobs.enter()
+        small = size is not None and size <= SMALL_BLOB and (self._small_blobs.free or not self._blobs.free)
+        lane = self._small_blobs if small else self._blobs
+        await lane.enter()
         try:
             body = await self._first(
                 lambda at: blobs.get_blob(at, repository, digest, start, stop), lambda late: late.close_now()
             )
         except BaseException:
-            self._blobs.leave()
+            lane.leave()
             raise
-        body.when_done(self._finished)
+        body.when_done(lambda received: self._finished(lane, received))
         return body
 
     async def list_tags(self, repository: str, most: int = tags.MOST_TAGS) -> list[str]:
@@ -108,7 +118,10 @@ class UpstreamClient:
         self, repository: str, digest: Digest, artifact_type: str | None = None
     ) -> ReferrersBody | None:
         """Return the index of what refers to `digest`; None where upstream has no such API."""
-        return await self._small_one(lambda at: referrers.list_referrers(at, repository, digest, artifact_type))
+        async with self._referrers:
+            return await self._first(
+                lambda at: referrers.list_referrers(at, repository, digest, artifact_type), lambda _: None
+            )
 
     async def _small_one(self, unit: Callable[[Endpoint], Awaitable[ResultT]]) -> ResultT:
         async with self._small:
@@ -125,6 +138,6 @@ class UpstreamClient:
                 away = endpoint.breaker.state != "closed"
                 self._observations.endpoint(endpoint.name, away, endpoint.last_error)
 
-    def _finished(self, received: int) -> None:
-        self._blobs.leave()
+    def _finished(self, lane: Lane, received: int) -> None:
+        lane.leave()
         self._observations.received(received)

@@ -21,8 +21,8 @@ from mirror.upstream.redirect import Listed
 from mirror.upstream.tokens import TokenCache
 from mirror.upstream.transport import Transport
 
-# Connections beside the blobs': manifests and tags, HEADs, tokens.
-_SMALL_CONNECTIONS = 16
+# Connections beside the large blobs': manifests and tags, HEADs, referrers, small blobs, tokens.
+_SMALL_CONNECTIONS = 32
 _MOST_CONNECTIONS = 1024
 
 

@@ -12,6 +12,11 @@ class Lane:
     def __init__(self, width: float) -> None:
         self._places = None if width <= 0 or width == math.inf else asyncio.Semaphore(int(width))
 
+    @property
+    def free(self) -> bool:
+        """Whether there is room for one more now."""
+        return self._places is None or not self._places.locked()
+
     async def enter(self) -> None:
         """Wait for a place; each must be given back by `leave`."""
         if self._places is not None:

@@ -10,6 +10,7 @@ from mirror.errors import (
     UpstreamNotFound,
 )
 from mirror.oci.digest import Digest
+from mirror.upstream.client import SMALL_BLOB
 from tests.peers.faults import (
     CloseBeforeHeaders,
     HangHeaders,
@@ -79,6 +80,43 @@ async def test_small_requests_never_queue_behind_blobs(registry):
         await bodies[1].close()
         for _ in range(5):  # no place was lost
             assert await collect(await client.get_blob("team/app", DIGEST)) == (CONTENT, None)
+
+
+async def test_small_blobs_never_queue_behind_large_ones(registry):
+    registry.fail("blob", Stall(1000))
+    async with client_of(registry.url, general={"limits": {"fetches_per_upstream": 2}}) as client:
+        large = [await client.get_blob("team/app", DIGEST, size=SMALL_BLOB + 1) for _ in range(2)]
+        small = [await client.get_blob("team/app", DIGEST, size=SMALL_BLOB) for _ in range(2)]
+        waiting = [asyncio.create_task(client.get_blob("team/app", DIGEST, size=size)) for size in (1, SMALL_BLOB + 1)]
+        await asyncio.sleep(0.05)
+        assert registry.count("blob") == 4  # as many small ones beside them as large ones, and no more
+        assert not any(task.done() for task in waiting)
+        registry.heal()
+        for body in (small[0], large[0]):
+            await body.close()
+        for task in waiting:
+            assert await collect(await task) == (CONTENT, None)
+        for body in (small[1], large[1]):
+            await body.close()
+
+
+async def test_small_blobs_take_the_places_that_no_large_one_wants(registry):
+    registry.fail("blob", Stall(1000))
+    async with client_of(registry.url, general={"limits": {"fetches_per_upstream": 3}}) as client:
+        bodies = [await client.get_blob("team/app", DIGEST, size=1) for _ in range(6)]
+        for body in bodies:
+            await body.close()
+
+
+async def test_referrers_do_not_queue_behind_manifests(registry):
+    registry.fail("manifest", HangHeaders())
+    async with client_of(registry.url) as client:
+        asking = [asyncio.create_task(client.get_manifest("team/app", "v1")) for _ in range(20)]
+        await asyncio.sleep(0.05)
+        await client.list_referrers("team/app", DIGEST)
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
 
 
 async def test_a_failed_blob_gives_its_place_back(registry, impatient):
