@@ -20,7 +20,7 @@ from mirror.store.layout import Layout
 from mirror.store.manifests import Manifests as Rows
 from mirror.store.manifests import Row
 from mirror.store.references import References
-from mirror.store.referrers import Referrers
+from mirror.store.referrers import PushedReferrers
 from mirror.store.space import Space
 
 _LARGEST = 64 * 1024 * 1024
@@ -39,7 +39,7 @@ class ManifestStore:
         self._sparse = sparse
         self._rows = Rows(layout)
         self._hosted = Hosted(layout)
-        self._referrers = Referrers(layout)
+        self._referrers = PushedReferrers(layout)
         self._references = References(layout)
         self._lock = GcLock(layout)
 

@@ -1,18 +1,19 @@
-"""Who refers to a digest: upstream's answer, remembered for as long as a tag is fresh, and kept for when it is away."""
+"""Who refers to a digest: what was pushed here, or upstream's answer, fresh for as long as a tag is and then kept."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from mirror.config import UpstreamConfig
-from mirror.content.answers import ReferrersAnswer, Target
+from mirror.content.answers import ManifestAnswer, ReferrersAnswer, Target
 from mirror.content.coalesce import Coalesced
 from mirror.content.fetch import CLIENT_PATIENCE
 from mirror.errors import (
+    MirrorError,
     NotHere,
     NotYet,
     UpstreamDenied,
@@ -22,13 +23,21 @@ from mirror.errors import (
     UpstreamUnavailable,
 )
 from mirror.oci.digest import Digest
+from mirror.oci.media_types import OCI_INDEX
+from mirror.oci.reference import fallback_tag
 from mirror.store.referrers import Referrers as Stored
 from mirror.store.threads import Threads
 from mirror.upstream.client import UpstreamClient
 
+_FALLBACK_PATIENCE = 3.0  # seconds; the client waits for upstream's own list before
+
 
 class Referrers:
-    """Referrers of proxied content. Upstream is asked for all of them; artifactType is applied here."""
+    """Referrers. Of proxied content upstream is asked for all of them; artifactType is applied here.
+
+    `fallback` returns the manifest of a tag: what clients without the API list there, for a registry that has it, is
+    merged in.
+    """
 
     def __init__(
         self,
@@ -38,7 +47,9 @@ class Referrers:
         upstreams: Mapping[str, UpstreamConfig],
         *,
         offline: bool,
+        fallback: Callable[[Target, str], Awaitable[ManifestAnswer]] | None = None,
     ) -> None:
+        self._fallback = fallback
         self._stored = stored
         self._writers = writers
         self._clients = clients
@@ -46,11 +57,14 @@ class Referrers:
         self._offline = offline
         self._asking: Coalesced[tuple[str, Digest], bytes | None] = Coalesced()
 
-    async def get(self, target: Target, digest: Digest, artifact_type: str | None) -> ReferrersAnswer:
+    async def get(self, target: Target, digest: Digest, artifact_type: str | None, last: str = "") -> ReferrersAnswer:
         """Return the index of referrers, filtered by `artifact_type` if given.
 
-        Raises NotHere where upstream has no such API (the client then asks for its tag), NotYet, UpstreamError.
+        Of hosted content it has a page's worth, after the digest `last`. Raises NotHere where upstream has no such API
+        (the client then asks for its tag), NotYet, UpstreamError.
         """
+        if target.hosted:
+            return await self._writers.run(self._pushed, target.name, digest, artifact_type, last)
         body, warning = await self._index(target, digest)
         if artifact_type is None:
             return ReferrersAnswer(body, False, warning)
@@ -85,8 +99,28 @@ class Referrers:
         answer = await client.list_referrers(target.repository, digest, None)
         if answer is None:
             return None
-        await self._writers.run(self._stored.write, target.name, digest, answer.body)
-        return answer.body
+        body = await self._merged(target, digest, answer.body)
+        await self._writers.run(self._stored.write, target.name, digest, body)
+        return body
+
+    async def _merged(self, target: Target, digest: Digest, body: bytes) -> bytes:
+        """Return upstream's index with what its fallback tag lists besides; as it is where that cannot be had soon."""
+        if self._fallback is None:
+            return body
+        try:
+            async with asyncio.timeout(_FALLBACK_PATIENCE):
+                found = await self._fallback(target, fallback_tag(digest))
+        except (MirrorError, TimeoutError):
+            return body
+        if found.media_type != OCI_INDEX or found.body is None:
+            return body
+        return await self._writers.run(_merge, body, found.body)
+
+    def _pushed(self, name: str, digest: Digest, artifact_type: str | None, last: str) -> ReferrersAnswer:
+        found, more = self._stored.pushed.page(name, digest, artifact_type, last)
+        index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": found}
+        body = json.dumps(index, separators=(",", ":")).encode()
+        return ReferrersAnswer(body, artifact_type is not None, last=str(found[-1]["digest"]) if more else "")
 
     async def stop(self) -> None:
         """Cancel the questions under way."""
@@ -101,4 +135,19 @@ def _filter(body: bytes, artifact_type: str) -> bytes:
         for entry in index.get("manifests", [])
         if isinstance(entry, dict) and entry.get("artifactType") == artifact_type
     ]
+    return json.dumps(index, separators=(",", ":")).encode()
+
+
+def _merge(body: bytes, listed: bytes) -> bytes:
+    """Return an index with the manifests of another one behind its own, each once."""
+    index: Any = json.loads(body)
+    try:
+        own, others = index["manifests"], json.loads(listed)["manifests"]
+        known = {entry["digest"] for entry in own}
+        added = {entry["digest"]: entry for entry in others if entry["digest"] not in known}
+    except (ValueError, LookupError, TypeError):
+        return body
+    if not added:
+        return body
+    index["manifests"] = [*own, *added.values()]
     return json.dumps(index, separators=(",", ":")).encode()

@@ -30,7 +30,7 @@ from mirror.store.lock import FileLock
 from mirror.store.manifests import Manifests
 from mirror.store.promises import allocated
 from mirror.store.references import References
-from mirror.store.referrers import Referrers
+from mirror.store.referrers import PushedReferrers
 from mirror.store.repositories import find_repositories
 from mirror.store.sets import Pins, Sets
 from mirror.store.tags import Tags
@@ -80,7 +80,7 @@ class Collector:
         self._hosted = Hosted(layout)
         self._rows = Manifests(layout)
         self._tags = Tags(layout)
-        self._referrers = Referrers(layout)
+        self._referrers = PushedReferrers(layout)
         self._references = References(layout)
         self._pins = Pins(layout)
         self._sets = Sets(layout)

@@ -11,10 +11,17 @@ from typing import Any
 
 from mirror.errors import DigestInvalid
 from mirror.oci.digest import Digest
+from mirror.oci.reference import fallback_tag
 from mirror.store import files
 from mirror.store.layout import Layout
+from mirror.store.manifests import Manifests
+from mirror.store.tags import Tags
 
-_LIMIT = 8 * 1024 * 1024
+# What a page of pushed referrers holds at most: descriptors, and their bytes, of which one alone may have more.
+PAGE_LENGTH = 1000
+PAGE_SIZE = 1024 * 1024
+
+_LIMIT = 64 * 1024 * 1024
 _ALGORITHMS = ("sha256", "sha512")
 
 
@@ -27,12 +34,11 @@ class KeptReferrers:
 
 
 class Referrers:
-    """The files under `repositories/<name>/_referrers/`. For threads only."""
+    """The lists that upstreams gave; `pushed` is for hosted repositories. For threads only."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-
-    # -- as an upstream said ---------------------------------------------------------------------------------
+        self.pushed = PushedReferrers(layout)
 
     def read(self, name: str, digest: Digest) -> KeptReferrers | None:
         """Return what is kept for `digest`, None where there is nothing whole."""
@@ -53,7 +59,14 @@ class Referrers:
         except OSError:
             return
 
-    # -- pushed ----------------------------------------------------------------------------------------------
+
+class PushedReferrers:
+    """What was pushed with a subject: a file for each. For threads only."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._rows = Manifests(layout)
+        self._tags = Tags(layout)
 
     def add(self, name: str, subject: Digest, digest: Digest, descriptor: bytes) -> None:
         """Say, durably, that manifest `digest` refers to `subject`; `descriptor` is JSON. Raises OSError.
@@ -66,19 +79,6 @@ class Referrers:
         """Take back that manifest `digest` refers to `subject`; say whether it did."""
         return files.remove(self._layout.pushed_referrer(name, subject, digest))
 
-    def pushed(self, name: str, subject: Digest) -> list[Digest]:
-        """Return the manifests that were pushed with this subject, in the order of their digests."""
-        return sorted(self._list(self._layout.pushed_referrers(name) / subject.algorithm / subject.hex), key=str)
-
-    def descriptor(self, name: str, subject: Digest, digest: Digest) -> dict[str, Any] | None:
-        """Return the descriptor that was kept of a referrer; None where there is none any more."""
-        raw = files.read_record(self._layout.pushed_referrer(name, subject, digest), _LIMIT)
-        try:
-            found: Any = json.loads(raw or b"null")
-        except (ValueError, RecursionError):
-            return None
-        return found if isinstance(found, dict) and found.get("digest") == str(digest) else None
-
     def walk(self, name: str) -> Iterator[tuple[Digest, Digest]]:
         """Yield (subject, digest) for all manifests of the repository that were pushed with a subject."""
         folder = self._layout.pushed_referrers(name)
@@ -86,13 +86,61 @@ class Referrers:
             for entry in _entries(folder / algorithm):
                 with suppress(DigestInvalid):
                     subject = Digest.parse(f"{algorithm}:{entry}")
-                    for digest in self._list(folder / algorithm / entry):
+                    for digest in _digests(folder / algorithm / entry):
                         yield subject, digest
 
-    def _list(self, folder: os.PathLike[str]) -> Iterator[Digest]:
-        for entry in _entries(folder):
-            with suppress(DigestInvalid):  # index.json, or a write under way
-                yield Digest.parse(entry.replace("-", ":", 1))
+    def page(
+        self, name: str, subject: Digest, artifact_type: str | None, last: str
+    ) -> tuple[list[dict[str, Any]], bool]:
+        """Return the descriptors of manifests of the repository that refer to `subject`, and whether there are more.
+
+        In the order of their digests, those after the digest `last`, as many as a page holds; of `artifact_type` only,
+        if it is given. Also what clients without the API list under the fallback tag, where that is here.
+        """
+        listed = self._listed(name, subject)
+        pushed = _digests(self._layout.pushed_referrers(name) / subject.algorithm / subject.hex)
+        found: list[dict[str, Any]] = []
+        size = 0
+        for text in sorted({*listed, *map(str, pushed)}):
+            digest = Digest.parse(text)
+            if text <= last or self._rows.modified(name, digest) is None:
+                continue
+            one = self._descriptor(name, subject, digest) or listed.get(text)
+            if one is None or (artifact_type is not None and one.get("artifactType") != artifact_type):
+                continue
+            size += len(json.dumps(one))
+            if found and (size > PAGE_SIZE or len(found) == PAGE_LENGTH):
+                return found, True
+            found.append(one)
+        return found, False
+
+    def _descriptor(self, name: str, subject: Digest, digest: Digest) -> dict[str, Any] | None:
+        found = _parse(files.read_record(self._layout.pushed_referrer(name, subject, digest), _LIMIT))
+        return found if found.get("digest") == str(digest) else None
+
+    def _listed(self, name: str, subject: Digest) -> dict[str, dict[str, Any]]:
+        """Return the descriptors under the fallback tag by digest (distribution-spec, Referrers Tag Schema)."""
+        record = self._tags.read(name, fallback_tag(subject))
+        index = _parse(files.read_record(self._layout.blob(record.digest), _LIMIT)) if record is not None else {}
+        found = {}
+        for entry in index.get("manifests") or ():
+            with suppress(DigestInvalid, TypeError, AttributeError):
+                found[str(Digest.parse(entry.get("digest")))] = entry
+        return found
+
+
+def _digests(folder: os.PathLike[str]) -> Iterator[Digest]:
+    for entry in _entries(folder):
+        with suppress(DigestInvalid):  # index.json, or a write under way
+            yield Digest.parse(entry.replace("-", ":", 1))
+
+
+def _parse(raw: bytes | None) -> dict[str, Any]:
+    try:
+        found: Any = json.loads(raw or b"null")
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _entries(folder: os.PathLike[str]) -> list[str]:
