@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -92,6 +93,7 @@ def run(config: Config, outcome: Outcome, work: Callable[[Desk], Awaitable[None]
     logs.configure("warning" if config.log.level != "debug" else "debug", config.log.format)
 
     def begin(outside: Outside) -> int:
+        gc.freeze()  # what was imported stays: collections need not look at it, nor the end of the process
         try:
             for warning in probe.prepare(Layout(config.storage.path)):
                 outcome.warn([warning])
