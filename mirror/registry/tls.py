@@ -19,11 +19,15 @@ _REREAD = 5.0  # seconds between looks at the files
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 
+class _ClientCaUnusable(ValueError):
+    """The file of `client_ca` is not there, or no certificate."""
+
+
 class ServerTls:
     """A context for new connections. Connections that are open keep the one that they began with.
 
-    Raises ConfigurationError if the files do not make a certificate and its key. With `client_ca`, clients must
-    show a certificate that it signed.
+    Raises ConfigurationError if the files do not make a certificate and its key. With `client_ca`, clients are asked
+    for a certificate: one that it did not sign ends the handshake, and what may be done without one the gate says.
     """
 
     def __init__(self, certificate: Path, key: Path, client_ca: Path | None = None) -> None:
@@ -33,6 +37,14 @@ class ServerTls:
         self._seen = self._look()
         try:
             self.context, self.expires = self._load()
+        except _ClientCaUnusable as error:
+            problem = Problem(
+                "tls",
+                f"{client_ca} holds no certificate of a CA for clients ({_reason(error)})",
+                "tls.client_ca",
+                "give a PEM file",
+            )
+            raise ConfigurationError([problem]) from error
         except (OSError, ValueError) as error:
             problem = Problem(
                 "tls",
@@ -51,7 +63,8 @@ class ServerTls:
         try:
             self.context, self.expires = self._load()
         except (OSError, ValueError) as error:
-            _log.error("tls_reload_failed", certificate=str(self._certificate), why=_reason(error))
+            wrong = self._client_ca if isinstance(error, _ClientCaUnusable) else self._certificate
+            _log.error("tls_reload_failed", certificate=str(wrong), why=_reason(error))
             return False
         _log.info("tls_reloaded", certificate=str(self._certificate))
         return True
@@ -72,8 +85,12 @@ class ServerTls:
         # Without an answer OpenSSL would ask the terminal for the passphrase of an encrypted key.
         context.load_cert_chain(self._certificate, self._key, password=lambda: b"")
         if self._client_ca is not None:
-            context.load_verify_locations(self._client_ca)
-            context.verify_mode = ssl.CERT_REQUIRED
+            try:
+                context.load_verify_locations(self._client_ca)
+            except (OSError, ValueError) as error:
+                raise _ClientCaUnusable(_reason(error)) from error
+            # Probes, and whoever may do without, show none.
+            context.verify_mode = ssl.CERT_OPTIONAL
         leaf = x509.load_pem_x509_certificate(self._certificate.read_bytes())
         return context, leaf.not_valid_after_utc.timestamp()
 
@@ -90,4 +107,6 @@ def _stamp(path: Path) -> object:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, _ClientCaUnusable):
+        return str(error)
     return getattr(error, "reason", None) or getattr(error, "strerror", None) or type(error).__name__

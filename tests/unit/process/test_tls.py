@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 import os
 import ssl
 
 import pytest
 import trustme
+from aiohttp import web
 
 from mirror.errors import ConfigurationError
+from mirror.registry.certificates import Certificates
 from mirror.registry.tls import ServerTls
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
@@ -136,14 +139,92 @@ async def test_files_are_watched(serve, files, said):
     assert service.count("mirror_tls_certificate_expires_seconds") == pytest.approx(tls.expires)
 
 
-async def test_a_client_certificate_can_be_asked_for(serve, files, client, authority, tmp_path):
-    authority.cert_pem.write_to_path(tmp_path / "ca.crt")
-    service = serve(tls=ServerTls(files.certificate, files.key, tmp_path / "ca.crt"))
+async def name_client(request: web.BaseRequest) -> web.StreamResponse:
+    found = Certificates().principal(request)
+    return web.Response(text=found.name if found else "nobody")
+
+
+@pytest.fixture
+def client_ca(authority, tmp_path):
+    path = tmp_path / "ca.crt"
+    authority.cert_pem.write_to_path(path)
+    return path
+
+
+async def test_a_client_certificate_can_be_shown(serve, files, client, authority, client_ca):
+    service = serve(name_client, tls=ServerTls(files.certificate, files.key, client_ca))
+    assert (await ask(service, client))[1].endswith(b"nobody")
+    authority.issue_cert("node@example", common_name="node7").configure_cert(client)
+    assert (await ask(service, client))[1].endswith(b"cert:node7")
+
+
+@pytest.mark.parametrize("fault", ["stranger", "late"])
+async def test_a_client_certificate_that_does_not_hold_ends_the_handshake(
+    serve, files, client, authority, client_ca, fault, said
+):
+    service = serve(name_client, tls=ServerTls(files.certificate, files.key, client_ca))
+    long_ago = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+    if fault == "stranger":
+        trustme.CA().issue_cert("node@example", common_name="node7").configure_cert(client)
+    else:
+        authority.issue_cert("node@example", common_name="node7", not_after=long_ago).configure_cert(client)
     # With TLS 1.3 a client believes that it is in, and hears otherwise when it reads.
     with contextlib.suppress(ssl.SSLError, ConnectionError):
-        assert b"hello" not in (await ask(service, client))[1]
-    authority.issue_cert("node@example").configure_cert(client)
-    assert (await ask(service, client))[1].endswith(b"hello")
+        assert (await ask(service, client))[1] == b""
+    while service.connections.open:
+        await asyncio.sleep(0.01)
+    assert "Traceback" not in said()
+
+
+async def test_the_certificate_counts_on_a_resumed_session_too(serve, files, client, authority, client_ca):
+    tls = ServerTls(files.certificate, files.key, client_ca)
+    service = serve(name_client, tls=tls)
+    authority.issue_cert("node@example", common_name="node7").configure_cert(client)
+    client.maximum_version = ssl.TLSVersion.TLSv1_2  # where the client can say which session to resume
+    session = (await ask(service, client))[2].session
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    again = client.wrap_bio(incoming, outgoing, server_hostname="localhost", session=session)
+    reader, writer = await asyncio.open_connection(*service.address)
+    try:
+        while True:
+            try:
+                again.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                writer.write(outgoing.read())
+                incoming.write(await asyncio.wait_for(reader.read(65536), 5))
+        again.write(GET)
+        writer.write(outgoing.read())
+        assert again.session_reused
+        answer = b""
+        while not answer.endswith(b"cert:node7"):
+            incoming.write(await asyncio.wait_for(reader.read(65536), 5))
+            with contextlib.suppress(ssl.SSLWantReadError):
+                answer += again.read(65536)
+    finally:
+        writer.close()
+
+
+async def test_another_client_ca_counts_for_new_connections(serve, files, client, authority, client_ca, said):
+    tls = ServerTls(files.certificate, files.key, client_ca)
+    service = serve(name_client, tls=tls)
+    other = trustme.CA()
+    other.issue_cert("node@example", common_name="node8").configure_cert(client)
+    client_ca.write_text("no certificate")
+    assert not tls.reread()
+    assert f"certificate={client_ca}" in said()
+    other.cert_pem.write_to_path(client_ca)
+    assert tls.reread()
+    assert (await ask(service, client))[1].endswith(b"cert:node8")
+
+
+@pytest.mark.parametrize("content", [None, "", "no certificate"])
+def test_a_client_ca_that_is_none_is_said_at_the_start(files, tmp_path, content):
+    path = tmp_path / "ca.crt"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ConfigurationError, match=r"ca\.crt holds no certificate of a CA"):
+        ServerTls(files.certificate, files.key, path)
 
 
 @pytest.mark.parametrize("fault", ["absent", "mismatch", "encrypted"])
