@@ -141,7 +141,14 @@ class Content:
             writers,
             offline=config.offline,
         )
-        self._referrers = Referrers(StoredReferrers(layout), writers, clients, config.upstreams, offline=config.offline)
+        self._referrers = Referrers(
+            StoredReferrers(layout),
+            writers,
+            clients,
+            config.upstreams,
+            offline=config.offline,
+            fallback=self._manifests.get,
+        )
 
     @property
     def settled(self) -> bool:
@@ -195,9 +202,11 @@ class Content:
         """Return a page of tags."""
         return await self._tags.page(target, count, last)
 
-    async def referrers(self, target: Target, digest: Digest, artifact_type: str | None) -> ReferrersAnswer:
+    async def referrers(
+        self, target: Target, digest: Digest, artifact_type: str | None, last: str = ""
+    ) -> ReferrersAnswer:
         """Return who refers to a digest."""
-        return await self._referrers.get(target, digest, artifact_type)
+        return await self._referrers.get(target, digest, artifact_type, last)
 
     async def graph(self, channel: str, architecture: str) -> bytes:
         """Return what complete sets know of a channel, as Cincinnati's JSON."""

@@ -1,4 +1,4 @@
-"""GET and HEAD of a blob, whole or one range of it."""
+"""Blobs: GET and HEAD of one, whole or one range of it, and DELETE where it is hosted here."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from aiohttp import HttpVersion11, web
 from mirror.content.answers import BlobAnswer, ByteRange, RangeUnsatisfiable
 from mirror.errors import Corrupt, MirrorError
 from mirror.registry import ranges
+from mirror.registry.clients import principal_of
 from mirror.registry.errors import RangeInvalid
-from mirror.registry.face import Content
+from mirror.registry.face import Content, Hosted
 from mirror.registry.flow import ClientGone, abort
+from mirror.registry.manifests import hosted_target
 from mirror.registry.patience import Patience
 from mirror.registry.responses import Answer, Responses, namespace_field
 from mirror.registry.routes import Route
@@ -114,6 +116,22 @@ class Blobs:
             await self._sender.unmeasured(request, answer, found.chunks)
         else:
             raise MirrorError("content gave a blob without bytes")
+
+
+class BlobDeletion:
+    """Deletes blobs that no manifest of their repository names: 202."""
+
+    def __init__(self, content: Content, hosted: Hosted, responses: Responses) -> None:
+        self._content = content
+        self._hosted = hosted
+        self._responses = responses
+
+    async def __call__(self, request: web.BaseRequest, route: Route, _arrived: float) -> Answer:
+        """Answer one request; raises MirrorError."""
+        target = hosted_target(self._content, route)
+        await self._hosted.delete_blob(target, route.digest, principal_of(request).name)
+        fields = f"Content-Length: 0\r\nDocker-Content-Digest: {route.digest}\r\n{namespace_field(route.ns)}"
+        return self._responses.compose(request, 202, fields)
 
 
 def _fields(route: Route, cache: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Protocol
 
 from mirror.content.answers import (
@@ -10,8 +10,10 @@ from mirror.content.answers import (
     BlobHead,
     ByteRange,
     ManifestAnswer,
+    NamePage,
     Quota,
     ReferrersAnswer,
+    Stored,
     TagPage,
     Target,
     UploadState,
@@ -59,8 +61,13 @@ class Content(Protocol):
         """Return at most `count` tags (None: as many as a page holds) that sort after `last`."""
         ...
 
-    async def referrers(self, target: Target, digest: Digest, artifact_type: str | None) -> ReferrersAnswer:
-        """Return the index of what refers to `digest`; raise NotHere where upstream has no such list."""
+    async def referrers(
+        self, target: Target, digest: Digest, artifact_type: str | None, last: str = ""
+    ) -> ReferrersAnswer:
+        """Return the index of what refers to `digest`, from behind the digest `last`.
+
+        Raise NotHere where upstream has no such list.
+        """
         ...
 
     async def graph(self, channel: str, architecture: str) -> bytes:
@@ -141,6 +148,36 @@ class Uploads(Protocol):
 
         `may_pull` takes canonical names, in any thread. False: it cannot be, so it is to be sent.
         """
+        ...
+
+
+class Hosted(Protocol):
+    """Manifests, tags and blobs of hosted repositories, as they are pushed and deleted. Raises MirrorError."""
+
+    async def put_manifest(
+        self, target: Target, reference: Digest | str, body: bytes, content_type: str, tags: Sequence[str], who: str
+    ) -> Stored:
+        """Take a manifest under its digest or a tag; `tags` name it too."""
+        ...
+
+    async def delete_manifest(self, target: Target, digest: Digest, who: str) -> None:
+        """Delete a manifest with the tags that name it."""
+        ...
+
+    async def delete_tag(self, target: Target, tag: str, who: str) -> None:
+        """Delete a tag; what it named stays."""
+        ...
+
+    async def delete_blob(self, target: Target, digest: Digest, who: str) -> None:
+        """Delete a blob."""
+        ...
+
+
+class Catalog(Protocol):
+    """The list of repositories."""
+
+    async def page(self, count: int | None, last: str, visible: Callable[[str], bool]) -> NamePage:
+        """Return at most `count` (None: as many as a page holds) `visible` names that sort after `last`."""
         ...
 
 

@@ -1,15 +1,23 @@
-"""GET and HEAD of a manifest."""
+"""Manifests: GET and HEAD, and PUT and DELETE where they are hosted here."""
 
 from __future__ import annotations
 
+from contextlib import aclosing
+
 from aiohttp import web
 
-from mirror.content.answers import ManifestAnswer
+from mirror.content.answers import ManifestAnswer, Target
+from mirror.errors import ManifestRefused, TooLarge
+from mirror.oci.digest import Digest
 from mirror.registry import ranges
-from mirror.registry.face import Content
+from mirror.registry.clients import principal_of
+from mirror.registry.errors import Unsupported
+from mirror.registry.face import Content, Hosted
+from mirror.registry.flow import ClientGone
 from mirror.registry.patience import Patience
 from mirror.registry.responses import Answer, Responses, field_value, namespace_field, warning_field
 from mirror.registry.routes import Route
+from mirror.registry.uploads import read_body
 
 
 class Manifests:
@@ -47,3 +55,73 @@ class Manifests:
             )
         answer.cache, answer.upstream, answer.why = found.cache, found.upstream, found.why
         return answer
+
+
+class ManifestWrites:
+    """Takes manifests of at most `limit` bytes, and deletes them and their tags.
+
+    PUT    …/manifests/<tag or digest>   201: taken   Location, Docker-Content-Digest, OCI-Subject
+    PUT    …/manifests/<digest>?tag=…    201: taken   the same, OCI-Tag
+    DELETE …/manifests/<tag or digest>   202: deleted
+    """
+
+    def __init__(self, content: Content, hosted: Hosted, responses: Responses, limit: int) -> None:
+        self._content = content
+        self._hosted = hosted
+        self._responses = responses
+        self._limit = limit
+
+    async def __call__(self, request: web.BaseRequest, route: Route, _arrived: float) -> Answer:
+        """Answer one request; raises MirrorError. Without a deadline: a push that has begun is better ended."""
+        target = hosted_target(self._content, route)
+        who = principal_of(request).name
+        if request.method == "PUT":
+            return await self._put(request, route, target, who)
+        if isinstance(route.reference, Digest):
+            await self._hosted.delete_manifest(target, route.reference, who)
+        else:
+            await self._hosted.delete_tag(target, route.reference, who)
+        return self._responses.compose(request, 202, f"Content-Length: 0\r\n{namespace_field(route.ns)}")
+
+    async def _put(self, request: web.BaseRequest, route: Route, target: Target, who: str) -> Answer:
+        body = await self._read(request)
+        content_type = request.headers.get("Content-Type", "")
+        stored = await self._hosted.put_manifest(target, route.reference, body, content_type, route.tags, who)
+        folder = route.path.rpartition("/")[0]
+        query = f"?ns={route.ns}" if route.ns is not None else ""
+        fields = (
+            f"Content-Length: 0\r\nLocation: {folder}/{stored.digest}{query}\r\n"
+            f"Docker-Content-Digest: {stored.digest}\r\n{namespace_field(route.ns)}"
+        )
+        if stored.subject is not None:
+            fields += f"OCI-Subject: {stored.subject}\r\n"
+        if route.tags:
+            fields += f"OCI-Tag: {', '.join(dict.fromkeys(route.tags))}\r\n"
+        return self._responses.compose(request, 201, fields)
+
+    async def _read(self, request: web.BaseRequest) -> bytes:
+        """Return a request's body, which is never longer than a manifest may be."""
+        length = request.content_length
+        if length is not None and length > self._limit:
+            raise self._too_large()
+        body = bytearray()
+        try:
+            async with aclosing(read_body(request)) as pieces:
+                async for piece in pieces:
+                    body += piece
+                    if len(body) > self._limit:
+                        raise self._too_large()
+        except ClientGone as error:
+            raise ManifestRefused("the body broke off", "push the manifest anew") from error
+        return bytes(body)
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"the manifest has more than {self._limit} bytes", "limits.manifest in mirror.yaml says so")
+
+
+def hosted_target(content: Content, route: Route) -> Target:
+    """Return the repository that a request wants to change; raise Unsupported where nothing is hosted."""
+    target = content.resolve(route.name, route.ns, route.prefix)
+    if not target.hosted:
+        raise Unsupported(f"{target.name} is not hosted here", "push to a name of your own")
+    return target

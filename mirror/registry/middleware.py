@@ -12,7 +12,8 @@ from aiohttp import web
 from mirror.content.answers import UploadState
 from mirror.errors import MirrorError, NotHere, RangeOutOfOrder
 from mirror.registry.access import Access
-from mirror.registry.blobs import Blobs, Cut
+from mirror.registry.blobs import BlobDeletion, Blobs, Cut
+from mirror.registry.catalog import Catalog
 from mirror.registry.clients import Clients
 from mirror.registry.errors import (
     RangeInvalid,
@@ -25,12 +26,13 @@ from mirror.registry.errors import (
     retry_after,
     row_of,
 )
-from mirror.registry.face import Content, Events, RequestLog, Requests
+from mirror.registry.face import Catalog as Listing
+from mirror.registry.face import Content, Events, Hosted, RequestLog, Requests
 from mirror.registry.face import Uploads as Taking
 from mirror.registry.flow import ClientGone
 from mirror.registry.gate import PROBES, Gate
 from mirror.registry.health import Health
-from mirror.registry.manifests import Manifests
+from mirror.registry.manifests import Manifests, ManifestWrites
 from mirror.registry.pace import Pace
 from mirror.registry.patience import Patience
 from mirror.registry.referrers import Referrers
@@ -59,7 +61,8 @@ class Dispatcher:
     """The handler that `web.Server` calls for every request. It lets no exception out but cancellation.
 
     `rate` is requests a second for each client, 0 for no limit. Without a `gate`, clients pull without a login or not
-    at all, as `clients` says. Deadlines of slow clients are the connections' part.
+    at all, as `clients` says. Deadlines of slow clients are the connections' part. Without `uploads` and `hosted`
+    nothing is pushed or deleted, without `catalog` no repositories are listed; `manifest_limit` is in bytes.
     """
 
     def __init__(
@@ -74,6 +77,9 @@ class Dispatcher:
         sender: Sender | None = None,
         gate: Gate | None = None,
         uploads: Taking | None = None,
+        hosted: Hosted | None = None,
+        catalog: Listing | None = None,
+        manifest_limit: int = 4 * 1024 * 1024,
     ) -> None:
         self._content = content
         self._clients = clients
@@ -103,8 +109,15 @@ class Dispatcher:
             )
         if uploads is not None:
             self._handlers[Kind.UPLOAD] = Uploads(content, uploads, responses, self._gate.access)
-        # Whose handlers say themselves which methods they take.
-        self._deciding = frozenset(self._handlers) & {Kind.TOKEN, Kind.UPLOAD}
+        if catalog is not None:
+            self._handlers[Kind.CATALOG] = Catalog(catalog, responses, self._gate.access)
+        # What takes other methods than GET and HEAD; which, it says itself.
+        self._writers: dict[Kind, _Handler] = {
+            kind: handler for kind, handler in self._handlers.items() if kind in (Kind.TOKEN, Kind.UPLOAD)
+        }
+        if hosted is not None:
+            self._writers[Kind.MANIFEST] = ManifestWrites(content, hosted, responses, manifest_limit)
+            self._writers[Kind.BLOB] = BlobDeletion(content, hosted, responses)
         self._routes: dict[str, Route] = {}
         self._prefix = os.urandom(4).hex()
         self._count = 0
@@ -156,9 +169,10 @@ class Dispatcher:
         if self._pace is not None and kind not in PROBES:
             async with Patience(arrived):
                 await self._pace.wait(client)
-        if request.method not in _METHODS or kind not in self._gate.free:
+        reads = request.method in _METHODS
+        if not reads or kind not in self._gate.free:
             await self._admit(request, route, client, arrived)
-        handler = self._handlers.get(kind)
+        handler = (self._handlers if reads else self._writers).get(kind)
         if handler is None:
             raise NotHere("there is nothing at this path")
         if not self._content.settled:
@@ -170,7 +184,7 @@ class Dispatcher:
         if route.kind in PROBES:
             raise Unsupported("this can only be read")
         principal = await self._gate.identify(request, route, client, arrived)
-        if request.method not in _METHODS and route.kind not in self._deciding:
+        if request.method not in _METHODS and route.kind not in self._writers:
             raise Unsupported("this registry takes no pushes yet", "push to the upstream registry")
         if not self._content.settled:
             await self._content.settle()
@@ -221,7 +235,7 @@ class Dispatcher:
 
         A refused push is read for a while (aiohttp's lingering): a reset would take the reason from its client.
         """
-        return _is_unread(request) and (route.kind not in self._deciding or "Expect" in request.headers)
+        return _is_unread(request) and (route.kind not in self._writers or "Expect" in request.headers)
 
     def _explain(self, cause: BaseException | None, identity: str) -> str:
         """Say why a body broke off. A client's leaving is everyday; what is no error of the tree is a fault of ours."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -21,6 +21,7 @@ _PATH = re.compile(r"/[!-\"$&->@-~]*")
 _ESCAPED_COLON = re.compile(r"(sha256|sha512)%3[Aa]")
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 _KEYS = frozenset(("ns", "n", "last", "artifactType"))
+_MANIFEST_QUERY_LIMIT = 8192  # some dozens of tags, each of 128 characters
 _UPLOAD_KEYS = frozenset(("ns", "digest", "mount", "from", "digest-algorithm"))
 _NUMBER = re.compile(r"[0-9]{1,19}")
 _NAMESPACE = re.compile(r"(?:[A-Za-z0-9]+(?:[._-]+[A-Za-z0-9]+)*|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
@@ -52,6 +53,13 @@ class Kind(StrEnum):
     NOWHERE = "nowhere"
 
 
+# What a page of each route's list goes on after.
+_LAST: Mapping[Kind, tuple[Callable[[str], object], str]] = {
+    Kind.CATALOG: (check_name, "a repository's name"),
+    Kind.REFERRERS: (Digest.parse, "a digest"),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Wishes:
     """What the query of an upload asks for: `digest` to finish it, `mount` of a blob, `source` the name after `from`.
@@ -74,7 +82,8 @@ class Route:
 
     `path` is the target without its query; `folder` is that without a digest at its end, for the log. `prefix` is
     <upstream> of /<upstream>/v2/…, `ns` the query's. `reference` is a digest or, for a manifest, a tag. `count` is the
-    query's n, at most PAGE_LIMIT, or a signature's number. `upload` is what the path calls an upload, empty where one
+    query's n, at most PAGE_LIMIT, or a signature's number. `last` is the query's: a tag, a name or a digest, whatever
+    the route lists. `tags` are all of a manifest's query. `upload` is what the path calls an upload, empty where one
     is to be begun; `wishes` what the query of an upload asks for.
     """
 
@@ -91,6 +100,7 @@ class Route:
     digest_text: str = ""
     upload: str = ""
     wishes: Wishes = NO_WISHES
+    tags: tuple[str, ...] = ()
 
     @property
     def digest(self) -> Digest:
@@ -129,10 +139,11 @@ def parse(target: str) -> Route:
         if rest.endswith("/blobs/uploads"):
             upload = ""
         return Route(kind, path, prefix, name, ns=_check_namespace(found), folder=path, upload=upload, wishes=wishes)
-    ns, count, last, artifact_type = _parse_query(query)
+    ns, count, last, artifact_type = _parse_query(query, kind)
+    tags = _parse_tags(query) if kind is Kind.MANIFEST and query else ()
     text = "" if isinstance(reference, str) else str(reference)
     folder = path[: -len(text) - 1] if text else path
-    return Route(kind, path, prefix, name, reference, ns, count, last, artifact_type, folder, text)
+    return Route(kind, path, prefix, name, reference, ns, count, last, artifact_type, folder, text, tags=tags)
 
 
 def _split_version(path: str) -> tuple[str | None, str | None]:
@@ -170,11 +181,11 @@ def _parse_rest(rest: str) -> tuple[Kind, str, Digest | str]:
     return Kind.NOWHERE, "", ""
 
 
-def _parse_query(query: str) -> tuple[str | None, int | None, str, str | None]:
+def _parse_query(query: str, kind: Kind) -> tuple[str | None, int | None, str, str | None]:
     """Return (ns, n, last, artifactType) of a query."""
     if not query:
         return None, None, "", None
-    found = _split_query(query, _KEYS)
+    found = _split_query(query, _KEYS, _MANIFEST_QUERY_LIMIT if kind is Kind.MANIFEST else _QUERY_LIMIT)
     number, last, artifact_type = (found.get(key) for key in ("n", "last", "artifactType"))
     ns = _check_namespace(found)
     if number is not None and _NUMBER.fullmatch(number) is None:
@@ -182,11 +193,18 @@ def _parse_query(query: str) -> tuple[str | None, int | None, str, str | None]:
     if artifact_type is not None and _MEDIA_TYPE.fullmatch(artifact_type) is None:
         raise InvalidRequest("artifactType is not a media type")
     if last:
+        check, what = _LAST.get(kind, (check_tag, "a tag"))
         try:
-            check_tag(last)
-        except TagInvalid:
-            raise InvalidRequest("last is not a tag") from None
+            check(last)
+        except (TagInvalid, NameInvalid, DigestInvalid):
+            raise InvalidRequest(f"last is not {what}") from None
     return ns, None if number is None else min(int(number), PAGE_LIMIT), last or "", artifact_type
+
+
+def _parse_tags(query: str) -> tuple[str, ...]:
+    """Return the tags that a manifest is to have besides (distribution-spec, Pushing Manifests); raise TagInvalid."""
+    pairs = (pair.partition("=") for pair in query.split("&"))
+    return tuple(check_tag(_unescape(value)) for key, _, value in pairs if key == "tag")
 
 
 def _parse_wishes(found: Mapping[str, str]) -> Wishes:
@@ -205,10 +223,10 @@ def _parse_wishes(found: Mapping[str, str]) -> Wishes:
     return Wishes(digest, mount, check_name(source) if source else "", algorithm)
 
 
-def _split_query(query: str, keys: frozenset[str]) -> dict[str, str]:
+def _split_query(query: str, keys: frozenset[str], limit: int = _QUERY_LIMIT) -> dict[str, str]:
     """Return what a query gives for `keys`; others are ignored, one of these given twice is refused."""
-    if len(query) > _QUERY_LIMIT:
-        raise InvalidRequest(f"the query has more than {_QUERY_LIMIT} characters")
+    if len(query) > limit:
+        raise InvalidRequest(f"the query has more than {limit} characters")
     found: dict[str, str] = {}
     for pair in query.split("&"):
         key, _, value = pair.partition("=")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from urllib.parse import quote
 
 from aiohttp import web
 
 from mirror.registry.face import Content
+from mirror.registry.paging import link_field
 from mirror.registry.patience import Patience
 from mirror.registry.responses import Answer, Responses, namespace_field, warning_field
 from mirror.registry.routes import Route
@@ -28,22 +28,8 @@ class Tags:
         tags = list(page.tags) if route.count is None else list(page.tags[: route.count])
         fields = f"{namespace_field(route.ns)}{warning_field(page.warning)}"
         if tags and (page.more or len(tags) < len(page.tags)):
-            fields += _link(route, tags[-1])
+            fields += link_field(route, tags[-1])
         body = json.dumps({"name": route.name, "tags": tags}, separators=(",", ":")).encode("ascii")
         answer = self._responses.whole(request, 200, "application/json", body, fields)
         answer.upstream = target.upstream
         return answer
-
-
-def _link(route: Route, last: str) -> str:
-    """Return the Link line for the next page.
-
-    Relative, so that no forged Host is repeated, and in the request's own address form with its ns: clients keep
-    only path and query of it, and another form would lead to another repository (protocol.md 1.8).
-    """
-    query = f"last={quote(last, safe='')}"
-    if route.count is not None:
-        query = f"n={route.count}&{query}"
-    if route.ns is not None:
-        query += f"&ns={quote(route.ns, safe='')}"
-    return f'Link: <{route.path}?{query}>; rel="next"\r\n'

@@ -169,13 +169,13 @@ def _span(request: web.BaseRequest) -> tuple[int | None, int | None]:
 async def _reading(request: web.BaseRequest) -> AsyncIterator[AsyncGenerator[bytes]]:
     """Give a request's body; raise UploadInvalid where it breaks off."""
     try:
-        async with aclosing(_body(request)) as chunks:
+        async with aclosing(read_body(request)) as chunks:
             yield chunks
     except ClientGone as error:
         raise UploadInvalid("the body broke off", "ask by GET how far the upload is, and go on there") from error
 
 
-async def _body(request: web.BaseRequest) -> AsyncGenerator[bytes]:
+async def read_body(request: web.BaseRequest) -> AsyncGenerator[bytes]:
     """Yield a request's body as it comes; a client that waits to be told so is told to send it.
 
     Raises ClientGone where it breaks off. Without a deadline: who watches the connections cuts one that stands still.

@@ -227,7 +227,9 @@ class FakeContent:
         await self._ask("tags", count, last)
         return self.page
 
-    async def referrers(self, target: Target, digest: Digest, artifact_type: str | None) -> ReferrersAnswer:
+    async def referrers(
+        self, target: Target, digest: Digest, artifact_type: str | None, last: str = ""
+    ) -> ReferrersAnswer:
         await self._ask("referrers", digest, artifact_type)
         if self.index is None:
             raise NotHere("upstream has no referrers")
