@@ -19,6 +19,7 @@
     ├── graph/<arch>-<channel>.json             what the complete generations know of a channel's update graph
     ├── uploads/<uuid>.part, .json              what a client pushes, and what is known of it
     ├── hosted/<alg>/<hex>                      empty: this content was pushed here and is never evicted
+    ├── tokens/<id>.json, .used                 a robot's token, and when it was used last; tokens/key signs our own
     ├── run/                                    sockets, housekeeping.lock
     │   └── locks/<hash>                        what is flocked; never renamed or deleted while anything runs
     ├── index/                                  size and time of use per digest; disposable
@@ -50,6 +51,7 @@ class Layout:
         self.graphs = root / "graph"
         self.uploads = root / "uploads"
         self.hosted = root / "hosted"
+        self.tokens = root / "tokens"
         self.run = root / "run"
         self.locks = root / "run" / "locks"
         self.housekeeping_lock = root / "run" / "housekeeping.lock"

@@ -42,6 +42,11 @@ _log = logs.get(__name__)
 _Modified = tuple[int, int, int]
 
 
+def new_secret() -> str:
+    """Return the secret of a new token: its id and 256 random bits."""
+    return f"mrt_{secrets.token_hex(8)}_{secrets.token_urlsafe(32)}"
+
+
 @dataclass(frozen=True, slots=True)
 class Robot:
     """One token of a robot. Times are Unix times; `expires` None means never."""
@@ -135,14 +140,16 @@ class Tokens:
         return content
 
     def create(
-        self, name: str, repositories: Iterable[str], may: Iterable[Verb], expires: float | None
-    ) -> tuple[Robot, str]:
-        """Make a token and return it with its secret, which nobody can read again.
+        self, secret: str, name: str, repositories: Iterable[str], may: Iterable[Verb], expires: float | None
+    ) -> Robot:
+        """Make a token of a new secret, which nobody can read again; `expires` is Unix time, None for never.
 
         Raises SpellingError for what no token may hold, OSError.
         """
-        identity = secrets.token_hex(8)
-        secret = f"mrt_{identity}_{secrets.token_urlsafe(32)}"
+        found = _SECRET.fullmatch(secret)
+        if found is None:
+            raise ValueError("no secret of a token")
+        identity = found["id"]
         record = {
             "schema": 1,
             "name": name,
@@ -156,7 +163,7 @@ class Tokens:
         files.write_atomically(
             f"{self._folder}{identity}.json", json.dumps(record, indent=1).encode(), durable=True, mode=0o600
         )
-        return robot, secret
+        return robot
 
     def all(self) -> list[Robot]:
         """Return all tokens, expired ones too, by name and age. What cannot be read is logged and left out."""

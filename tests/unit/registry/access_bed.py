@@ -23,7 +23,7 @@ from mirror.registry.htpasswd import Htpasswd
 from mirror.registry.logins import Logins, basic
 from mirror.registry.robots import Robots
 from mirror.registry.routes import parse
-from mirror.store.tokens import Tokens
+from mirror.store.tokens import Tokens, new_secret
 
 PASSWORD = "correct horse"
 KEY = bytes(range(32))
@@ -96,7 +96,8 @@ class Bed:
 
     def robot(self, name: str, repositories: str, *may: Any, expires: float | None = None) -> tuple[str, str]:
         """Make a token; return its id and the Authorization header that goes with it."""
-        made, secret = self.tokens.create(name, [repositories], may or VERBS, expires)
+        secret = new_secret()
+        made = self.tokens.create(secret, name, [repositories], may or VERBS, expires)
         return made.id, basic(made.user, secret)
 
     def token(self, principal: Principal = ANONYMOUS, **access: Sequence[str]) -> str:

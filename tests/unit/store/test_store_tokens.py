@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from mirror.config.values import SpellingError
 from mirror.errors import StoreError
-from mirror.store.tokens import Robot, Tokens
+from mirror.store.tokens import Robot, Tokens, new_secret
 
 
 @pytest.fixture
@@ -24,7 +24,8 @@ def tokens(tmp_path: Path) -> Tokens:
 
 
 def make(tokens: Tokens, name: str = "ci", expires: float | None = None) -> tuple[Robot, str]:
-    return tokens.create(name, ["apps/**"], ["push", "pull"], expires)
+    secret = new_secret()
+    return tokens.create(secret, name, ["apps/**"], ["push", "pull"], expires), secret
 
 
 def test_a_token_is_found_by_its_secret_and_by_nothing_else(tokens: Tokens) -> None:
@@ -112,13 +113,19 @@ def test_expiry() -> None:
 )
 def test_what_no_token_may_hold(tokens: Tokens, name: str, repositories: list[str], may: list[str]) -> None:
     with pytest.raises(ValueError):
-        tokens.create(name, repositories, may, None)  # type: ignore[arg-type] # parametrised
+        tokens.create(new_secret(), name, repositories, may, None)  # type: ignore[arg-type] # parametrised
     assert not tokens.any()
+
+
+@pytest.mark.parametrize("secret", ["", "mrt_x", "../../etc/x", f"mrt_{'0' * 16}_short"])
+def test_only_a_secret_of_ours_makes_a_token(tokens: Tokens, secret: str) -> None:
+    with pytest.raises(ValueError):
+        tokens.create(secret, "ci", ["a"], ["pull"], None)
 
 
 def test_a_name_that_cannot_be_says_why(tokens: Tokens) -> None:
     with pytest.raises(SpellingError, match="robot"):
-        tokens.create("a b", ["a"], ["pull"], None)
+        tokens.create(new_secret(), "a b", ["a"], ["pull"], None)
 
 
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), lambda inner: st.lists(inner, max_size=3)))
