@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mirror.cli.desk import Desk
+from mirror.cli.outcome import SetIncomplete
 from mirror.errors import ConfigurationError, NameInvalid, Problem
 from mirror.oci.reference import check_set
 from mirror.offline.plan import Plan
@@ -85,13 +86,7 @@ def stored(desk: Desk, name: str, number: int | None, *, complete: bool) -> Stor
     if number is None:
         candidates = [one for one in numbers if (name, one) in current] if complete else numbers
         if not candidates:
-            raise ConfigurationError(
-                [
-                    Problem(
-                        "set_incomplete", f"no generation of set {name} is complete here", "", f"mirror verify {name}"
-                    )
-                ]
-            )
+            raise SetIncomplete(f"no generation of set {name} is complete here", f"mirror verify {name}")
         number = candidates[-1]
     raw = desk.sets.read(name, number)
     if raw is None:

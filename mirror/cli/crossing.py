@@ -12,7 +12,7 @@ from typing import TypeVar
 from mirror.cli.choose import Stored, choose_file, choose_stored
 from mirror.cli.desk import Desk
 from mirror.cli.importing import load_foreign
-from mirror.cli.outcome import FAILED, INCOMPLETE, UNVERIFIED, Outcome, size_text
+from mirror.cli.outcome import FAILED, INCOMPLETE, NO_SPACE, UNVERIFIED, Outcome, SetIncomplete, count_text, size_text
 from mirror.cli.planning import read_keyring
 from mirror.cli.progress import Step, shown
 from mirror.errors import ConfigurationError, MirrorError, Problem, StoreError
@@ -66,13 +66,13 @@ async def save(desk: Desk, wanted: Saved, outcome: Outcome) -> None:
         "parts": [{"name": one.name, "size": one.size} for one in planned.parts],
     }
     outcome.say(
-        f"{chosen} in {len(planned.parts)} parts, {size_text(size)}:"
+        f"{chosen} in {count_text(len(planned.parts), 'part')}, {size_text(size)}:"
         f" {len(planned.carried)} digests are carried, {len(planned.presumed)} presumed on the other side"
     )
     carrying = Carrying()
 
     def announce(room: archive.Room) -> None:
-        fits = "" if room.fit == room.parts else f": {room.fit} of {room.parts} parts fit on this disk"
+        fits = "" if room.fit == room.parts else f": {room.fit} of {count_text(room.parts, 'part')} fit on this disk"
         outcome.say(f"to write {size_text(room.needed)}, free {size_text(room.free)}{fits}")
 
     with shown("save", lambda: Step(carrying.done, carrying.total, carrying.what), quiet=outcome.quiet):
@@ -86,16 +86,7 @@ async def save(desk: Desk, wanted: Saved, outcome: Outcome) -> None:
 def _plan_save(desk: Desk, wanted: Saved) -> tuple[Stored, SavePlan]:
     chosen = choose_stored(desk, wanted.given, complete=True)
     if not chosen.complete:
-        raise ConfigurationError(
-            [
-                Problem(
-                    "set_incomplete",
-                    f"{chosen} is not complete here",
-                    "",
-                    f"mirror verify {chosen} says what is missing",
-                )
-            ]
-        )
+        raise SetIncomplete(f"{chosen} is not complete here", f"mirror verify {chosen} says what is missing")
     size = wanted.part_size or _archive_size(desk, wanted.given) or PART_SIZE
     have: set[Digest] = set()
     want: set[Digest] | None = None
@@ -149,16 +140,15 @@ def _report_save(outcome: Outcome, chosen: Stored, report: archive.SaveReport, w
             UNVERIFIED, "corrupt", f"{digest}: {why}", str(chosen), "sync or load the set again, then rerun this"
         )
     if report.full is not None:
-        outcome.note_error(report.full)
+        left, all_parts = sum(one.size for one in report.left), count_text(len(report.plan.parts), "part")
         outcome.note(
-            INCOMPLETE,
-            "disk_full",
-            f"{len(report.left)} of {len(report.plan.parts)} parts did not fit into {wanted.target}",
-            "",
+            NO_SPACE, "disk_full", f"{len(report.left)} of {all_parts} did not fit: {size_text(left)} are left",
+            str(wanted.target),
             "run the same command with --to the next disk: it goes on with the parts that are left",
-        )
+        )  # fmt: skip
     where = f" ({len(report.elsewhere)} on other disks)" if report.elsewhere else ""
-    outcome.say(f"{len(report.written)} parts written, {len(report.kept)} were there already{where}: {wanted.target}")
+    written = count_text(len(report.written), "part")
+    outcome.say(f"{written} written, {len(report.kept)} were there already{where}: {wanted.target}")
     if report.complete:
         outcome.say(f"set {chosen} {chosen.plan.digest}")
 
@@ -256,7 +246,8 @@ def _report_load(desk: Desk, outcome: Outcome, report: LoadReport, wanted: Loade
             outcome.note(UNVERIFIED, "part_damaged", str(damage), "", "copy that part again, or have it saved again")
     for one in report.loaded:
         _report_one(outcome, one)
-    if report.missing:
+    lost = any(one.missing and not one.missing_parts for one in report.loaded)
+    if report.missing and (wanted.output is not None or lost or report.damaged):
         _write_missing(desk, outcome, report, wanted)
 
 
@@ -277,6 +268,8 @@ def _report_one(outcome: Outcome, one: LoadedSet) -> None:
     if one.presumed:
         what = f"the parts presume {len(one.missing)} digests that are not here, so nothing was written"
         outcome.note(INCOMPLETE, "presumed_missing", what, name, one.remedy)
+    if one.missing_parts:
+        return  # they bring what is missing: no list of it says more
     for digest, size in sorted(one.missing.items())[:_SHOWN]:
         outcome.note(INCOMPLETE, "missing", f"{digest} ({size_text(size)}) is missing", name)
     if len(one.missing) > _SHOWN:

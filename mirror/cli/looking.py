@@ -119,7 +119,7 @@ def _note_missing(outcome: Outcome, name: str, one: Verdict) -> None:
     for what in one.graph[:_SHOWN]:
         outcome.note(INCOMPLETE, "graph", f"the update graph lacks {what}", name, "sync or load the set again")
     for what in one.lacking:
-        outcome.note(INCOMPLETE, "lacking", what, name, "see the report of the sync that made this plan")
+        outcome.note(INCOMPLETE, "lacking", what, name)
     if not one.complete and not (one.missing or one.lacking):
         outcome.note(INCOMPLETE, "not_completed", "its sync or load did not end", name, "run that again")
 
@@ -245,6 +245,11 @@ async def unpin(desk: Desk, given: str, outcome: Outcome, *, now: bool, dry_run:
         raise ConfigurationError(
             [Problem("not_supported", "unpinning single images is not yet supported", given, "give SET@N")]
         )
+    if desk.config.offline and not (now or dry_run):
+        problem = Problem(
+            "offline", "offline nothing is evicted, so what is given up would stay for good", given, "say --now"
+        )
+        raise ConfigurationError([problem])
     busy = await asyncio.to_thread(desk.sets.try_busy, name)
     if busy is None:
         raise NotYet(f"a sync or load of set {name} is running", "wait for it")
@@ -258,7 +263,8 @@ async def unpin(desk: Desk, given: str, outcome: Outcome, *, now: bool, dry_run:
             await asyncio.to_thread(desk.sets.remove, one.plan.set, one.generation)
             await asyncio.to_thread(refresh_graphs, desk.store, desk.sets)
             if now:
-                outcome.facts["freed_bytes"] = freed = await asyncio.to_thread(desk.opened.space.eviction.delete, alone)
+                gone = await asyncio.to_thread(desk.opened.space.eviction.delete, alone)
+                outcome.facts["freed_bytes"] = freed = sum(alone[digest] for digest in gone)
             what = "freed" if now else "cache now: eviction takes it when room is needed"
         outcome.say(f"{one}: {size_text(freed)} {what}")
     finally:

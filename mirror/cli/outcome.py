@@ -40,8 +40,13 @@ def exit_of(error: MirrorError) -> int:
         (ManifestInvalid, UNVERIFIED),
         (UpstreamUnavailable, TEMPORARY),
         (NotYet, TEMPORARY),
+        (SetIncomplete, INCOMPLETE),
     )
     return next((code for kind, code in table if isinstance(error, kind)), FAILED)
+
+
+class SetIncomplete(MirrorError):
+    """A generation that must be whole for this, and is not."""
 
 
 class Outcome:
@@ -119,6 +124,11 @@ def size_text(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} TiB"
+
+
+def count_text(number: int, noun: str) -> str:
+    """Return `1 part`, `2 parts`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def table(rows: list[tuple[str, ...]]) -> list[str]:

@@ -52,6 +52,7 @@ async def plan(desk: Desk, wanted: Wanted, outcome: Outcome) -> None:
         outcome.facts["plan"] = str(wanted.output)
     presence, room = await _forecast(desk, found.plan)
     _show(outcome, found.plan, presence, room)
+    _check_room(desk, found.plan.set, presence, room, outcome)
     if not wanted.output:
         outcome.say("", "write the plan to a file with -o, or bring it here with `mirror sync`")
 
@@ -290,15 +291,7 @@ async def _bring(
     presence, room = await _forecast(desk, plan)
     _show(outcome, plan, presence, room)
     outcome.facts["generation"] = number
-    if presence.missing_bytes > room.free + room.evictable and not wanted.partial:
-        outcome.note(
-            NO_SPACE,
-            "no_space",
-            f"{plan.set}@{number} needs {size_text(presence.missing_bytes)} more, {size_text(room.free)} are free and"
-            f" {size_text(room.evictable)} can be evicted",
-            str(desk.config.storage.path),
-            "give the store more room, unpin older generations, or fetch what fits with --partial",
-        )
+    if not wanted.partial and not _check_room(desk, f"{plan.set}@{number}", presence, room, outcome):
         return
     await _prove(desk, plan)
     await asyncio.to_thread(_pin, desk, plan, number, source)
@@ -324,6 +317,21 @@ async def _bring(
     await _finish(desk, plan, number, brought.bytes, outcome)
     if outcome.exit == DONE and wanted.keep is not None:
         await asyncio.to_thread(_give_up_older, desk, plan.set, number, wanted.keep, outcome)
+
+
+def _check_room(desk: Desk, what: str, presence: Presence, room: Forecast, outcome: Outcome) -> bool:
+    """Say whether what is missing fits; note it where it does not."""
+    if presence.missing_bytes <= room.free + room.evictable:
+        return True
+    outcome.note(
+        NO_SPACE,
+        "no_space",
+        f"{what} needs {size_text(presence.missing_bytes)} more, {size_text(room.free)} are free and"
+        f" {size_text(room.evictable)} can be evicted",
+        str(desk.config.storage.path),
+        "give the store more room, unpin older generations, or fetch what fits with --partial",
+    )
+    return False
 
 
 async def _prove(desk: Desk, plan: Plan) -> None:

@@ -107,9 +107,9 @@ class Eviction:
             self.bytes += freed
         return freed
 
-    def delete(self, digests: Iterable[Digest]) -> int:
-        """Delete what of `digests` nothing pins and nobody pushed, offline too; return the bytes freed."""
-        return sum(self._remove_unpinned(digest) or 0 for digest in digests)
+    def delete(self, digests: Iterable[Digest]) -> list[Digest]:
+        """Delete what of `digests` nothing keeps, offline too; return those that are gone."""
+        return [digest for digest in digests if self._remove_unpinned(digest)]
 
     def _remove_unpinned(self, digest: Digest) -> int | None:
         """Remove one digest unless it has just been pinned or pushed; while this looks, nobody can do that."""

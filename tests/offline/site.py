@@ -97,8 +97,8 @@ class Site:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                cwd=ROOT,
-                env={**os.environ, **(environment or {})},
+                cwd=self.folder,
+                env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
             )
             memory, deadline = 0, time.monotonic() + _PATIENCE
             while process.poll() is None:
@@ -120,7 +120,8 @@ class Site:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                cwd=ROOT,
+                cwd=self.folder,
+                env={**os.environ, "PYTHONPATH": str(ROOT)},
                 start_new_session=True,
             )
 
