@@ -19,7 +19,9 @@ Certificate = tuple[Path, Path]
 
 def find(program: str) -> str:
     """Return the path of a program, looked for in .tools/ and on PATH; raise BenchError."""
-    places = os.pathsep.join([str(ROOT / ".tools"), os.environ.get("PATH", ""), "/usr/sbin"])
+    places = os.pathsep.join(
+        [str(ROOT / ".tools" / "bin"), str(ROOT / ".tools"), os.environ.get("PATH", ""), "/usr/sbin"]
+    )
     found = shutil.which(program, path=places)
     if found is None:
         raise BenchError(f"{program} is not installed")

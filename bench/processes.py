@@ -136,16 +136,20 @@ class Server:
         """Return the processes of this server's session, the first one first."""
         if self._process is None:
             return []
-        session = self._process.pid
-        return sorted(pid for pid, fields in _processes() if int(fields[3]) == session)
+        return sorted(session(self._process.pid))
 
     def cpu(self) -> float:
         """Return the processor seconds that the server has used, its ended children's included."""
         if self._process is None:
             return 0.0
-        session = self._process.pid
-        ticks = sum(sum(map(int, fields[11:15])) for _, fields in _processes() if int(fields[3]) == session)
+        leader = self._process.pid
+        ticks = sum(sum(map(int, fields[11:15])) for _, fields in _processes() if int(fields[3]) == leader)
         return ticks * _TICK
+
+
+def session(leader: int) -> list[int]:
+    """Return the processes of the session that `leader` began."""
+    return [pid for pid, fields in _processes() if int(fields[3]) == leader]
 
 
 def _processes() -> list[tuple[int, list[str]]]:

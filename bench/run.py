@@ -33,19 +33,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = options.row or [name for name in rows.ROWS if name != "million" or options.million]
     effort = rows.QUICK if options.quick else rows.FULL
     limit = (_QUICK_LIMIT if options.quick else _FULL_LIMIT) + ("million" in names) * _MILLION_LIMIT
-    signal.signal(signal.SIGALRM, _give_up)
-    signal.signal(signal.SIGTERM, _give_up)
+    signal.signal(signal.SIGALRM, give_up)
+    signal.signal(signal.SIGTERM, give_up)
     signal.alarm(limit)
-    began, before = time.monotonic(), _processor()
+    began, before = time.monotonic(), processor()
     done: list[report.Row] = []
     failed = _measure(names, effort, done, options.folder)
     signal.alarm(0)
     print(report.summary(done))
-    others, stolen = _disturbance(before)
+    others, stolen = disturbance(before)
     print(f"  {time.monotonic() - began:.0f} s on {os.cpu_count()} cores, of which others took {others:.0%}", end="")
     print(f" and the hypervisor {stolen:.0%}")
     if options.json:
-        options.json.write_text(report.as_json(done, {**_machine(), "others": others, "stolen": stolen}))
+        options.json.write_text(report.as_json(done, {**machine(), "others": others, "stolen": stolen}))
     short = any(not verdict.reached for row in done for verdict in row.verdicts)
     return 1 if failed or (options.strict and short) else 0
 
@@ -76,7 +76,7 @@ def _measure(names: Sequence[str], effort: rows.Effort, done: list[report.Row], 
                 except (BenchError, OSError, subprocess.SubprocessError) as error:
                     failed = True
                     print(f"\n{name}: not measured: {error}", flush=True)
-    except (BenchError, _EndedError) as error:
+    except (BenchError, EndedError) as error:
         print(f"\nended: {error}", flush=True)
         return True
     finally:
@@ -90,15 +90,16 @@ def _roomy(folder: Path) -> bool:
     return folder.is_dir() and shutil.disk_usage(folder).free > _ROOM
 
 
-class _EndedError(Exception):
+class EndedError(Exception):
     """The time is over, or somebody asked to end."""
 
 
-def _give_up(number: int, _frame: FrameType | None) -> None:
-    raise _EndedError("its time is over" if number == signal.SIGALRM else "asked to end")
+def give_up(number: int, _frame: FrameType | None) -> None:
+    """End what is measured; for signals."""
+    raise EndedError("its time is over" if number == signal.SIGALRM else "asked to end")
 
 
-def _processor() -> tuple[float, float, float, float]:
+def processor() -> tuple[float, float, float, float]:
     """Return processor seconds since the boot: all, used, stolen by a hypervisor, used by this program's processes."""
     user, nice, system, idle, waiting, hard, soft, stolen = (
         int(field) / os.sysconf("SC_CLK_TCK") for field in Path("/proc/stat").read_text().split()[1:9]
@@ -109,13 +110,14 @@ def _processor() -> tuple[float, float, float, float]:
     return used + idle + waiting + stolen, used, stolen, own
 
 
-def _disturbance(before: tuple[float, float, float, float]) -> tuple[float, float]:
+def disturbance(before: tuple[float, float, float, float]) -> tuple[float, float]:
     """Return the parts of all processors that others, and the hypervisor, have taken since `before`."""
-    all_of_it, used, stolen, own = (now - then for now, then in zip(_processor(), before, strict=True))
+    all_of_it, used, stolen, own = (now - then for now, then in zip(processor(), before, strict=True))
     return max(0.0, used - own) / all_of_it, stolen / all_of_it
 
 
-def _machine() -> dict[str, object]:
+def machine() -> dict[str, object]:
+    """Return what figures were taken on."""
     return {
         "cores": os.cpu_count(),
         "machine": platform.machine(),
