@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mirror import logs
@@ -54,6 +54,7 @@ class Backlog:
         self._waiting: dict[str, Entry] = {}  # in order
         self._bytes = 0
         self._troubles: dict[str, Trouble] = {}
+        self._was_alone = False  # the last request was that of a line in trouble
         self._overflows = False
 
     def __len__(self) -> int:
@@ -73,29 +74,36 @@ class Backlog:
         self._metrics.set(NOTIFICATIONS_WAITING, self._label, to=len(self._waiting))
 
     def due(self, now: float) -> list[Entry]:
-        """Return what goes into the next request: the oldest that may go; of a line in trouble, nothing but it."""
+        """Return what goes into the next request: the oldest that may go. A line in trouble goes alone.
+
+        Such a line and all the others take turns, so that neither keeps the other from being posted.
+        """
+        plain = self._pick(self._batch, lambda line: line not in self._troubles)
+        if plain and self._was_alone:
+            return plain
+        waited = sorted((trouble.until, line) for line, trouble in self._troubles.items() if trouble.until <= now)
+        for _, line in waited:
+            if batch := self._pick(self._troubles[line].limit, line.__eq__):
+                return batch
+        return plain
+
+    def _pick(self, limit: int, fits: Callable[[str], bool]) -> list[Entry]:
         batch: list[Entry] = []
-        size, limit, alone = 0, self._batch, ""
-        passed: set[str] = set()
+        size = 0
         for entry in self._waiting.values():
-            if entry.line in passed or (alone and entry.line != alone):
+            if not fits(entry.line):
                 continue
-            trouble = self._troubles.get(entry.line)
-            if trouble is not None:
-                if trouble.until > now or (batch and not alone):
-                    passed.add(entry.line)
-                    continue
-                alone, limit = entry.line, trouble.limit
-            if batch and size + entry.size > self._bounds.request_bytes:
+            size += entry.size
+            if batch and size > self._bounds.request_bytes:
                 break
             batch.append(entry)
-            size += entry.size
             if len(batch) == limit:
                 break
         return batch
 
     async def read(self, batch: Sequence[Entry]) -> tuple[list[Entry], list[bytes]]:
         """Return what of the batch is there, with its events; what cannot be one is dropped. Raises OSError."""
+        self._was_alone = batch[0].line in self._troubles
         found, unreadable = await self._threads.run(self._read, [entry.name for entry in batch])
         self._forget([entry.name for entry in batch if entry.name not in found and entry.name not in unreadable])
         if unreadable:

@@ -128,7 +128,9 @@ class _Target:
         self._pace = pace
         self._jitter = jitter
         self._clock = asyncio.get_running_loop().time
-        self._failures = 0  # requests in a row that were not taken
+        # Since a request was taken last: how often nobody was there to take one, and whose events were not taken.
+        self._failures = 0
+        self._failing: set[str] = set()
         self._until = 0.0  # left alone till then
         self._looked = float("-inf")
         self._held = False  # and it was said
@@ -160,6 +162,7 @@ class _Target:
         outcome = await self._post(b'{"events":[%b]}' % b",".join(events))
         if outcome.verdict == "taken":
             self._failures = 0
+            self._failing.clear()
             if self._held:
                 self._held = False
                 _log.info("notifications_delivered_again", target=self.label, waiting=len(self._backlog))
@@ -167,16 +170,20 @@ class _Target:
             await self._backlog.take_out([entry.name for entry in batch], "delivered")
             return
         self._metrics.add(NOTIFICATIONS, self.label, "failed", by=len(batch))
-        self._failures += 1
-        self._until = self._clock() + max(self._pause(self._failures), outcome.retry_after)
         if outcome.verdict == "later":
+            self._failures += 1
             if not self._held:
                 self._held = True
                 _log.warning("notifications_held", target=self.label, what=outcome.what, remedy=outcome.remedy)
         elif len(batch) > 1:
+            self._failing.add(batch[0].line)
             self._backlog.part(batch)
         else:
+            self._failing.add(batch[0].line)
             await self._blame(batch[0], events[0], outcome)
+        # One event that is never taken slows nobody else; many are the sign of a receiver that takes none.
+        pause = self._pause(max(1, self._failures + len(self._failing)))
+        self._until = self._clock() + max(pause, outcome.retry_after)
 
     async def _post(self, body: bytes) -> _Outcome:
         try:
