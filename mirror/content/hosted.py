@@ -23,6 +23,8 @@ from mirror.errors import DigestMismatch, NotHere, StoreFull, TagImmutable, TooL
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.reference import check_tag
+from mirror.store.layout import Layout
+from mirror.store.space import Space
 from mirror.store.tags import TagRecord, Tags
 from mirror.store.threads import Threads
 from mirror.store.uploads import writing
@@ -79,6 +81,33 @@ class Hosted:
         self._history = history
         self._immutable = immutable or Immutable()
         self._events = events
+
+    @classmethod
+    def open(
+        cls,
+        layout: Layout,
+        space: Space,
+        threads: Threads,
+        used: Callable[[Digest, int], None],
+        *,
+        manifest_limit: int,
+        history: int,
+        sparse: bool = False,
+        immutable: Immutable | None = None,
+        events: Events | None = None,
+    ) -> Hosted:
+        """Return what writes to the hosted repositories of a store. `sparse`: what manifests name need not be here."""
+        return cls(
+            ManifestStore(layout, space, sparse=sparse),
+            Tags(layout),
+            Locks(layout, threads),
+            threads,
+            used,
+            manifest_limit=manifest_limit,
+            history=history,
+            immutable=immutable,
+            events=events,
+        )
 
     # -- manifests -------------------------------------------------------------------------------------------
 

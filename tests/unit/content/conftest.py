@@ -118,6 +118,27 @@ async def make_room(tmp_path: Path, upstream: ScriptedRegistry) -> AsyncIterator
 
 
 @pytest.fixture
+async def open_shelf(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
+    """Return a function that opens a registry that takes pushes, each time as another process of it."""
+    from tests.unit.content.hosted_bed import Shelf  # needs what is defined here
+
+    shelves: list[Shelf] = []
+
+    def open_one(**options: Any) -> Shelf:
+        shelves.append(Shelf(tmp_path, **options))
+        return shelves[-1]
+
+    yield open_one
+    for shelf in shelves:
+        await shelf.close()
+
+
+@pytest.fixture
+def shelf(open_shelf: Callable[..., Any]) -> Any:
+    return open_shelf()
+
+
+@pytest.fixture
 def parse() -> Callable[[str], Digest]:
     return Digest.parse
 
