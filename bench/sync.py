@@ -80,7 +80,9 @@ def cold(ground: Ground) -> Row:
         f"{len(afar.images)} images of a release, {afar.size / MB:.0f} MB, over {ROUND_TRIP * 1000:.0f} ms"
         f" and {RATE / MB:.0f} MB/s a connection"
     )
-    tools: list[Copier] = [Ours(ground.folder / "ours", afar), Regsync(ground.folder / "regsync", afar)]
+    mirror = Ours(ground.folder / "ours", afar)
+    mirror.warm_up()
+    tools: list[Copier] = [mirror, Regsync(ground.folder / "regsync", afar)]
     skopeo = Skopeo(ground.folder / "skopeo", afar)
     for number in range(effort.rounds):
         turn = number % len(tools)
