@@ -367,6 +367,16 @@ async def test_a_refusal_counts_only_in_a_row(stage: Stage, receiver: Receiver) 
     assert stage.count("refused") == 0
 
 
+async def test_each_event_has_its_own_tries(stage: Stage, receiver: Receiver) -> None:
+    target = Notification(url=receiver.url, batch=8)
+    receiver.answer = repeated([400, 400, 400, 200, 400, 400, 200])
+    stage.append(target, "apps/web", "1", "2")
+    async with stage.delivering(target):
+        await until(lambda: stage.count("delivered") == 2)
+    assert [ids(post) for post in receiver.posts] == [["1", "2"], ["1"], ["1"], ["1"], ["2"], ["2"], ["2"]]
+    assert stage.count("refused") == 0
+
+
 async def test_the_pauses_double_up_to_the_longest(stage: Stage, receiver: Receiver) -> None:
     target = Notification(url=receiver.url)
     receiver.answer = repeated([500] * 6)
