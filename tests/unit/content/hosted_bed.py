@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mirror.content.answers import ManifestAnswer, Target
+from mirror.content.garbage import open_collector
 from mirror.content.hosted import Hosted
 from mirror.oci import media_types
 from mirror.oci.digest import Digest
@@ -103,13 +104,7 @@ class Shelf:
         return {f"{path.parent.name}:{path.name}" for path in self.layout.hosted.glob("*/*")}
 
     def collector(self, grace: float = 3600.0) -> Collector:
-        return Collector(
-            self.layout,
-            self.room.index,
-            lambda name: self.content.resolve(name, None, None).hosted,
-            self.room.space.remove_leftovers,
-            grace,
-        )
+        return open_collector(self.layout, self.room.index, self.room.space, self.content.resolve, grace)
 
     def collect(self, *, dry_run: bool = False) -> tuple[Freed, dict[str, int]]:
         """Collect garbage; return what was said of it, and the contents that went. Blocks."""
