@@ -186,9 +186,13 @@ class Containerd(Daemon):
         command = [programs.find("containerd"), "--config", str(configuration)]
         super().__init__(command, folder / "containerd.log", ready=self._responds)
 
-    def fetch(self, name: str, expected: Manifest) -> None:
-        """Fetch `name` for all platforms and check that everything under `expected` is here, verified by containerd."""
-        self._run("content", "fetch", "--all-platforms", "--hosts-dir", str(self._hosts), name)
+    def fetch(self, name: str, expected: Manifest, login: str = "") -> None:
+        """Fetch `name` for all platforms and check that everything under `expected` is here, verified by containerd.
+
+        `login` is user:password for every host.
+        """
+        user = ["--user", login] if login else []
+        self._run("content", "fetch", "--all-platforms", *user, "--hosts-dir", str(self._hosts), name)
         here = set(self._run("content", "ls", "--quiet").split())
         wanted = {manifest.digest for manifest in expected.all_manifests()} | set(expected.all_blobs())
         assert wanted <= here
