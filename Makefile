@@ -8,10 +8,10 @@ UV := $(VENV)/bin/uv
 COMPILE := $(UV) pip compile -q --universal --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check fmt lock bench bench-quick conformance model drills tools clean
+.PHONY: help serve test check fmt lock bench bench-quick bench-sync bench-sync-quick conformance model drills tools clean
 
 help: ## Show what can be made
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 serve: $(VENV)/runtime ## Run the registry on 127.0.0.1:5000 with config/quickstart.yaml
 	$(VENV)/bin/mirror serve --config config/quickstart.yaml
@@ -34,6 +34,14 @@ bench: $(VENV)/dev ## Measure ours beside nginx and distribution (6 minutes)
 
 bench-quick: $(VENV)/dev ## The same in 90 seconds, rougher
 	$(RUN) -m bench.run --quick
+
+bench-sync: $(VENV)/dev ## Measure a sync over a slow link beside regsync and skopeo (6 minutes)
+	.ci/tools regsync
+	$(RUN) -m bench.sync
+
+bench-sync-quick: $(VENV)/dev ## The same with a tenth of the bytes, in 2 minutes
+	.ci/tools regsync
+	$(RUN) -m bench.sync --quick
 
 conformance: $(VENV)/dev ## Only the OCI conformance suite
 	$(RUN) -m pytest tests/conformance
