@@ -6,7 +6,7 @@ import asyncio
 import base64
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 import trustme
 
 from mirror.cli.secret_files import PullSecret
+from mirror.config.access import Rule
 from mirror.content.answers import TagPage
 from mirror.registry.clients import Clients
 from mirror.registry.gate import Gate
@@ -24,7 +25,7 @@ from tests.tools import images
 from tests.tools.clients import ClientError, Containerd, Podman, Skopeo, run
 from tests.tools.processes import running
 from tests.tools.programs import Programs
-from tests.unit.registry.access_bed import PASSWORD, Bed, rule
+from tests.unit.registry.access_bed import PASSWORD, Bed, resolve, rule
 from tests.unit.registry.stage import Face, FakeContent, serve_face
 
 pytestmark = pytest.mark.clients
@@ -43,9 +44,18 @@ def app() -> images.Manifest:
 class Guarded:
     """A registry that holds one image under every name, on a loop in a thread of its own."""
 
-    def __init__(self, folder: Path, image: images.Manifest, tls: tuple[Path, Path, Path] | None, **more: Any) -> None:
-        self.bed = Bed(folder / "bed", *RULES, certificates=tls is not None, **more)
+    def __init__(
+        self,
+        folder: Path,
+        image: images.Manifest,
+        tls: tuple[Path, Path, Path] | None,
+        *,
+        rules: Sequence[Rule] = RULES,
+        **more: Any,
+    ) -> None:
+        self.bed = Bed(folder / "bed", *rules, certificates=tls is not None, **more)
         self.content = FakeContent(folder)
+        self.content.resolve = resolve  # type: ignore[method-assign] # with hosted names
         self.tls = ServerTls(*tls) if tls is not None else None
         self._image = image
         self._loop = asyncio.new_event_loop()
@@ -53,7 +63,7 @@ class Guarded:
 
     def __enter__(self) -> Guarded:
         for manifest in self._image.all_manifests():
-            tags = ["v1"] if manifest is self._image else []
+            tags = ["v1", "1"] if manifest is self._image else []
             digest = self.content.add_manifest(manifest.body, *tags, media_type=manifest.media_type)
             assert str(digest) == manifest.digest
         for blob in self._image.all_blobs().values():
