@@ -29,7 +29,11 @@ def walk_keys(section: type[Section] = Config, prefix: Key = ()) -> Iterator[Key
 
 def keys_under(path: tuple[str | int, ...]) -> list[str]:
     """Return the keys that the section at `path` of a file has; none where no section is."""
-    section = tuple(ANY if index == 1 and path[0] == "upstreams" else part for index, part in enumerate(path))
+    section = tuple(
+        ANY if index == 1 and path[0] == "upstreams" else part
+        for index, part in enumerate(path)
+        if not isinstance(part, int)  # a place in a list
+    )
     return [key[-1] for key in walk_keys() if key[:-1] == section]
 
 
