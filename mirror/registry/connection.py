@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from mirror import logs
 
@@ -73,6 +73,8 @@ class Connection(RequestHandler):
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         self.chunks += 1
+        if self._messages and self._current_request is not None:
+            self._break_body(self._current_request)
         waiter = self._waiter
         if waiter is None or waiter.done():
             self.head_since = 0.0
@@ -85,6 +87,12 @@ class Connection(RequestHandler):
         if self._head_bytes > _MAX_HEAD and self.transport is not None:
             self.transport.write(b"HTTP/1.1 431 \r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
             self.force_close()
+
+    def _break_body(self, request: web.BaseRequest) -> None:
+        """End a body whose chunks turn out malformed: aiohttp takes that for a next request and leaves it waiting."""
+        found, _ = self._messages[-1]
+        if isinstance(found, _ErrInfo) and not request.content.is_eof():
+            request.content.set_exception(found.exc)
 
     @property
     def idle(self) -> bool:

@@ -156,8 +156,11 @@ class Dispatcher:
             await answer.write_eof()
         except ConnectionError:
             trouble = trouble or _CLIENT_LEFT
-        if request.body_exists and self._is_to_be_cut(request, route) and request.transport is not None:
-            request.transport.close()
+        if request.body_exists and request.transport is not None:
+            if request.content.exception() is not None:
+                request.protocol.force_close()
+            elif self._is_to_be_cut(request, route):
+                request.transport.close()
         try:
             self._note(request, route, answer, client, identity, trouble, self._clock() - arrived)
         except Exception as error:  # noqa: BLE001 - it would make aiohttp send a second answer behind this one
@@ -227,15 +230,23 @@ class Dispatcher:
         elif isinstance(error, RangeOutOfOrder):
             fields += place_fields(route, UploadState(route.upload, error.offset))
         body = body_of(code_of(error, route.kind), message_of(error), detail_of(error))
-        close = request.body_exists and _is_unread(request)
+        close = request.body_exists and self._is_unread(request, route)
         return self._responses.whole(request, row.status, "application/json", body, fields, close=close)
+
+    def _is_unread(self, request: web.BaseRequest, route: Route) -> bool:
+        """Tell whether a request's body is one that is not read: aiohttp takes what is short, the rest closes."""
+        if route.kind in self._writers and request.content.at_eof():
+            return False
+        length = request.content_length
+        return length is None or length > _BODY_LIMIT or "Expect" in request.headers
 
     def _is_to_be_cut(self, request: web.BaseRequest, route: Route) -> bool:
         """Tell whether a body that nobody read ends the connection at once.
 
         A refused push is read for a while (aiohttp's lingering): a reset would take the reason from its client.
         """
-        return _is_unread(request) and (route.kind not in self._writers or "Expect" in request.headers)
+        lingers = route.kind in self._writers and "Expect" not in request.headers
+        return not lingers and self._is_unread(request, route)
 
     def _explain(self, cause: BaseException | None, identity: str) -> str:
         """Say why a body broke off. A client's leaving is everyday; what is no error of the tree is a fault of ours."""
@@ -275,11 +286,3 @@ class Dispatcher:
             why=trouble or answer.why,
             agent=request.headers.get("User-Agent", ""),
         )
-
-
-def _is_unread(request: web.BaseRequest) -> bool:
-    """Tell whether a request's body is one that is not read: aiohttp takes what is short, the rest closes."""
-    if request.content.is_eof():
-        return False
-    length = request.content_length
-    return length is None or length > _BODY_LIMIT or "Expect" in request.headers
