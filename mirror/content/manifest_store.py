@@ -23,7 +23,7 @@ from mirror.store.references import References
 from mirror.store.referrers import PushedReferrers
 from mirror.store.space import Space
 
-_LARGEST = 64 * 1024 * 1024
+_LARGEST = 256 * 1024 * 1024  # bytes; the most that limits.manifest may say
 
 
 class BlobNamed(InvalidRequest):

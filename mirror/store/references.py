@@ -9,7 +9,7 @@ from mirror.store import files
 from mirror.store.layout import Layout
 from mirror.store.manifests import Manifests
 
-_LIMIT = 64 * 1024 * 1024  # bytes of one manifest: far above what limits.manifest is ever set to
+_LIMIT = 256 * 1024 * 1024  # bytes of one manifest: the most that limits.manifest may say
 
 
 class References:

@@ -21,7 +21,7 @@ from mirror.store.tags import Tags
 PAGE_LENGTH = 1000
 PAGE_SIZE = 1024 * 1024
 
-_LIMIT = 64 * 1024 * 1024
+_LIMIT = 256 * 1024 * 1024  # the most that limits.manifest may say
 _ALGORITHMS = ("sha256", "sha512")
 
 
