@@ -94,7 +94,7 @@ class Gate:
         if len(given) > 1:
             raise InvalidRequest("the request has more than one Authorization field")
         principal = ANONYMOUS
-        if given and await self._login_exists():
+        if given:
             principal = await self._log_in(request, given[0], client, arrived)
         if principal.is_anonymous and self._certificates is not None:
             principal = self._certificates.principal(request) or principal
@@ -145,6 +145,8 @@ class Gate:
         known = self.logins.recall(header)
         if known is not None:
             return known
+        if not await self._login_exists() and not self.logins.concerns(header):
+            return ANONYMOUS  # an open registry takes no offence at a login for another one
         try:
             async with Patience(arrived):
                 return await self.logins.identify(header)

@@ -80,6 +80,14 @@ class Logins:
         """Tell whether anybody could log in."""
         return self._users is not None or (self._robots is not None and await self._robots.exist())
 
+    def concerns(self, header: str) -> bool:
+        """Tell whether a header is of a kind that only we give out: of a robot, or a token.
+
+        It must be refused also when nobody can log in any more: the last robot's token was revoked, say.
+        """
+        found = parse(header)
+        return isinstance(found, Bearer) or (isinstance(found, Basic) and found.user.startswith(ROBOT))
+
     def recall(self, header: str) -> Principal | None:
         """Return whose Authorization header this is, where that is known already."""
         if self._users is not None and not self._users.is_current:

@@ -248,6 +248,20 @@ async def test_every_way_to_write_a_name_is_decided_by_the_canonical_one(tmp_pat
     bed.close()
 
 
+async def test_a_robot_is_refused_also_when_it_was_the_last_that_could_log_in(tmp_path: Path) -> None:
+    bed = Bed(tmp_path, rule("alice", "quay.io/org/**", "pull"), users=None)
+    identity, header = bed.robot("ci", "quay.io/**")
+    token = bed.token(await bed.logins.identify(header), **{"quay.io__org__app": ["pull"]})
+    target = "/v2/quay.io/org/app/manifests/v1"
+    for login in (header, token):
+        assert await bed.outcome(target, header=login) == "in"
+    bed.tokens.revoke(identity)
+    # 404 would tell a mirror that pulls through this one that the image is gone.
+    assert await bed.outcome(target, header=header) == "401 Bearer"
+    assert await bed.outcome(target, header=token) == "401 Bearer invalid_token"
+    assert await bed.outcome(target, header=header_of("stranger")) == "404"
+
+
 async def test_an_alias_s_own_name_in_a_rule_means_nothing(tmp_path: Path) -> None:
     bed = Bed(tmp_path, rule("alice", "short/**", "pull"))
     assert await bed.outcome("/v2/short/app/manifests/v1") == "in"
