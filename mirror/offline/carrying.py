@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 
 from mirror.errors import NotYet
 
@@ -13,15 +14,17 @@ class Stopped(NotYet):
 
 @dataclass(slots=True)
 class Carrying:
-    """Bytes done of all bytes, and the part that it is at. One thread writes, others look and may set `stop`."""
+    """Bytes done of all bytes, and the part that it is at. Any thread may look, and may set `stop`."""
 
     total: int = 0
     done: int = 0
     what: str = ""
     stop: bool = False
+    _adding: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def move(self, count: int) -> None:
         """Count bytes; raise Stopped where that is wanted."""
-        self.done += count
+        with self._adding:
+            self.done += count
         if self.stop:
             raise Stopped("stopped before the end", "run it again: what is done is kept")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,8 +11,10 @@ from mirror.errors import Corrupt, NotYet, StoreFull
 from mirror.oci.digest import Digest
 from mirror.offline import part
 from mirror.offline.carrying import Carrying
+from mirror.offline.crew import work_through
 from mirror.offline.found_parts import Damage, Given, Group
 from mirror.offline.group_reader import GroupReader
+from mirror.offline.in_turn import InTurn
 from mirror.offline.load_report import Loaded, LoadRefused
 from mirror.offline.part import Contents, PartDamaged
 from mirror.offline.part_file import PartFile
@@ -23,6 +26,8 @@ from mirror.store.layout import Layout
 from mirror.store.sets import Sets
 from mirror.store.signatures import Signatures
 from mirror.store.space import Space
+
+_AT_ONCE = 4  # contents in work: while one is made safe on disk the next is read
 
 Signed = Mapping[Digest, Sequence[bytes]]
 
@@ -54,6 +59,7 @@ class LoadGeneration:
         self._report = report
         self._into = receiver
         self._carrying = carrying
+        self._turn = threading.Lock()
         self._reader = GroupReader(group, receiver.outside, damaged)
 
     def run(self, *, rivals: bool, allow_older: bool) -> None:
@@ -187,8 +193,13 @@ class LoadGeneration:
                 with PartFile(self._into.outside, given.path) as opened:
                     if opened.index != given.index:
                         raise PartDamaged("it was changed meanwhile")
-                    for member in opened.index.members:
-                        self._member(opened, given, member, content, lacking)
+                    work_through(
+                        lambda member, opened=opened, given=given: self._member(  # type: ignore[misc] # bound now
+                            opened, given, member, content, lacking
+                        ),
+                        opened.index.members,
+                        _AT_ONCE,
+                    )
             except OSError as error:
                 self._reader.mark(given, "", f"it cannot be read ({error.strerror})")
             except PartDamaged as error:
@@ -214,37 +225,28 @@ class LoadGeneration:
             return
         if held.digest not in content:
             self._reader.mark(given, member.name, "the plan does not name it")
-        elif held.digest in lacking:
+        elif (size := lacking.get(held.digest)) is not None:
             try:
-                if self._receive(opened, member, held, lacking[held.digest]):
-                    self._report.received[held.digest] = lacking.pop(held.digest)
+                if self._receive(opened, member, held, size) and lacking.pop(held.digest, None) is not None:
+                    self._report.received[held.digest] = size
             except Corrupt as error:
                 self._reader.mark(given, member.name, error.what)
 
     def _receive(self, opened: PartFile, member: part.Member, held: part.Piece, size: int) -> bool:
         """Bring a whole content, or a span of one; tell whether it is whole now."""
-        if held.offset is None:
+        # The digest of a whole content proves it.
+        read = InTurn(
+            opened.reader(member.name, checked=held.offset is not None), member.size, self._turn, self._carrying
+        )
+        try:
+            if held.offset is not None:
+                return self._into.intake.receive_range(held.digest, size, held.offset, member.size, read)
             if member.size != size:
                 raise PartDamaged(f"it has {member.size} bytes, and the plan says {size}")
-            # Its digest proves it.
-            self._into.intake.receive(held.digest, size, self._counted(opened, member.name, checked=False))
+            self._into.intake.receive(held.digest, size, read)
             return True
-        read = self._counted(opened, member.name, checked=True)
-        return self._into.intake.receive_range(held.digest, size, held.offset, member.size, read)
-
-    def _counted(self, opened: PartFile, name: str, *, checked: bool) -> Callable[[int], bytes]:
-        """Return what reads a member and counts its bytes."""
-        source = opened.reader(name, checked=checked)
-
-        def read(count: int) -> bytes:
-            try:
-                content = source(count)
-            except OSError as error:
-                raise PartDamaged(f"it cannot be read ({error.strerror})") from error
-            self._carrying.move(len(content))
-            return content
-
-        return read
+        finally:
+            read.end()
 
     def _missing_parts(
         self, contents: Sequence[tuple[part.Index, Contents]], lacking: Mapping[Digest, int]
