@@ -61,7 +61,7 @@ def crossed(
     crossing.sent = dict(outside.registry.front.sent)
     outside.registry.front.forget()
     said["again"] = bastion.mirror("sync", prod, "--json")
-    crossing.sent_again = sum(one.sent for one in outside.registry.front.requests("/blobs/"))
+    crossing.sent_again = outside.registry.front.total
     bastion.mirror("sync", edge)
     said["save"] = bastion.mirror("save", "prod", "--to", folder / "disk", "--part-size", "16MiB")
     bastion.mirror("save", "edge", "--to", folder / "disk")

@@ -179,10 +179,10 @@ class Front(LoopThread):
             cut = self.cut_after if digest else None
             if cut is not None and sent + len(chunk) > cut:
                 chunk = chunk[: cut - sent]
-            await response.write(chunk)
             sent += len(chunk)
-            if digest:
+            if digest:  # before they leave: who has received them finds them counted
                 self.sent[digest] += len(chunk)
+            await response.write(chunk)
             if cut is not None and sent >= cut:
                 await asyncio.sleep(0.02)  # what was written leaves first
                 raise ConnectionResetError("cut on purpose")

@@ -14,6 +14,7 @@ import pytest
 import trustme
 
 from tests.tools.clients import ClientError, run
+from tests.tools.processes import wait_until
 from tests.tools.programs import Programs
 from tests.tools.registries import PASSWORD, USER
 from tests.tools.release import Placed, Release, make_release
@@ -125,6 +126,7 @@ def test_a_login_is_needed_and_a_token_ends(registry: TokenRegistry, release: Re
     registry.front.token_lifetime = 30
     assert client.get(path) == (200, body)
     assert registry.issuer.lifetime == 5
+    wait_until(lambda: len(registry.front.asked) == 5, "the last answer to be noted")
     assert [one.status for one in registry.front.asked] == [401, 401, 200, 401, 200]
 
 
