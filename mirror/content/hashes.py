@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mirror.oci.digest import Digest
 from mirror.store.threads import Threads
-from mirror.store.uploads import Upload
+from mirror.store.upload import Upload
 
 if TYPE_CHECKING:
     from hashlib import _Hash

@@ -27,7 +27,7 @@ from mirror.store.layout import Layout
 from mirror.store.space import Space
 from mirror.store.tags import TagRecord, Tags
 from mirror.store.threads import Threads
-from mirror.store.uploads import writing
+from mirror.store.upload import writing
 
 _log = logs.get("content.hosted")
 

@@ -17,7 +17,7 @@ from mirror.store.layout import Layout
 from mirror.store.manifests import Manifests as Rows
 from mirror.store.repositories import find_repositories
 from mirror.store.threads import Threads
-from mirror.store.uploads import writing
+from mirror.store.upload import writing
 
 _PATIENCE = 2.0  # seconds to look through the repositories; then the client sends what may be here
 

@@ -11,7 +11,7 @@ from mirror.errors import MirrorError, SizeMismatch, StoreFull, TooLarge
 from mirror.store.promises import UNIT
 from mirror.store.space import Space
 from mirror.store.threads import Threads, settle
-from mirror.store.uploads import Upload
+from mirror.store.upload import Upload
 
 if TYPE_CHECKING:
     from hashlib import _Hash

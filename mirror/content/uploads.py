@@ -27,7 +27,7 @@ from mirror.store.layout import Layout
 from mirror.store.manifests import Manifests as Rows
 from mirror.store.space import Space
 from mirror.store.threads import Threads
-from mirror.store.uploads import Upload, writing
+from mirror.store.upload import Upload, writing
 from mirror.store.uploads import Uploads as StoredUploads
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from mirror.errors import (
 )
 from mirror.oci.digest import Digest
 from mirror.store import files
-from mirror.store.uploads import Upload
+from mirror.store.upload import Upload
 from tests.unit.content.conftest import read
 from tests.unit.content.push_bed import APP, OTHER, Pushes, make_room, pieces
 

@@ -15,7 +15,7 @@ from mirror.config.access import Rule
 from mirror.errors import DigestInvalid, InvalidRequest, NameInvalid
 from mirror.oci.digest import Digest
 from mirror.registry.routes import Kind, parse
-from mirror.store.uploads import Upload
+from mirror.store.upload import Upload
 from tests.unit.content import push_bed
 from tests.unit.content.push_bed import Pushes, pushing
 from tests.unit.registry.stage import Face, Reply

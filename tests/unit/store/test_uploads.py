@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 
 from mirror.config import Amount, Storage
-from mirror.errors import StoreError, StoreFull, UploadUnknown
+from mirror.errors import NotYet, StoreError, StoreFull, UploadUnknown
 from mirror.oci.digest import Digest
 from mirror.store import files
 from mirror.store import hosted as hosted_module
+from mirror.store import uploads as uploads_module
 from mirror.store.hosted import Hosted
 from mirror.store.index import Index
 from mirror.store.layout import Layout
@@ -32,7 +33,8 @@ from mirror.store.quarantine import Quarantine
 from mirror.store.repositories import find_repositories
 from mirror.store.sets import Sets
 from mirror.store.space import Space
-from mirror.store.uploads import Upload, Uploads
+from mirror.store.upload import Upload
+from mirror.store.uploads import Uploads
 from tests.tools import mounts
 
 MIB = 1 << 20
@@ -394,6 +396,19 @@ def test_what_a_cut_off_request_promised_is_given_back(store: Store) -> None:
     assert store.uploads.tidy() >= 49 * MIB
     assert store.space.promised() == 0
     assert store.uploads.tidy() == 0
+
+
+def test_there_are_only_so_many(
+    store: Store, monkeypatch: pytest.MonkeyPatch, days_on: Callable[[float], None]
+) -> None:
+    monkeypatch.setattr(uploads_module, "_MOST", 3)
+    old = [store.begin(BODY) for _ in range(3)]
+    with pytest.raises(NotYet, match="too many uploads"):
+        store.begin()
+    assert [store.uploads.offset(identity, NAME) for identity in old] == [len(BODY)] * 3
+    days_on(0.05)
+    new = store.begin()
+    assert store.names() == [f"{new}.json", f"{new}.part"]
 
 
 # -- what was pushed stays
