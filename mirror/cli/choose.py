@@ -6,13 +6,14 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from mirror.cli.desk import Desk
+from mirror.cli.desk import Desk, read_head
 from mirror.cli.outcome import SetIncomplete
 from mirror.errors import ConfigurationError, NameInvalid, Problem
 from mirror.oci.reference import check_set
 from mirror.offline.plan import Plan
 
 SETS_FOLDER = Path("/etc/mirror/sets")
+_IMAGE_SET_LIMIT = 4 * 1024 * 1024  # bytes, as image sets are read
 _STORED = re.compile(r"(?P<set>[^@/]+)(?:@(?P<number>[1-9][0-9]{0,8}))?")
 
 
@@ -52,10 +53,11 @@ def choose_file(desk: Desk, given: str) -> File | None:
         path = SETS_FOLDER / f"{given}.yaml"
     if not _exists(desk, path):
         return None
-    raw = desk.read(path)
+    raw = read_head(desk.outside, path, _IMAGE_SET_LIMIT + 1)
     if raw.lstrip()[:1] == b"{" and b'"kind": "plan"' in raw[:4096]:
+        raw = desk.read(path)
         return File(path, raw, Plan.parse(raw))
-    return File(path, raw)
+    return File(path, raw)  # one byte too many is left for the reader to refuse
 
 
 def choose_stored(desk: Desk, given: str, *, complete: bool) -> Stored:

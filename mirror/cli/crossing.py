@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import stat
+from collections import Counter
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +35,7 @@ from mirror.offline.saves import Saves
 from mirror.offline.signatures import Candidate, check
 from mirror.store.intake import Intake
 
+_SHOWN_OF_PART = 3  # damaged members of one part named
 _SHOWN = 20  # missing things named to a person; the list has them all
 
 Result = TypeVar("Result")
@@ -85,6 +88,7 @@ async def save(desk: Desk, wanted: Saved, outcome: Outcome) -> None:
 
 def _plan_save(desk: Desk, wanted: Saved) -> tuple[Stored, SavePlan]:
     chosen = choose_stored(desk, wanted.given, complete=True)
+    _check_target(desk, wanted.target)
     if not chosen.complete:
         raise SetIncomplete(f"{chosen} is not complete here", f"mirror verify {chosen} says what is missing")
     size = wanted.part_size or _archive_size(desk, wanted.given) or PART_SIZE
@@ -103,6 +107,16 @@ def _plan_save(desk: Desk, wanted: Saved) -> tuple[Stored, SavePlan]:
     return chosen, plan_save(
         chosen.plan, chosen.generation, have=have, wanted=want, how=how, because=because, part_size=size
     )
+
+
+def _check_target(desk: Desk, target: Path) -> None:
+    """Raise ConfigurationError where `--to` names a file."""
+    try:
+        mode = desk.outside.stat(target).st_mode
+    except OSError:
+        return  # it is made
+    if not stat.S_ISDIR(mode):
+        raise ConfigurationError([Problem("target_invalid", f"{target} is a file", "--to", "name a folder")])
 
 
 def _generation(since: str) -> int | None:
@@ -239,19 +253,30 @@ def _report_load(desk: Desk, outcome: Outcome, report: LoadReport, wanted: Loade
         outcome.warn([f"{path} is left alone: {why}"])
     for first, second in report.doubled:
         outcome.warn([f"{second} is the same part as {first}"])
-    for damage in report.damaged:
-        if report.ready:
-            outcome.warn([f"{damage}: another copy had it, or it was not needed"])
-        else:
-            outcome.note(UNVERIFIED, "part_damaged", str(damage), "", "copy that part again, or have it saved again")
+    _report_damage(outcome, report)
     for one in report.loaded:
-        _report_one(outcome, one)
+        _report_one(outcome, one, {damage.path.name for damage in report.damaged})
     lost = any(one.missing and not one.missing_parts for one in report.loaded)
     if report.missing and (wanted.output is not None or lost or report.damaged):
         _write_missing(desk, outcome, report, wanted)
 
 
-def _report_one(outcome: Outcome, one: LoadedSet) -> None:
+def _report_damage(outcome: Outcome, report: LoadReport) -> None:
+    """Name what is damaged: a few members of each part, for a part that was cut short lacks very many."""
+    said: Counter[Path] = Counter()
+    for damage in report.damaged:
+        said[damage.path] += 1
+        if report.ready:
+            outcome.warn([f"{damage}: another copy had it, or it was not needed"])
+        elif said[damage.path] <= _SHOWN_OF_PART:
+            remedy = "copy that part again, or have it saved again"
+            outcome.note(UNVERIFIED, "part_damaged", str(damage), "", "" if remedy in str(damage) else remedy)
+    for path, count in said.items():
+        if count > _SHOWN_OF_PART and not report.ready:
+            outcome.note(UNVERIFIED, "part_damaged", f"{count - _SHOWN_OF_PART} more members of {path} are damaged")
+
+
+def _report_one(outcome: Outcome, one: LoadedSet, damaged: Collection[str]) -> None:
     name = f"{one.set}@{one.generation}"
     received = f"{len(one.received)} digests, {size_text(sum(one.received.values()))} received"
     if one.ready:
@@ -262,6 +287,8 @@ def _report_one(outcome: Outcome, one: LoadedSet) -> None:
     if one.error is not None:
         outcome.note_error(one.error)
     for part in one.missing_parts:
+        if part in damaged:
+            continue  # it was among the files, and is named for what it is
         outcome.note(
             INCOMPLETE, "part_missing", f"{part} was not among the files", name, "load it too: any order will do"
         )

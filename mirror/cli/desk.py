@@ -55,13 +55,18 @@ class Desk:
         write_file(self.outside, path, content)
 
 
-def read_file(outside: Outside, path: Path, limit: int = _FILE_LIMIT) -> bytes:
-    """Return what a file outside the store holds; raise ConfigurationError where it cannot be read."""
+def read_head(outside: Outside, path: Path, size: int) -> bytes:
+    """Return the first `size` bytes of a file; raise ConfigurationError where it cannot be read."""
     try:
         with os.fdopen(outside.open(path, os.O_RDONLY), "rb") as file:
-            content = file.read(limit + 1)
+            return file.read(size)
     except OSError as error:
         raise _unusable(path, f"cannot be read: {error.strerror}") from error
+
+
+def read_file(outside: Outside, path: Path, limit: int = _FILE_LIMIT) -> bytes:
+    """Return what a file outside the store holds; raise ConfigurationError where it cannot be read."""
+    content = read_head(outside, path, limit + 1)
     if len(content) > limit:
         raise _unusable(path, "is too large to be what is expected here")
     return content

@@ -35,7 +35,7 @@ async def verify(desk: Desk, given: str | None, outcome: Outcome, *, deep: bool,
     """Say whether everything of a generation, or of all, is here; write what is missing where asked."""
     chosen = await asyncio.to_thread(_chosen, desk, given)
     if not chosen:
-        outcome.say("there are no image sets here")
+        outcome.note(INCOMPLETE, "no_sets", "there are no image sets here", "", "sync or load one first")
     keyring = await asyncio.to_thread(read_keyring, desk)
 
     def check(raw: bytes, digest: Digest) -> str:
@@ -245,16 +245,14 @@ async def unpin(desk: Desk, given: str, outcome: Outcome, *, now: bool, dry_run:
         raise ConfigurationError(
             [Problem("not_supported", "unpinning single images is not yet supported", given, "give SET@N")]
         )
-    if desk.config.offline and not (now or dry_run):
-        problem = Problem(
-            "offline", "offline nothing is evicted, so what is given up would stay for good", given, "say --now"
-        )
-        raise ConfigurationError([problem])
     busy = await asyncio.to_thread(desk.sets.try_busy, name)
     if busy is None:
         raise NotYet(f"a sync or load of set {name} is running", "wait for it")
     try:
         one = await asyncio.to_thread(choose_stored, desk, given, complete=False)
+        if desk.config.offline and not (now or dry_run):
+            what = "offline nothing is evicted, so what is given up would stay for good"
+            raise ConfigurationError([Problem("offline", what, given, "say --now")])
         alone = await asyncio.to_thread(_alone, desk, one)
         freed = sum(alone.values())
         outcome.facts |= {"set": str(one), "unpinned_bytes": freed, "deleted": now, "dry_run": dry_run}

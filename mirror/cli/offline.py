@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -24,9 +25,19 @@ def run(command: str, given: dict[str, Any], work: Work) -> None:
     from mirror.cli import desk
     from mirror.cli.outcome import Outcome
 
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: _stop(command))
     config = configured(given)
     outcome = Outcome(command, as_json=given["as_json"], quiet=given["quiet"])
     sys.exit(desk.run(config, outcome, lambda at: work(at, outcome)))
+
+
+def _stop(command: str) -> None:
+    """End before anything was begun; once the store is open, the work itself is told to stop."""
+    from mirror.cli.outcome import INCOMPLETE
+
+    click.echo(f"mirror {command}: stopped before the end: run it again", err=True)
+    sys.exit(INCOMPLETE)
 
 
 def _parse_size(_context: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
@@ -36,9 +47,12 @@ def _parse_size(_context: click.Context, _parameter: click.Parameter, value: str
     if value is None:
         return None
     try:
-        return parse_size(value)
+        size = parse_size(value)
     except SpellingError as error:
-        raise click.BadParameter(str(error)) from None
+        raise click.BadParameter(f"{error}: {error.remedy}" if error.remedy else str(error)) from None
+    if not size:
+        raise click.BadParameter("a part of no bytes holds nothing: write a size such as 4000MiB")
+    return size
 
 
 @click.command(epilog="See also: mirror sync, mirror verify, docs/disconnected.md")
@@ -107,7 +121,9 @@ def save(
 @click.option("--set", "name", metavar="NAME", help="What the set of a foreign archive is called.")
 @click.option("--expect", metavar="DIGEST", help="Refuse any set but the one that `mirror save` ended with.")
 @click.option("--allow-older", is_flag=True, help="Load a generation that is older than the newest complete one.")
-@click.option("-o", "--output", type=_OUTSIDE, help="Where to list what is missing, for `mirror save --want`.")
+@click.option(
+    "-o", "--output", type=_OUTSIDE, help="Lists what is missing, for save --want.  [default: missing-SET@N.txt here]"
+)
 @common(reports=True)
 def load(
     paths: tuple[Path, ...],

@@ -53,7 +53,7 @@ async def plan(desk: Desk, wanted: Wanted, outcome: Outcome) -> None:
     presence, room = await _forecast(desk, found.plan)
     _show(outcome, found.plan, presence, room)
     _check_room(desk, found.plan.set, presence, room, outcome)
-    if not wanted.output:
+    if not wanted.output and found.plan.images:
         outcome.say("", "write the plan to a file with -o, or bring it here with `mirror sync`")
 
 
