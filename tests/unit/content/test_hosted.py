@@ -101,6 +101,16 @@ async def test_an_index_needs_its_manifests(shelf: Shelf) -> None:
 OTHER_EMPTY = Target("", "team/empty", "team/empty", hosted=True)
 
 
+async def test_a_blob_is_no_manifest_by_its_form(shelf: Shelf) -> None:
+    """Who pushes a manifest's bytes as a blob has not shown that what it names is here."""
+    body = image(noise(400, 1))
+    digest = await shelf.blob(body)
+    with pytest.raises(NotHere):
+        await shelf.pull(digest)
+    with pytest.raises(NotHere):
+        await shelf.hosted.delete_manifest(APP, digest, "ci")
+
+
 async def test_build_caches_list_blobs_in_an_index(shelf: Shelf) -> None:
     layer = noise(400, 1)
     await shelf.blob(layer)

@@ -323,6 +323,22 @@ async def test_a_blob_that_is_just_pushed_again(shelf: Shelf, monkeypatch: pytes
     assert shelf.pushes.hosted.has(digest)
 
 
+async def test_the_row_of_a_blob_that_is_just_pushed_stays(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = noise(500, 1)
+    shelf.pushes.rows.add_pushed(APP.name, Digest.of(layer), 500)
+    between = Between(monkeypatch, "_is_gone")
+    await between.run(shelf, lambda: shelf.blob(layer))
+    assert (await shelf.content.blob_head(APP, Digest.of(layer))).size == 500
+
+
+async def test_the_row_of_a_manifest_that_is_just_pushed_stays(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = await shelf.image(1)
+    os.unlink(shelf.layout.blob(Digest.of(body)))
+    between = Between(monkeypatch, "_tagged")
+    await between.run(shelf, lambda: shelf.manifest(body))
+    assert (await shelf.pull(Digest.of(body))).body == body
+
+
 async def test_a_deletion_sees_what_is_pushed_meanwhile(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     """A blob's deletion has read all manifests, and one that names it comes before the blob goes."""
     layer = noise(500, 1)
