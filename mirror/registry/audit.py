@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
+
+from aiohttp import web
 
 from mirror import logs
 from mirror.config.access import Verb
 from mirror.errors import MirrorError
+from mirror.registry.clients import address_of, principal_of
 
 _log = logs.get("audit")
 
 _LONGEST = 256
 
 
-def accepted(verb: Verb, who: str, client: str, name: str, digest: str = "", tag: str = "") -> None:
-    """Note what `who`, at the address `client`, has pushed or deleted: a manifest, tag or blob of repository `name`."""
-    _log.info("audit", who=who, client=client, verb=verb, name=name, digest=digest, tag=tag, result="done")
+def accepted(request: web.BaseRequest, verb: Verb, name: str, digest: object = "", tags: Sequence[str] = ()) -> None:
+    """Note what a request has pushed or deleted: a manifest, tags or a blob of repository `name`."""
+    _log.info(
+        "audit",
+        who=principal_of(request).name,
+        client=address_of(request),
+        verb=verb,
+        name=name,
+        digest=str(digest),
+        tag=",".join(tags),
+        result="done",
+    )
 
 
 def refused(

@@ -6,7 +6,7 @@ from aiohttp import HttpVersion11, web
 
 from mirror.content.answers import BlobAnswer, ByteRange, RangeUnsatisfiable
 from mirror.errors import Corrupt, MirrorError
-from mirror.registry import ranges
+from mirror.registry import audit, ranges
 from mirror.registry.clients import principal_of
 from mirror.registry.errors import RangeInvalid
 from mirror.registry.face import Content, Hosted
@@ -130,6 +130,7 @@ class BlobDeletion:
         """Answer one request; raises MirrorError."""
         target = hosted_target(self._content, route)
         await self._hosted.delete_blob(target, route.digest, principal_of(request).name)
+        audit.accepted(request, "delete", target.name, route.digest)
         fields = f"Content-Length: 0\r\nDocker-Content-Digest: {route.digest}\r\n{namespace_field(route.ns)}"
         return self._responses.compose(request, 202, fields)
 

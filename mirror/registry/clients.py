@@ -45,6 +45,7 @@ class Principal:
 
 ANONYMOUS = Principal("anonymous", "anonymous")
 _PRINCIPAL = web.RequestKey("principal", Principal)
+_ADDRESS = web.RequestKey("address", str)
 
 
 def principal_of(request: web.BaseRequest) -> Principal:
@@ -53,9 +54,16 @@ def principal_of(request: web.BaseRequest) -> Principal:
     return found
 
 
-def set_principal(request: web.BaseRequest, principal: Principal) -> None:
-    """Note who sent a request."""
+def address_of(request: web.BaseRequest) -> str:
+    """Return from where a request that was let in came."""
+    found: str = request.get(_ADDRESS, "")
+    return found
+
+
+def set_principal(request: web.BaseRequest, principal: Principal, address: str) -> None:
+    """Note who sent a request, and from where."""
     request[_PRINCIPAL] = principal
+    request[_ADDRESS] = address
 
 
 class Clients:

@@ -102,7 +102,7 @@ class Gate:
             asks = route.kind is Kind.PING and not given and await self._login_exists()
             if asks or not self.access.admits_anonymous:
                 raise Unauthorized("this registry asks who you are", "log in", self.challenge(request))
-        set_principal(request, principal)
+        set_principal(request, principal, client)
         return principal
 
     async def authorise(self, request: web.BaseRequest, route: Route, principal: Principal, client: str) -> None:

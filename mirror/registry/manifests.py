@@ -9,7 +9,7 @@ from aiohttp import web
 from mirror.content.answers import ManifestAnswer, Target
 from mirror.errors import ManifestRefused, TooLarge
 from mirror.oci.digest import Digest
-from mirror.registry import ranges
+from mirror.registry import audit, ranges
 from mirror.registry.clients import principal_of
 from mirror.registry.errors import Unsupported
 from mirror.registry.face import Content, Hosted
@@ -79,14 +79,18 @@ class ManifestWrites:
             return await self._put(request, route, target, who)
         if isinstance(route.reference, Digest):
             await self._hosted.delete_manifest(target, route.reference, who)
+            audit.accepted(request, "delete", target.name, route.reference)
         else:
             await self._hosted.delete_tag(target, route.reference, who)
+            audit.accepted(request, "delete", target.name, tags=[route.reference])
         return self._responses.compose(request, 202, f"Content-Length: 0\r\n{namespace_field(route.ns)}")
 
     async def _put(self, request: web.BaseRequest, route: Route, target: Target, who: str) -> Answer:
         body = await self._read(request)
         content_type = request.headers.get("Content-Type", "")
         stored = await self._hosted.put_manifest(target, route.reference, body, content_type, route.tags, who)
+        named = [route.reference] if isinstance(route.reference, str) else []
+        audit.accepted(request, "push", target.name, stored.digest, [*named, *route.tags])
         folder = route.path.rpartition("/")[0]
         query = f"?ns={route.ns}" if route.ns is not None else ""
         fields = (
