@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,7 +19,8 @@ from bench.processes import ROOT, BenchError, session
 from bench.shelf import Shelf
 
 PARALLEL = 8  # images at once, of the tools that copy an image after the other unless they are told
-_REQUESTS = 16  # to the registry at once: what ours allows itself
+REQUESTS = 16  # to a registry at once: what ours allows itself, and where regsync is fastest
+REGSYNC_REQUESTS = 3  # as it comes
 _LIMIT = 300.0  # seconds that one run may take
 _POLL = 0.02  # seconds between looks at the memory of known processes
 _LOOK_AROUND = 0.3  # seconds between looks for new ones
@@ -125,6 +127,7 @@ class Ours(Copier):
 
     def warm_up(self) -> None:
         """Have the program compiled, as an installation has it."""
+        take([sys.executable, "-m", "compileall", "-q", "mirror"], self.log, self.environment)
         self.empty()
         self.run("plan", str(self._set))
 
@@ -162,26 +165,23 @@ class _Into(Copier):
 
 
 class Regsync(_Into):
-    """regsync with an entry an image, several at once; of one registry as many requests at once as ours."""
+    """regsync with an entry an image, several at once, and so many requests to a registry at once."""
 
-    name = f"regsync, parallel {PARALLEL}"
-
-    def __init__(self, folder: Path, afar: Afar, *, tuned: bool = True) -> None:
+    def __init__(self, folder: Path, afar: Afar, requests: int = REQUESTS) -> None:
         super().__init__(folder, afar)
+        self.name = f"regsync, {requests} requests"
         self._configuration = folder / "regsync.yaml"
-        self._tuned = tuned
-        if not tuned:
-            self.name = "regsync, as it comes"
+        self._requests = requests
 
     def point(self, port: int) -> None:
         registries: list[dict[str, object]] = [
-            {"registry": f"127.0.0.1:{one}", "tls": "disabled", **({"reqConcurrent": _REQUESTS} if self._tuned else {})}
+            {"registry": f"127.0.0.1:{one}", "tls": "disabled", "reqConcurrent": self._requests}
             for one in (self.afar.port, port)
         ]
         document = {
             "version": 1,
             "creds": registries,
-            "defaults": {"parallel": PARALLEL} if self._tuned else {},
+            "defaults": {"parallel": PARALLEL},
             "sync": [
                 {
                     "source": f"127.0.0.1:{self.afar.port}/{image.repository}@{image.digest}",

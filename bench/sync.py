@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bench import report, run
 from bench.afar import COMPONENTS, Afar
-from bench.copiers import Copier, Ours, Regsync, Skopeo
+from bench.copiers import PARALLEL, REGSYNC_REQUESTS, Copier, Ours, Regsync, Skopeo
 from bench.crossing import crossing
 from bench.processes import BenchError
 from bench.report import Row, Sample, Verdict
@@ -37,11 +37,11 @@ class Effort:
 
     scale: float
     rounds: int
-    skopeo_rounds: int
+    untuned: bool  # regsync too as it comes, once
 
 
-FULL = Effort(scale=10, rounds=3, skopeo_rounds=1)
-QUICK = Effort(scale=1, rounds=1, skopeo_rounds=1)
+FULL = Effort(scale=10, rounds=3, untuned=True)
+QUICK = Effort(scale=1, rounds=1, untuned=False)
 
 
 class Ground:
@@ -83,20 +83,22 @@ def cold(ground: Ground) -> Row:
     mirror = Ours(ground.folder / "ours", afar)
     mirror.warm_up()
     tools: list[Copier] = [mirror, Regsync(ground.folder / "regsync", afar)]
-    skopeo = Skopeo(ground.folder / "skopeo", afar)
+    once: list[Copier] = [Skopeo(ground.folder / "skopeo", afar)]
+    if effort.untuned:
+        once.insert(0, Regsync(ground.folder / "regsync-untuned", afar, REGSYNC_REQUESTS))
     for number in range(effort.rounds):
         turn = number % len(tools)
-        present = [*tools[turn:], *tools[:turn], *([skopeo] if number < effort.skopeo_rounds else [])]
-        for tool in present:
+        for tool in (*tools[turn:], *tools[:turn], *(once if not number else ())):
             say(f"{tool.name}, round {number + 1}")
             row.samples.setdefault(tool.name, []).append(_both(tool, afar))
-    row.samples = {tool.name: row.samples[tool.name] for tool in (*tools, skopeo)}
-    ours, regsync = tools[0].name, tools[1].name
+    row.samples = {tool.name: row.samples[tool.name] for tool in (*tools, *once)}
+    ours, regsync, skopeo = tools[0].name, tools[1].name, once[-1].name
+    row.notes.append(f"regsync and skopeo copy {PARALLEL} images at once into a registry on this machine")
     row.notes.append("taken: bytes that came over the link, headers too, of what the release has, each digest once")
     row.notes.append("ours also brings graph and signatures and verifies them; the others get a list of digests")
     row.verdicts = [
         Verdict("time, of regsync's", row.ratio("s", ours, regsync), 0.7),
-        Verdict("time, of skopeo's", row.median(ours, "s") / row.median(skopeo.name, "s"), 0.7),
+        Verdict("time, of skopeo's", row.median(ours, "s") / row.median(skopeo, "s"), 0.7),
         Verdict("taken over the link", row.median(ours, "taken x"), 1.0),
         Verdict("again, with nothing to fetch", row.median(ours, "again s"), 3.0, " s"),
         Verdict("peak memory", max(one["peak MB"] for one in row.samples[ours]), _MEMORY_LIMIT, " MB"),
