@@ -42,7 +42,7 @@ def rule(who: str, repositories: str, *may: str, quota: int | None = None) -> Ru
 def resolve(name: str, ns: str | None = None, prefix: str | None = None) -> Target:
     """One upstream, quay.io, an alias to it, a loaded set under loaded.io, and everything else hosted here."""
     name = f"{prefix}/{name}" if prefix else name
-    if ns == "quay.io":
+    if ns == "quay.io" and not prefix:  # the path decides
         return Target("quay.io", name, f"quay.io/{name}")
     if name == "short/app":
         return Target("quay.io", "org/app", "quay.io/org/app", aliased=True)
