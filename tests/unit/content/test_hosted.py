@@ -332,6 +332,18 @@ async def test_immutable_tags(open_shelf: Open) -> None:
     await shelf.manifest(second, "v1")
 
 
+async def test_an_immutable_tag_that_two_push_first(open_shelf: Open) -> None:
+    shelves = [open_shelf(immutable=Immutable(["team/**"])) for _ in range(2)]
+    bodies = [await shelves[0].image(seed) for seed in range(6)]
+    results = await asyncio.gather(
+        *(shelves[number % 2].manifest(body, "v1") for number, body in enumerate(bodies)), return_exceptions=True
+    )
+    (winner,) = (one for one in results if isinstance(one, Digest))
+    assert all(isinstance(one, TagImmutable) for one in results if one is not winner)
+    ((_, record),) = await shelves[0].hosted.history(APP, "v1")
+    assert (record.digest, record.history) == (winner, ())
+
+
 @pytest.mark.parametrize(
     ("pattern", "name", "tag", "covered"),
     [

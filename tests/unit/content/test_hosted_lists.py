@@ -151,6 +151,7 @@ async def test_catalog_is_read_a_stretch_at_a_time(shelf: Shelf, monkeypatch: py
     wanted = sorted(f"r{number}" for number in range(10))
     for name in wanted:
         make_repository(shelf.layout, name)
+    assert (await catalog.page(2, "r5", lambda _: True)).names == ("r6", "r7")
     for count in (1, 2, 3, 4, 10):
         assert await names(catalog, count) == wanted
         assert await names(catalog, count, lambda name: int(name[1:]) % 4 == 1) == ["r1", "r5", "r9"]
