@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shlex
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
+import structlog
 import yaml
 from click.testing import CliRunner
 
+from mirror import logs
 from mirror.cli.access import COMMANDS
 from mirror.config.access import Clients as ClientsSection
 from mirror.store.tokens import Tokens
@@ -61,6 +65,15 @@ def test_the_configurations_are_ones(file: WrittenFile) -> None:
     document = yaml.safe_load(file.text)
     clients = ClientsSection.model_validate(document["clients"])
     assert clients.rules
+
+
+@pytest.fixture(autouse=True)
+def logs_as_before() -> Iterator[None]:
+    """Commands set the logs of their process up, which is this one here."""
+    yield
+    structlog.reset_defaults()
+    root = logging.getLogger()
+    root.handlers = [handler for handler in root.handlers if type(handler).__module__ != logs.__name__]
 
 
 @pytest.fixture
