@@ -25,7 +25,6 @@ _HOP = {"connection", "keep-alive", "transfer-encoding", "host"}
 _DIGEST = re.compile(r"/(?:blobs|manifests)/(sha256:[0-9a-f]{64})$")
 _REFERRERS = re.compile(r"/v2/.+/referrers/(sha256:[0-9a-f]{64})$")
 _CHUNK = 64 * 1024
-_STEP = 16 * 1024  # of a slow body
 _SEND_BUFFER = 64 * 1024  # what is counted is what left here, not what waits in the kernel
 
 
@@ -175,20 +174,29 @@ class Front(LoopThread):
         found = _DIGEST.search(request.path) if status < 300 else None
         digest = found.group(1) if found else ""
         sent = 0
-        while chunk := await content.read(_STEP if self.rate else _CHUNK):
+        while chunk := await content.read(self._step()):
             cut = self.cut_after if digest else None
             if cut is not None and sent + len(chunk) > cut:
                 chunk = chunk[: cut - sent]
-            sent += len(chunk)
             if digest:  # before they leave: who has received them finds them counted
                 self.sent[digest] += len(chunk)
-            await response.write(chunk)
+            try:
+                await response.write(chunk)
+            except ConnectionError:
+                if digest:
+                    self.sent[digest] -= len(chunk)  # whom they were for had gone
+                raise
+            sent += len(chunk)
             if cut is not None and sent >= cut:
                 await asyncio.sleep(0.02)  # what was written leaves first
                 raise ConnectionResetError("cut on purpose")
             if self.rate:
                 await asyncio.sleep(len(chunk) / self.rate)
         return sent
+
+    def _step(self) -> int:
+        """Return how many bytes are sent at a time: of a slow body some for each twentieth of a second."""
+        return max(1024, min(_CHUNK, int(self.rate / 20))) if self.rate else _CHUNK
 
     def _expired(self, name: str, value: str) -> bool:
         """Tell whether a header is a token that was issued too long ago."""
