@@ -31,7 +31,7 @@ def test_garbage_collection() -> None:
     run_state_machine_as_test(
         Collecting,
         settings=settings(
-            max_examples=WALKS or 20,
+            max_examples=WALKS or 15,
             stateful_step_count=100 if WALKS else 30,
             deadline=None,
             suppress_health_check=list(HealthCheck),
