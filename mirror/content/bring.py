@@ -67,8 +67,11 @@ class Bring:
         """Return what the pullspec's repository means here. Raises NameUnknown, Denied."""
         return self._resolver.resolve(pullspec.repository, pullspec.host)
 
-    async def digest(self, target: Target, tag: str) -> Digest:
-        """Return what a tag means now: upstream is asked, unless there is none or we are offline."""
+    async def digest(self, target: Target, tag: str, *, rarely: bool = False) -> Digest:
+        """Return what a tag means now: upstream is asked, unless there is none or we are offline.
+
+        `rarely`: there is hardly ever such a tag. One GET says so; HEAD alone is not believed, so it takes both.
+        """
         client = self._clients.get(target.upstream)
         if client is None or self._offline:
             known = (await self._sets.load()).tags.get((target.name, tag))
@@ -77,8 +80,8 @@ class Bring:
                 raise NotHere(f"{target.name}:{tag} is not here", "the mirror is offline" if self._offline else "")
             return known if known is not None else record.digest  # type: ignore[union-attr] # one of the two is there
         try:
-            head = await client.head_manifest(target.repository, tag)
-            if head.digest is not None:
+            head = None if rarely else await client.head_manifest(target.repository, tag)
+            if head is not None and head.digest is not None:
                 return head.digest
             return (await self._manifests.fetch_tag(target, tag, head)).digest
         except (UpstreamNotFound, UpstreamDenied) as error:

@@ -34,6 +34,7 @@ from mirror.store import files, ingest
 from mirror.store.blobs import Blobs as StoredBlobs
 from mirror.store.layout import Layout
 from mirror.store.manifests import Manifests as Rows
+from mirror.store.manifests import Row
 from mirror.store.space import Space
 from mirror.store.threads import Threads
 from mirror.upstream.answers import ManifestBody, ManifestHead
@@ -271,9 +272,13 @@ class Manifests:
 
     def _store(self, target: Target, answer: ManifestAnswer, found: Manifest) -> None:
         assert answer.body is not None
-        self._space.reserve(answer.digest, answer.size)
-        ingest.store_bytes(self._layout, answer.digest, answer.body)
-        self._rows.add_manifest(target.name, answer.digest, answer.media_type, answer.size)
+        here = files.look(self._layout.blob(answer.digest))
+        row = self._rows.manifest(target.name, answer.digest)
+        whole = here is not None and files.is_sealed(here) and here.st_size == answer.size
+        if not whole or row != Row(answer.media_type, answer.size):
+            self._space.reserve(answer.digest, answer.size)
+            ingest.store_bytes(self._layout, answer.digest, answer.body)
+            self._rows.add_manifest(target.name, answer.digest, answer.media_type, answer.size)
         self._rows.add_members(target.name, found.named)
 
     async def _parse(self, content: bytes, declared: str) -> Manifest:

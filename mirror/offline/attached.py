@@ -138,7 +138,7 @@ class Attaching:
         if known is not None and tag not in known:
             return None
         try:
-            digest = await self._source.digest(target, tag)
+            digest = await self._source.digest(target, tag, rarely=known is None)
         except (NotHere, UpstreamNotFound):
             return None
         except _FAILED as error:

@@ -22,10 +22,10 @@ class Bounded:
         """As `ImageSource.target`: nobody is asked."""
         return self._source.target(pullspec)
 
-    async def digest(self, target: Target, tag: str) -> Digest:
+    async def digest(self, target: Target, tag: str, *, rarely: bool = False) -> Digest:
         """As `ImageSource.digest`, in its turn; so are the others."""
         async with self._places:
-            return await self._source.digest(target, tag)
+            return await self._source.digest(target, tag, rarely=rarely)
 
     async def manifest(self, target: Target, digest: Digest) -> ManifestAnswer:
         async with self._places:

@@ -22,8 +22,8 @@ class ImageSource(Protocol):
         """Return what the pullspec's repository means here. Raises NameUnknown where no upstream has it."""
         ...
 
-    async def digest(self, target: Target, tag: str) -> Digest:
-        """Return what a tag means now, asking upstream whatever is remembered."""
+    async def digest(self, target: Target, tag: str, *, rarely: bool = False) -> Digest:
+        """Return what a tag means now, asking upstream whatever is remembered; `rarely`: most have no such tag."""
         ...
 
     async def manifest(self, target: Target, digest: Digest) -> ManifestAnswer:

@@ -65,7 +65,7 @@ class Registries:
             raise NameUnknown(f"no upstream '{pullspec.host}' is configured here")
         return Target(pullspec.host, pullspec.repository, pullspec.source)
 
-    async def digest(self, target: Target, tag: str) -> Digest:
+    async def digest(self, target: Target, tag: str, *, rarely: bool = False) -> Digest:
         await self._ask(f"{target.name}:{tag}")
         found = self.tags_of[target.name].get(tag)
         if found is None:
