@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import inspect
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -11,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from blockbuster import BlockBuster, BlockBusterFunction
 
+from mirror import logs
 from mirror.store import files
 from tests.tools.programs import Programs
 
@@ -86,6 +89,17 @@ def loop_never_blocks(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
     finally:
         detector.deactivate()
+
+
+@pytest.fixture(autouse=True)
+def logs_as_before() -> Iterator[None]:
+    """Undo what a command that ran in this process did to its logs: they would write from the loops of later tests."""
+    configured = structlog.is_configured()
+    yield
+    if structlog.is_configured() and not configured:
+        structlog.reset_defaults()
+        root = logging.getLogger()
+        root.handlers = [handler for handler in root.handlers if type(handler).__module__ != logs.__name__]
 
 
 @pytest.fixture(scope="session")

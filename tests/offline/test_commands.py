@@ -13,7 +13,6 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from mirror import logs
 from mirror.cli import main
 from tests.offline import world
 from tests.offline.site import Site
@@ -34,7 +33,6 @@ def _as_before() -> Iterator[None]:
     yield
     for number, handler in handlers.items():
         signal.signal(number, handler)
-    logs.configure("info", "logfmt")
 
 
 class Here:
