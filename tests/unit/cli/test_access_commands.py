@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import logging
 import os
 import stat
 import subprocess
@@ -18,11 +17,9 @@ from typing import Any
 
 import click
 import pytest
-import structlog
 import yaml
 from click.testing import CliRunner, Result
 
-from mirror import logs
 from mirror.cli.access import COMMANDS
 from mirror.cli.secret_files import SecretFile
 from mirror.registry.htpasswd import parse
@@ -34,15 +31,6 @@ MIRROR = click.Group("mirror", {command.name: command for command in COMMANDS})
 CREATE = ("token", "create", "ci", "--expires", "90d", "--repositories", "apps/**")
 
 Run = Callable[..., Result]
-
-
-@pytest.fixture(autouse=True)
-def logs_as_before() -> Iterator[None]:
-    """Commands set the logs of their process up, which is this one here."""
-    yield
-    structlog.reset_defaults()
-    root = logging.getLogger()
-    root.handlers = [handler for handler in root.handlers if type(handler).__module__ != logs.__name__]
 
 
 @pytest.fixture
