@@ -118,7 +118,7 @@ class Uploads:
             return await self._finish(target, upload, digest, chunks, start, length, quota)
 
     async def state(self, target: Target, identity: str) -> UploadState:
-        """Return how far an upload is. Raises UploadUnknown, NotYet."""
+        """Return how far an upload is. Raises UploadUnknown."""
         try:
             async with self._taken(target, identity) as upload:
                 return UploadState(identity, upload.size)

@@ -87,8 +87,7 @@ class Uploads:
             if not _lock(fd):
                 os.close(fd)
                 return None
-            there, here = files.look(self._layout.upload(identity)), files.status(fd)
-            if there is None or there.st_ino != here.st_ino:
+            if files.look(self._layout.upload(identity)) is None:
                 raise _unknown(identity, name)
             # Only now is the note what the last holder left.
             upload = Upload(self._layout, identity, self._note(identity, name), fd)

@@ -16,6 +16,7 @@ from mirror.content import receive
 from mirror.content import uploads as uploads_module
 from mirror.content.answers import Quota, Target
 from mirror.content.members import Members
+from mirror.content.quotas import Quotas
 from mirror.errors import (
     DigestMismatch,
     MirrorError,
@@ -468,6 +469,24 @@ async def test_a_quota_is_what_repositories_hold_together(make: Callable[..., Pu
     with pytest.raises(TooLarge, match=r"200 of 5000 bytes left"):
         await make().uploads.append(APP, identity, never(), 300, 201, quota)
     await make().uploads.append(APP, identity, pieces(bytes(200)), 300, 200, quota)
+
+
+async def test_a_quota_is_not_counted_for_each_push(pushes: Pushes, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[Quota] = []
+    count = Quotas._count
+
+    def noted(self: Quotas, quota: Quota) -> int:
+        counted.append(quota)
+        return count(self, quota)
+
+    monkeypatch.setattr(Quotas, "_count", noted)
+    quota = Quota("app", 3000, APP.name.__eq__)
+    for number in range(3):
+        body = os.urandom(1000 - number)
+        await pushes.uploads.put_whole(APP, Digest.of(body), pieces(body), None, "ci", quota)
+    assert len(counted) == 1
+    with pytest.raises(TooLarge, match="has 3 of 3000 bytes left"):
+        await pushes.uploads.put_whole(APP, DIGEST, never(), 4, "ci", quota)
 
 
 # -- mounting

@@ -327,6 +327,14 @@ async def test_a_content_range_that_is_none(face: Face, span: str, code: str) ->
     assert_created(await send(face, "PUT", f"{location}?digest={Digest.of(b'1')}", b"1"), APP, Digest.of(b"1"))
 
 
+async def test_lengths_that_disagree_are_refused_before_the_body(face: Face) -> None:
+    location = await begin(face)
+    wire = await face.connect()
+    await wire.send(location, "PATCH", Content_Length="5", Content_Range="0-5", Expect="100-continue")
+    reply = await wire.read()
+    assert (reply.status, reply.error["code"]) == (400, "SIZE_INVALID")
+
+
 @pytest.mark.parametrize("parts", [[b"123"], [b"123456"], [b"1234", b"56"], []])
 async def test_a_stream_of_another_length_than_its_range(face: Face, parts: list[bytes]) -> None:
     location = await begin(face)
