@@ -11,37 +11,50 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
 
 from mirror import __version__, logs, systemd
 from mirror.admin import check as checking
+from mirror.admin.delivery import Delivery
 from mirror.admin.housekeeping import Housekeeping
 from mirror.config import Config
+from mirror.content.events import Events, Source
 from mirror.content.service import Content, Rooms
 from mirror.errors import ConfigurationError, MirrorError, Problem, StoreError, StoreFull
 from mirror.listeners import bind, close
 from mirror.metrics import LOG_DROPPED, RELOAD_OK, Metrics
+from mirror.registry.access import Access
+from mirror.registry.bearer import Signer
 from mirror.registry.clients import Clients
 from mirror.registry.connections import Connections, sample_loop_lag
+from mirror.registry.gate import Gate
+from mirror.registry.htpasswd import Htpasswd
+from mirror.registry.logins import Logins
 from mirror.registry.metrics import MetricsPage
 from mirror.registry.middleware import Dispatcher
+from mirror.registry.robots import Robots
 from mirror.registry.tls import ServerTls
 from mirror.sink import Sink
 from mirror.store import probe
+from mirror.store.events import Events as Queues
 from mirror.store.index import Index
 from mirror.store.layout import Layout
 from mirror.store.quarantine import Quarantine
 from mirror.store.space import Space
 from mirror.store.threads import Threads
+from mirror.store.tokens import Tokens
 from mirror.supervisor import Supervisor, WorkerContext
 from mirror.upstream import open_upstreams
+from mirror.upstream.webhook import open_webhooks
 
 INVALID = 78
 NO_SPACE = 5
 DRAIN = 30.0  # seconds that running answers get to end after SIGTERM
 _READERS = 8  # threads: enough to keep a disk busy, few enough not to thrash it
 _WRITERS = 8
+_TAKERS = 8  # those of pushes hash, and wait for the disk, as long as their clients send
 _SINK_PATIENCE = 0.1  # seconds
 _HEARTBEAT = 1.0  # seconds between proofs of life
 
@@ -62,7 +75,9 @@ def serve(config: Config, environ: Mapping[str, str]) -> int:
             _log.warning("store_limited", what=warning)
         tls = None
         if config.tls.certificate is not None and config.tls.key is not None:
-            tls = ServerTls(config.tls.certificate, config.tls.key)
+            tls = ServerTls(config.tls.certificate, config.tls.key, config.tls.client_ca)
+        users = Htpasswd(config.clients.htpasswd) if config.clients.htpasswd is not None else None
+        key = Tokens(Layout(config.storage.path).tokens).key()
     except ConfigurationError as error:
         close(opened)
         return _refuse([str(problem) for problem in error.problems])
@@ -85,7 +100,7 @@ def serve(config: Config, environ: Mapping[str, str]) -> int:
     sink.flush()
     sinks = [sink]
     supervisor = Supervisor(
-        lambda context: Worker(config, context, instance, tls, environ, sinks).run(),
+        lambda context: Worker(config, context, instance, tls, users, Signer(key), environ, sinks).run(),
         opened,
         config.worker_count,
         notifier=systemd.Notifier(environ),
@@ -174,13 +189,20 @@ async def open_rooms(
     quarantine = Quarantine(layout)
     index = Index(layout, quarantine)
     space = Space(layout, index, config.storage, offline=config.offline)
-    readers, writers = Threads("read", _READERS), Threads("write", _WRITERS)
-    for end in (index.close, readers.close, writers.close):
+    readers, writers, takers = Threads("read", _READERS), Threads("write", _WRITERS), Threads("take", _TAKERS)
+    for end in (index.close, readers.close, writers.close, takers.close):
         rooms.push_async_callback(asyncio.to_thread, end)
     upstreams = open_upstreams(config, metrics, environ)
     rooms.push_async_callback(upstreams.close)
-    made = Rooms(layout, index, space, quarantine, readers, writers, upstreams, metrics, who, courteous)
+    source = Source(_address(config), who)
+    events = Events(Queues(layout), config.notifications, writers, metrics, source, config.external_url)
+    made = Rooms(layout, index, space, quarantine, readers, writers, takers, upstreams, metrics, events, who, courteous)
     return Opened(Content(config, made), layout, index, space, quarantine, readers, writers)
+
+
+def _address(config: Config) -> str:
+    """Return what this registry calls itself where it tells of events: host:port."""
+    return urlsplit(config.external_url).netloc if config.external_url else config.listen[0]
 
 
 class Worker:
@@ -192,12 +214,16 @@ class Worker:
         context: WorkerContext,
         instance: str,
         tls: ServerTls | None,
+        users: Htpasswd | None,
+        signer: Signer,
         environ: Mapping[str, str],
         sinks: list[Sink],
     ) -> None:
         self._config = config
         self._context = context
         self._tls = tls
+        self._users = users
+        self._signer = signer
         self._sinks = sinks
         self._who = f"{instance}-{context.index}"
         self._environ = environ
@@ -223,16 +249,37 @@ class Worker:
             rooms.callback(sink.flush)
             opened = await open_rooms(rooms, config, metrics, self._environ, self._who)
             content = opened.content
-            housekeeping = Housekeeping(opened.layout, opened.index, opened.space, metrics)
+            webhooks = open_webhooks(config, self._environ, config.notifications)
+            rooms.push_async_callback(webhooks.close)
+            delivery = Delivery(Queues(opened.layout), config.notifications, webhooks, metrics)
+            housekeeping = Housekeeping(opened.layout, opened.index, opened.space, metrics, delivery)
+            clients = Clients(config.clients.anonymous != "none", config.limits.trusted_proxies)
+            if self._users is not None:
+                rooms.callback(self._users.close)
+            robots = Robots(Tokens(opened.layout.tokens))
+            gate = Gate(
+                Access(config.clients.anonymous, config.clients.rules, catalog=config.clients.catalog),
+                clients,
+                content.resolve,
+                logins=Logins(self._signer, self._users, robots),
+                certificates=config.tls.client_ca is not None,
+                external_url=config.external_url,
+            )
             dispatcher = Dispatcher(
                 content,
-                Clients(config.clients.anonymous != "none", config.limits.trusted_proxies),
+                clients,
                 metrics,
                 logs.RequestLog(sink, config.log.format, config.log.level),
                 logs.get("registry"),
                 rate=config.limits.requests_per_second,
+                gate=gate,
+                uploads=content.uploads,
+                hosted=content.hosted,
+                catalog=content.catalog,
+                manifest_limit=config.limits.manifest,
             )
             tasks = [
+                asyncio.create_task(robots.keep_noting()),
                 asyncio.create_task(metrics.keep_folding()),
                 asyncio.create_task(sample_loop_lag(metrics)),
             ]

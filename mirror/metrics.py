@@ -100,6 +100,14 @@ SET_MISSING = Family(
     "gauge",
     "latest",
 )
+NOTIFICATIONS = Family(
+    "mirror_notifications_total",
+    "Events for webhooks, by what became of them (failed: of attempts).",
+    ("target", "result"),
+)
+NOTIFICATIONS_WAITING = Family(
+    "mirror_notifications_waiting", "Events not delivered yet.", ("target",), "gauge", "latest"
+)
 CONNECTIONS = Family("mirror_connections", "Client connections open.", (), "gauge")
 ACCEPTED = Family("mirror_connections_accepted_total", "Client connections accepted.")
 CUT = Family("mirror_connections_cut_total", "Connections that we closed on a client, by why.", ("why",))
@@ -129,6 +137,7 @@ FAMILIES: tuple[Family, ...] = (
     RECEIVED_BYTES, FETCHES, FETCHES_RUNNING, REVALIDATIONS, UPSTREAM_SECONDS, UPSTREAM_ERRORS, LOGIN_REFUSED,
     ENDPOINTS_AWAY, HUB_LIMIT, HUB_REMAINING,
     STORE_BYTES, STORE_FREE, EVICTED, EVICTED_BYTES, CORRUPT, SET_COMPLETE, SET_MISSING,
+    NOTIFICATIONS, NOTIFICATIONS_WAITING,
 )  # fmt: skip
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mirror import logs
-from mirror.content.events import NOTIFICATIONS, NOTIFICATIONS_WAITING
-from mirror.metrics import Metrics
+from mirror.metrics import NOTIFICATIONS, NOTIFICATIONS_WAITING, Metrics
 from mirror.store.events import MOST, MOST_BYTES, Entry
 from mirror.store.events import Events as Queues
 from mirror.store.threads import Threads

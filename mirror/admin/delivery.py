@@ -15,9 +15,9 @@ from typing import Literal, NamedTuple
 from mirror import logs
 from mirror.admin.backlog import Backlog, Bounds
 from mirror.config.notifications import Notification, labels
-from mirror.content.events import MEDIA_TYPE, NOTIFICATIONS
+from mirror.content.events import MEDIA_TYPE
 from mirror.errors import UpstreamError, UpstreamUnavailable
-from mirror.metrics import Metrics
+from mirror.metrics import NOTIFICATIONS, Metrics
 from mirror.store.events import Entry
 from mirror.store.events import Events as Queues
 from mirror.store.threads import Threads

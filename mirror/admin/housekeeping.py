@@ -12,6 +12,7 @@ from itertools import islice
 from typing import NamedTuple, TypeVar, TypeVarTuple
 
 from mirror import logs
+from mirror.admin.delivery import Delivery
 from mirror.errors import StoreError
 from mirror.metrics import (
     EVICTED,
@@ -41,6 +42,7 @@ class Periods:
 
     flush: float = 1.0  # each process its own uses
     lock: float = 3.0  # trying to become the one who keeps house, and looking whether the index needs a rebuild
+    deliver: float = 0.5
     trim: float = 5.0
     sets: float = 60.0
     leftovers: float = 3600.0
@@ -60,12 +62,19 @@ class Housekeeping:
     """
 
     def __init__(
-        self, layout: Layout, index: Index, space: Space, metrics: Metrics, periods: Periods | None = None
+        self,
+        layout: Layout,
+        index: Index,
+        space: Space,
+        metrics: Metrics,
+        delivery: Delivery,
+        periods: Periods | None = None,
     ) -> None:
         self._layout = layout
         self._index = index
         self._space = space
         self._metrics = metrics
+        self._delivery = delivery
         self._periods = periods if periods is not None else Periods()
         self._lock = FileLock(layout.housekeeping_lock)
         self._pins = Pins(layout)
@@ -93,6 +102,7 @@ class Housekeeping:
         )
         # Reconciling takes minutes where there is much, and nothing else may wait for it.
         slow = (_Duty("reconcile", periods.lock, self._reconcile_if_due),)
+        telling = (_Duty("deliver", periods.deliver, self._delivery.step),)
         self._tasks = [
             asyncio.create_task(self._repeat(own), name="flush"),
             asyncio.create_task(
@@ -100,6 +110,7 @@ class Housekeeping:
             ),
             asyncio.create_task(self._repeat(shared, only_keeper=True), name="housekeeping"),
             asyncio.create_task(self._repeat(slow, only_keeper=True), name="reconcile"),
+            asyncio.create_task(self._repeat(telling, only_keeper=True), name="delivery"),
         ]
 
     async def stop(self) -> None:
@@ -111,6 +122,7 @@ class Housekeeping:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
         await self._guard(_Duty("flush", 0, self._flush))
+        await self._delivery.close()
         await asyncio.to_thread(self._threads.close)
         self._lock.release()
 

@@ -10,7 +10,6 @@ from typing import Any
 from mirror.cli.desk import Desk
 from mirror.cli.outcome import Outcome, size_text, table
 from mirror.content.garbage import open_collector
-from mirror.content.hosted import Hosted
 from mirror.errors import DigestInvalid, Forbidden, NotHere
 from mirror.oci.digest import Digest
 from mirror.store import files
@@ -52,22 +51,10 @@ async def gc(desk: Desk, outcome: Outcome, *, dry_run: bool) -> None:
 # -- history and rollback ------------------------------------------------------------------------------------------
 
 
-def _hosted(desk: Desk) -> Hosted:
-    opened, config = desk.opened, desk.config
-    return Hosted.open(
-        opened.layout,
-        opened.space,
-        opened.writers,
-        opened.index.note,
-        manifest_limit=config.limits.manifest,
-        history=config.storage.tag_history,
-    )
-
-
 async def history(desk: Desk, outcome: Outcome, name: str, tag: str) -> None:
     """Say what tags mean and meant."""
     target = desk.opened.content.resolve(name, None, None)
-    found = await _hosted(desk).history(target, tag)
+    found = await desk.opened.content.hosted.history(target, tag)
     meanings = {one: await asyncio.to_thread(_meanings, desk, record, target.hosted) for one, record in found}
     outcome.facts |= {
         "name": target.name,
@@ -124,7 +111,7 @@ async def rollback(desk: Desk, outcome: Outcome, name: str, tag: str, given: str
     target = desk.opened.content.resolve(name, None, None)
     if not target.hosted:
         raise Forbidden(f"{target.name} is not hosted here: its tags mean what they mean where it comes from")
-    hosted = _hosted(desk)
+    hosted = desk.opened.content.hosted
     ((_, before),) = await hosted.history(target, tag)
     digest = _chosen(before, f"{target.name}:{tag}", given)
     after = await hosted.rollback(target, tag, digest, _operator())

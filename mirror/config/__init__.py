@@ -10,7 +10,7 @@ proxy           which forward proxy a request takes
 
 from mirror.config.addresses import DOCKER_HUB_SYNONYMS, is_loopback, is_loopback_host, is_wildcard, split_listen
 from mirror.config.load import load
-from mirror.config.model import Clients, Config, Limits, Log, Metrics, Storage, Tls
+from mirror.config.model import Config, Limits, Log, Metrics, Storage, Tls
 from mirror.config.patterns import Matcher, matches
 from mirror.config.proxy import Proxy, effective_proxy
 from mirror.config.upstreams import Credentials, Repositories, TagRules, UpstreamConfig
@@ -19,7 +19,6 @@ from mirror.config.values import Amount
 __all__ = [
     "DOCKER_HUB_SYNONYMS",
     "Amount",
-    "Clients",
     "Config",
     "Credentials",
     "Limits",

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, PrivateAttr
 
-from mirror.config.fields import FilePath, Flag, Pattern, Section, Size, one_of, parse_word
+from mirror.config.fields import FilePath, Flag, Pattern, Section, Size, as_items, one_of, parse_word, refuse_none
 from mirror.config.patterns import Matcher
 from mirror.config.values import SpellingError, expect_text, quote
 
@@ -71,17 +71,6 @@ def _parse_who(value: object) -> str:
     return check_user(text)
 
 
-def _as_items(value: object) -> object:
-    """Return one text as a list of it; everything else as it is."""
-    return (value,) if isinstance(value, str) else value
-
-
-def _refuse_none(items: tuple[Any, ...]) -> tuple[Any, ...]:
-    if not items:
-        raise SpellingError("is an empty list", "name at least one")
-    return items
-
-
 def _parse_anonymous(value: object) -> str:
     return parse_word(value, ("pull", "none", "push"))
 
@@ -91,13 +80,13 @@ class Rule(Section):
 
     who: Annotated[
         tuple[Annotated[str, BeforeValidator(_parse_who)], ...],
-        BeforeValidator(_as_items),
-        AfterValidator(_refuse_none),
+        BeforeValidator(as_items),
+        AfterValidator(refuse_none),
     ]
     """Users, robots (robot+NAME), certificates (cert:NAME), anonymous, authenticated, or * for everybody."""
-    repositories: Annotated[tuple[Pattern, ...], BeforeValidator(_as_items), AfterValidator(_refuse_none)]
+    repositories: Annotated[tuple[Pattern, ...], BeforeValidator(as_items), AfterValidator(refuse_none)]
     """Patterns of canonical names, the upstream's key included."""
-    may: Annotated[tuple[Annotated[Verb, one_of(*VERBS)], ...], BeforeValidator(_as_items)]
+    may: Annotated[tuple[Annotated[Verb, one_of(*VERBS)], ...], BeforeValidator(as_items)]
     """What they may do there; an empty list is nothing."""
     quota: Size | None = None
     """The most bytes that the repositories of this rule may hold together."""

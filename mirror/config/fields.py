@@ -25,7 +25,7 @@ from mirror.config.addresses import (
     parse_network,
     parse_proxy,
 )
-from mirror.config.patterns import parse_pattern
+from mirror.config.patterns import parse_pattern, parse_tag_pattern
 from mirror.config.values import (
     Amount,
     SpellingError,
@@ -136,6 +136,18 @@ def not_served(default: object) -> BeforeValidator:
     return BeforeValidator(refuse)
 
 
+def as_items(value: object) -> object:
+    """Return one text as a list of it; everything else as it is."""
+    return (value,) if isinstance(value, str) else value
+
+
+def refuse_none(items: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return a list that is not empty; raise SpellingError."""
+    if not items:
+        raise SpellingError("is an empty list", "name at least one, or leave the key out")
+    return items
+
+
 def as_list(value: object) -> object:
     """Return one text as a list of it; everything else as it is. An empty list is refused: it would listen nowhere."""
     # A number is on its way to be told that it names no host.
@@ -166,3 +178,4 @@ Host = Annotated[str, BeforeValidator(parse_host_and_port)]
 HostOrNetwork = Annotated[str, BeforeValidator(parse_host_or_network)]
 Network = Annotated[str, BeforeValidator(parse_network)]
 Pattern = Annotated[str, BeforeValidator(parse_pattern)]
+TagPattern = Annotated[str, BeforeValidator(parse_tag_pattern)]

@@ -6,10 +6,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, PrivateAttr
 
+from mirror.config.access import Clients
 from mirror.config.addresses import is_loopback
 from mirror.config.fields import (
     DocumentUrl,
@@ -19,19 +20,22 @@ from mirror.config.fields import (
     Listen,
     MetricsListen,
     Network,
+    Pattern,
     ProxyUrl,
     Section,
     Share,
     Size,
     SizeLimit,
+    TagPattern,
     Text,
     Timeout,
+    as_items,
     as_list,
     not_served,
     one_of,
-    parse_word,
     whole,
 )
+from mirror.config.notifications import Notifications
 from mirror.config.upstreams import UpstreamConfig
 from mirror.config.values import Amount, SpellingError, count
 
@@ -52,12 +56,6 @@ def _parse_workers(value: object) -> int | str:
     if isinstance(value, str):
         raise SpellingError("`workers` is auto or a number", "write auto, or a whole number from 1 to 64")
     return count(1, 64)(value)
-
-
-def _parse_anonymous(value: object) -> str:
-    if value == "push":
-        raise SpellingError("`push` is not yet supported", "write pull or none", code="not_supported")
-    return parse_word(value, ("pull", "none"))
 
 
 def _check_manifest_limit(value: int) -> int:
@@ -91,8 +89,8 @@ class Tls(Section):
     """The server's certificate chain, PEM."""
     key: FilePath | None = None
     """Its private key, PEM, not encrypted."""
-    client_ca: Annotated[None, not_served(None)] = None
-    """Not yet supported: who signs clients' certificates."""
+    client_ca: FilePath | None = None
+    """Who signs clients' certificates, PEM; without it none is asked for."""
 
 
 class Storage(Section):
@@ -104,23 +102,12 @@ class Storage(Section):
     """The most bytes of evictable content; None: all that keep_free leaves."""
     keep_free: Share = Amount(percent=5.0)
     """What stays free on the file system."""
-    sparse_indexes: Annotated[bool, not_served(False)] = False
-    """Not yet supported: keep indexes of which only some platforms are here."""
+    sparse_indexes: Flag = False
+    """Whether a manifest may be pushed before all that it names is here."""
+    immutable_tags: Annotated[tuple[TagPattern, ...], BeforeValidator(as_items)] = ()
+    """Patterns `REPOSITORY[:TAG]` of hosted tags that keep the digest they were pushed with."""
     tag_history: Annotated[int, whole(0, 1000)] = 10
     """How many earlier digests of a tag are remembered."""
-
-
-class Clients(Section):
-    """Who may do what here."""
-
-    anonymous: Annotated[Literal["pull", "none"], BeforeValidator(_parse_anonymous)] = "pull"
-    """What clients without a login may do."""
-    htpasswd: Annotated[None, not_served(None)] = None
-    """Not yet supported: users and their bcrypt hashes."""
-    rules: Annotated[tuple[Any, ...], not_served(())] = ()
-    """Not yet supported: who may do what in which repositories."""
-    catalog: Annotated[bool, not_served(False)] = False
-    """Not yet supported: answer /v2/_catalog."""
 
 
 class Releases(Section):
@@ -204,8 +191,8 @@ class Config(Section):
     """Files with credentials for registries, as docker, podman or OpenShift write them; the first with a host wins."""
     default_upstream: Text | None = None
     """The key of the upstream that bare names mean."""
-    hosted: Annotated[tuple[Any, ...], not_served(())] = ()
-    """Not yet supported: patterns of names that are pushed here."""
+    hosted: Annotated[tuple[Pattern, ...], BeforeValidator(as_items)] = ()
+    """Patterns of names that are pushed and served here, where `default_upstream` takes the other bare names."""
     upstreams: Mapping[str, UpstreamConfig] = Field(default_factory=dict)
     """By key."""
     aliases: Mapping[str, Text] = Field(default_factory=dict)
@@ -213,8 +200,8 @@ class Config(Section):
     storage: Storage = Storage()
     clients: Clients = Clients()
     releases: Releases = Releases()
-    notifications: Annotated[tuple[Any, ...], not_served(())] = ()
-    """Not yet supported: who is told of pushes and deletions."""
+    notifications: Notifications = ()
+    """Webhooks, and what each is told."""
     limits: Limits = Limits()
     admin: Admin = Admin()
     log: Log = Log()

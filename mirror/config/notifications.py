@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, PrivateAttr
 
 from mirror.config.addresses import parse_document_url
-from mirror.config.fields import FilePath, Pattern, Section, one_of, whole
+from mirror.config.fields import FilePath, Pattern, Section, as_items, one_of, refuse_none, whole
 from mirror.config.patterns import Matcher
 from mirror.config.values import SpellingError, expect_text, quote
 
@@ -29,17 +29,6 @@ def _parse_url(value: object) -> str:
     return url + text[len(text.rstrip("/")) :]
 
 
-def _as_items(value: object) -> object:
-    """Return one text as a list of it; everything else as it is."""
-    return (value,) if isinstance(value, str) else value
-
-
-def _refuse_none(items: tuple[Any, ...]) -> tuple[Any, ...]:
-    if not items:
-        raise SpellingError("is an empty list", "name at least one, or leave the key out for all")
-    return items
-
-
 class Notification(Section):
     """One webhook, and the events that it is told of."""
 
@@ -49,11 +38,11 @@ class Notification(Section):
     """A file of header lines (`Authorization: Bearer …`) that go with every request; reread when it changes."""
     events: Annotated[
         tuple[Annotated[EventKind, one_of(*EVENT_KINDS)], ...],
-        BeforeValidator(_as_items),
-        AfterValidator(_refuse_none),
+        BeforeValidator(as_items),
+        AfterValidator(refuse_none),
     ] = EVENT_KINDS
     """push and delete: what clients do here; tag: a proxied tag is seen to mean another digest."""
-    repositories: Annotated[tuple[Pattern, ...], BeforeValidator(_as_items), AfterValidator(_refuse_none)] = ("**",)
+    repositories: Annotated[tuple[Pattern, ...], BeforeValidator(as_items), AfterValidator(refuse_none)] = ("**",)
     """Patterns of canonical names, the upstream's key included."""
     batch: Annotated[int, whole(1, _LARGEST_BATCH)] = 1
     """The most events that one request holds."""

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from mirror.config.values import SpellingError, expect_text, quote
 
 _GRAMMAR = re.compile(r"[a-z0-9._*-]+(?:/[a-z0-9._*-]+)*")
+_TAGS = re.compile(r"[A-Za-z0-9_.*-]{1,128}")
 _PIECE = re.compile(r"\*{1,2}|[^*]")
 # A name has at most 255 characters, so a longer pattern can say nothing more.
 _LONGEST = 255
@@ -24,6 +25,18 @@ def parse_pattern(value: object) -> str:
         raise SpellingError(
             f"{quote(text)} is not a pattern of repository names",
             "write lower-case names with * (within a component) and ** (across), as in apps/** or team-*/web",
+        )
+    return text
+
+
+def parse_tag_pattern(value: object) -> str:
+    """Return `value` if it is `REPOSITORY` or `REPOSITORY:TAG`, both patterns; raise SpellingError."""
+    text = expect_text(value)
+    name, colon, tag = text.partition(":")
+    parse_pattern(name)
+    if colon and ("***" in tag or _TAGS.fullmatch(tag) is None):
+        raise SpellingError(
+            f"{quote(text)} is not a pattern of tags", "write REPOSITORY:TAG with * in either, as in apps/**:v*"
         )
     return text
 

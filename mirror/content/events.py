@@ -17,7 +17,7 @@ from typing import Any
 from mirror import logs
 from mirror.config.notifications import EventKind, Notification, labels
 from mirror.errors import StoreError
-from mirror.metrics import Family, Metrics
+from mirror.metrics import NOTIFICATIONS, Metrics
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.store.events import LARGEST
@@ -26,15 +26,6 @@ from mirror.store.threads import Threads
 
 # What a receiver is sent: {"events": […]}.
 MEDIA_TYPE = "application/vnd.docker.distribution.events.v2+json"
-
-NOTIFICATIONS = Family(
-    "mirror_notifications_total",
-    "Events for webhooks, by what became of them (failed: of attempts).",
-    ("target", "result"),
-)
-NOTIFICATIONS_WAITING = Family(
-    "mirror_notifications_waiting", "Events not delivered yet.", ("target",), "gauge", "latest"
-)
 
 _LONGEST = 256  # characters of what a client chose
 _NOBODY = "anonymous"

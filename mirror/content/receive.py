@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
+from mirror.content.write_behind import WriteBehind
 from mirror.errors import MirrorError, SizeMismatch, StoreFull, TooLarge
 from mirror.store.promises import UNIT
 from mirror.store.space import Space
@@ -16,8 +17,8 @@ from mirror.store.upload import Upload
 if TYPE_CHECKING:
     from hashlib import _Hash
 
-# What an upload holds in memory is this twice, and what the connection has buffered.
-_BATCH = 512 * 1024  # bytes
+# What an upload holds in memory is a few times this, and what the connection has buffered.
+_PIECE = 256 * 1024  # bytes
 _SYNC_EVERY = 128 * 1024 * 1024  # bytes; so that the last sync, for which the client waits, is short
 
 
@@ -48,7 +49,7 @@ class Receiver:
         self._space = space
         self._threads = threads
         self._position = upload.size
-        self._writing: asyncio.Future[int] | None = None
+        self._behind = WriteBehind(upload, hasher, threads)
         self._syncing: asyncio.Future[None] | None = None
         self._synced = self._position
         self._promised = 0
@@ -74,6 +75,7 @@ class Receiver:
             await self._quiet()
             self.hashed = self._position
         except MirrorError as error:
+            self._behind.discard()
             with suppress(MirrorError):
                 await self._quiet()
             self.hasher, self.hashed = known, before
@@ -100,7 +102,7 @@ class Receiver:
                     raise SizeMismatch(f"the body has more than the {length} bytes that were said", "send it anew")
                 self._bound.check(self._position + len(gathered) + len(chunk))
                 gathered += chunk
-                if len(gathered) >= _BATCH:
+                if len(gathered) >= _PIECE:
                     await self._write(gathered)
                     gathered = bytearray()
             if length is not None and came != length:
@@ -113,15 +115,12 @@ class Receiver:
         await self._write(gathered)
 
     async def _write(self, content: bytearray) -> None:
-        """Begin to write what was gathered, once what was gathered before is written."""
-        if self._writing is not None:
-            writing, self._writing = self._writing, None
-            await settle(writing)
+        """Let what was gathered be written behind what was gathered before."""
         if not content:
             return
         if self._position + len(content) > self._promised:
             await self._promise_more(len(content))
-        self._writing = self._threads.run(self._upload.append, self._position, content, self.hasher)
+        await self._behind.put(self._position, content)
         self._position += len(content)
         self._sync_some()
 
@@ -141,11 +140,9 @@ class Receiver:
 
     async def _quiet(self) -> None:
         """Wait until no thread works on the upload any more. Raises StoreError where one of them failed."""
-        running, self._writing = self._writing, None
         syncing, self._syncing = self._syncing, None
         try:
-            if running is not None:
-                await settle(running)
+            await self._behind.settle()
         finally:
             if syncing is not None:
                 await settle(syncing)

@@ -18,8 +18,12 @@ from mirror.content.answers import (
 )
 from mirror.content.blobs import Blobs
 from mirror.content.bring import Bring
+from mirror.content.catalog import Catalog
 from mirror.content.courtesy import Courtesy
+from mirror.content.events import Events
 from mirror.content.fetch import Fetcher
+from mirror.content.hosted import Hosted
+from mirror.content.immutable import Immutable
 from mirror.content.locks import Locks
 from mirror.content.manifests import Manifests
 from mirror.content.members import Members
@@ -28,11 +32,13 @@ from mirror.content.releases import Releases
 from mirror.content.resolve import Resolver
 from mirror.content.sets import ContentSets
 from mirror.content.tags import Tags
+from mirror.content.uploads import Uploads
 from mirror.content.workshop import Workshop
 from mirror.errors import NotHere, StoreError
 from mirror.metrics import CORRUPT, Metrics
 from mirror.oci.digest import Digest
 from mirror.store.blobs import Blobs as StoredBlobs
+from mirror.store.hosted import Hosted as Markers
 from mirror.store.index import Index
 from mirror.store.ingest import boot_id
 from mirror.store.layout import Layout
@@ -43,6 +49,7 @@ from mirror.store.sets import Sets
 from mirror.store.space import Space
 from mirror.store.tags import Tags as StoredTags
 from mirror.store.threads import Threads
+from mirror.store.uploads import Uploads as StoredUploads
 from mirror.upstream.client import UpstreamClient
 
 _READY_PATIENCE = 3.0  # seconds for the store to answer a readiness question
@@ -58,14 +65,16 @@ class Rooms:
     quarantine: Quarantine
     readers: Threads
     writers: Threads
+    takers: Threads  # for what clients push
     clients: Mapping[str, UpstreamClient]
     metrics: Metrics
+    events: Events
     who: str
     courteous: bool = False  # gives way to what others download
 
 
 class Content:
-    """The face's one way in."""
+    """The face's one way in. `uploads`, `hosted` and `catalog` are what is pushed, deleted and listed here."""
 
     def __init__(self, config: Config, rooms: Rooms) -> None:
         layout, writers, clients = rooms.layout, rooms.writers, rooms.clients
@@ -125,6 +134,7 @@ class Content:
             self._manifests.by_digest,
             self._manifests.fetch_tag,
             self._sets,
+            rooms.events.on_moved,
             offline=config.offline,
             history=config.storage.tag_history,
         )
@@ -149,6 +159,30 @@ class Content:
             offline=config.offline,
             fallback=self._manifests.get,
         )
+        self.uploads = Uploads(
+            layout,
+            StoredUploads(layout, boot_id()),
+            Markers(layout),
+            rows,
+            self._members,
+            rooms.space,
+            rooms.takers,
+            self._blobs.here,
+            used,
+            blob_limit=config.limits.blob,
+        )
+        self.hosted = Hosted.open(
+            layout,
+            rooms.space,
+            rooms.takers,
+            used,
+            manifest_limit=config.limits.manifest,
+            history=config.storage.tag_history,
+            sparse=config.storage.sparse_indexes,
+            immutable=Immutable(config.storage.immutable_tags),
+            events=rooms.events,
+        )
+        self.catalog = Catalog(layout, rooms.readers)
 
     @property
     def settled(self) -> bool:

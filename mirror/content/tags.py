@@ -58,7 +58,8 @@ class Tags:
     """Tags of proxied repositories.
 
     `fetch` has a manifest in the store by digest, `fetch_tag` brings it by tag, from what a HEAD brought if that was
-    the body; both return it.
+    the body; both return it. `moved` is told of a tag (name, tag, the digest that it meant, the one that it means)
+    before the store forgets the earlier one.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Tags:
         fetch: Callable[[Target, Digest], Awaitable[ManifestAnswer]],
         fetch_tag: Callable[[Target, str, ManifestHead | None], Awaitable[ManifestAnswer]],
         sets: ContentSets,
+        moved: Callable[[str, str, Digest, Digest], Awaitable[None]],
         *,
         offline: bool,
         history: int,
@@ -85,6 +87,7 @@ class Tags:
         self._fetch = fetch
         self._fetch_tag = fetch_tag
         self._sets = sets
+        self._moved = moved
         self._offline = offline
         self._history = history
         self._memory: dict[tuple[str, str], tuple[tuple[int, int, int], TagRecord]] = {}
@@ -190,6 +193,7 @@ class Tags:
                 fresh = TagRecord(state.digest, media_type, began, target.upstream)
                 before = self._stored.read(target.name, tag)
                 if before is not None:
+                    await self._moved(target.name, tag, before.digest, state.digest)
                     fresh = before.moved_to(state.digest, media_type, began, target.upstream, self._history)
                 await self._write(target, tag, fresh, durable=outcome != "same")
             self._absent.pop((target.name, tag), None)

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from mirror.content.answers import UploadState
+from mirror.content.events import Asked, asking
 from mirror.errors import MirrorError, NotHere, RangeOutOfOrder
 from mirror.registry.access import Access
 from mirror.registry.blobs import BlobDeletion, Blobs, Cut
@@ -61,8 +62,7 @@ class Dispatcher:
     """The handler that `web.Server` calls for every request. It lets no exception out but cancellation.
 
     `rate` is requests a second for each client, 0 for no limit. Without a `gate`, clients pull without a login or not
-    at all, as `clients` says. Deadlines of slow clients are the connections' part. Without `uploads` and `hosted`
-    nothing is pushed or deleted, without `catalog` no repositories are listed; `manifest_limit` is in bytes.
+    at all, as `clients` says. Deadlines of slow clients are the connections' part. `manifest_limit` is in bytes.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class Dispatcher:
         try:
             if route is _UNPARSED:
                 route = self._parse(target)
-            answer = await self._answer(request, route, client, arrived)
+            answer = await self._answer(request, route, client, identity, arrived)
         except MirrorError as error:
             answer = self._refuse(request, route, error, identity)
             trouble = str(error)
@@ -167,7 +167,9 @@ class Dispatcher:
             self._events.error("request_not_noted", request=identity, exc_info=error)
         return answer
 
-    async def _answer(self, request: web.BaseRequest, route: Route, client: str, arrived: float) -> Answer:
+    async def _answer(
+        self, request: web.BaseRequest, route: Route, client: str, identity: str, arrived: float
+    ) -> Answer:
         kind = route.kind
         if self._pace is not None and kind not in PROBES:
             async with Patience(arrived):
@@ -178,6 +180,8 @@ class Dispatcher:
         handler = (self._handlers if reads else self._writers).get(kind)
         if handler is None:
             raise NotHere("there is nothing at this path")
+        if not reads:
+            asking.set(self._asked(request, identity, client))
         if not self._content.settled:
             await self._content.settle()
         return await handler(request, route, arrived)
@@ -188,10 +192,16 @@ class Dispatcher:
             raise Unsupported("this can only be read")
         principal = await self._gate.identify(request, route, client, arrived)
         if request.method not in _METHODS and route.kind not in self._writers:
-            raise Unsupported("this registry takes no pushes yet", "push to the upstream registry")
+            raise Unsupported("this can only be read")
         if not self._content.settled:
             await self._content.settle()
         await self._gate.authorise(request, route, principal, client)
+
+    def _asked(self, request: web.BaseRequest, identity: str, client: str) -> Asked:
+        """Return what webhooks are told of a request that writes."""
+        host = request.headers.get("Host", "")
+        base = f"{self._clients.scheme(request)}://{host}" if host else ""
+        return Asked(identity, client, host, request.method, request.headers.get("User-Agent", ""), base)
 
     async def _ping(self, request: web.BaseRequest, route: Route, _arrived: float) -> Answer:
         """Answer /v2/ without asking any upstream: clients choose this mirror by it."""

@@ -19,6 +19,7 @@
     ├── graph/<arch>-<channel>.json             what the complete generations know of a channel's update graph
     ├── uploads/<uuid>.part, .json              what a client pushes, and what is known of it
     ├── hosted/<alg>/<hex>                      empty: this content was pushed here and is never evicted
+    ├── events/<queue>/<sequence>-<line>.json   what a webhook has not been told yet
     ├── tokens/<id>.json, .used                 a robot's token, and when it was used last; tokens/key signs our own
     ├── run/                                    sockets, housekeeping.lock
     │   └── locks/<hash>                        what is flocked; never renamed or deleted while anything runs
@@ -51,6 +52,7 @@ class Layout:
         self.graphs = root / "graph"
         self.uploads = root / "uploads"
         self.hosted = root / "hosted"
+        self.events = root / "events"
         self.tokens = root / "tokens"
         self.run = root / "run"
         self.locks = root / "run" / "locks"

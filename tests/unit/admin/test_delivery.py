@@ -23,11 +23,10 @@ import trustme
 from aiohttp import web
 
 import mirror
-from mirror import metrics as counting
 from mirror.admin.backlog import Bounds
 from mirror.admin.delivery import Delivery, Pace
 from mirror.config.notifications import Notification
-from mirror.content.events import MEDIA_TYPE, NOTIFICATIONS, NOTIFICATIONS_WAITING
+from mirror.content.events import MEDIA_TYPE
 from mirror.metrics import Metrics
 from mirror.store import events as stored
 from mirror.store.layout import Layout
@@ -45,14 +44,11 @@ from mirror import logs, metrics
 from mirror.admin.delivery import Delivery, Pace
 from mirror.config import Config
 from mirror.config.notifications import Notification
-from mirror.content.events import NOTIFICATIONS, NOTIFICATIONS_WAITING
+from mirror.metrics import NOTIFICATIONS, NOTIFICATIONS_WAITING
 from mirror.store.events import Events
 from mirror.store.layout import Layout
 from mirror.store.lock import FileLock
 from mirror.upstream.webhook import open_webhooks
-
-if NOTIFICATIONS not in metrics.FAMILIES:
-    metrics.FAMILIES = (*metrics.FAMILIES, NOTIFICATIONS, NOTIFICATIONS_WAITING)
 
 async def main():
     logs.configure("error")
@@ -197,13 +193,6 @@ class Stage:
             await webhooks.close()
             if task is not None and not task.cancelled() and task.exception() is not None:
                 raise task.exception()  # type: ignore[misc]
-
-
-@pytest.fixture(autouse=True)
-def families(monkeypatch: pytest.MonkeyPatch) -> None:
-    mine = (NOTIFICATIONS, NOTIFICATIONS_WAITING)
-    others = tuple(family for family in counting.FAMILIES if family not in mine)
-    monkeypatch.setattr(counting, "FAMILIES", (*others, *mine))
 
 
 @pytest.fixture(autouse=True)

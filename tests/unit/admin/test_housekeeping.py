@@ -15,12 +15,14 @@ from pathlib import Path
 import pytest
 
 from mirror.admin import housekeeping
+from mirror.admin.delivery import Delivery
 from mirror.admin.housekeeping import Housekeeping, Periods
 from mirror.config import Amount, Storage
 from mirror.errors import StoreError
 from mirror.metrics import Metrics
 from mirror.oci.digest import Digest
 from mirror.store import index as index_module
+from mirror.store.events import Events as Queues
 from mirror.store.index import BATCH, Index
 from mirror.store.layout import Layout
 from mirror.store.lock import FileLock
@@ -50,7 +52,14 @@ class House:
         storage = Storage(path=root, cache_size=cache_size, keep_free=Amount(bytes=0))
         self.space = Space(self.layout, self.index, storage)
         self.metrics = Metrics()
-        self.keeping = Housekeeping(self.layout, self.index, self.space, self.metrics, periods)
+        self.keeping = Housekeeping(
+            self.layout,
+            self.index,
+            self.space,
+            self.metrics,
+            Delivery(Queues(self.layout), (), {}, self.metrics),
+            periods,
+        )
 
     def put(self, *numbers: int, size: int = 10) -> None:
         for number in numbers:

@@ -13,15 +13,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
-from mirror import metrics as counting
 from mirror.admin.backlog import Bounds
 from mirror.admin.delivery import _FORBIDDEN, _LATER, Delivery, Pace
 from mirror.config.notifications import EVENT_KINDS, Notification
-from mirror.content import events as told
-from mirror.metrics import Metrics
+from mirror.content.events import Asked, Events, Source, asking
+from mirror.metrics import NOTIFICATIONS, NOTIFICATIONS_WAITING, Metrics
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.store import events as stored
@@ -42,13 +40,6 @@ def block(language: str) -> str:
     return str(text)
 
 
-@pytest.fixture(autouse=True)
-def families(monkeypatch: pytest.MonkeyPatch) -> None:
-    mine = (told.NOTIFICATIONS, told.NOTIFICATIONS_WAITING)
-    others = tuple(family for family in counting.FAMILIES if family not in mine)
-    monkeypatch.setattr(counting, "FAMILIES", (*others, *mine))
-
-
 def test_the_configuration_is_one() -> None:
     (entry,) = yaml.safe_load(block("yaml"))["notifications"]
     found = Notification.model_validate(entry)
@@ -63,13 +54,13 @@ async def test_the_request_is_what_is_sent(tmp_path: Path) -> None:
     target, request = shown["target"], shown["request"]
     hook = Notification(url="http://ci.lab/")
     writers = Threads("write", 1)
-    source = told.Source(shown["source"]["addr"], shown["source"]["instanceID"])
+    source = Source(shown["source"]["addr"], shown["source"]["instanceID"])
     queues = stored.Events(Layout(tmp_path))
-    events = told.Events(queues, [hook], writers, Metrics(), source)
+    events = Events(queues, [hook], writers, Metrics(), source)
     names = [Descriptor(Digest.parse(one["digest"]), one["size"], one["mediaType"]) for one in target["references"]]
     base = target["url"].partition("/v2/")[0]
-    asked = told.Asked(request["id"], request["addr"], request["host"], request["method"], request["useragent"], base)
-    token = told.asking.set(asked)
+    asked = Asked(request["id"], request["addr"], request["host"], request["method"], request["useragent"], base)
+    token = asking.set(asked)
     try:
         await events.pushed(
             target["repository"],
@@ -81,7 +72,7 @@ async def test_the_request_is_what_is_sent(tmp_path: Path) -> None:
             names,
         )
     finally:
-        told.asking.reset(token)
+        asking.reset(token)
         writers.close()
     _, entries = queues.scan(hook.key, ())
     (raw,) = queues.read(hook.key, [entries[0].name])
@@ -164,5 +155,5 @@ def test_the_figures_are_those_of_the_program() -> None:
 
 
 def test_the_metrics_are_named() -> None:
-    for family in (told.NOTIFICATIONS, told.NOTIFICATIONS_WAITING):
+    for family in (NOTIFICATIONS, NOTIFICATIONS_WAITING):
         assert f"`{family.name}{{{','.join(family.labels)}}}`" in MANUAL

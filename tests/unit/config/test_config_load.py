@@ -140,7 +140,7 @@ upstreams:
   reg.lab:5000:
   docker.io: {endpoint: x}
 default_upstream: quay.io
-hosted: [apps/**]
+admin: {socket: /run/x}
 tls: {key: k.pem}
 """)
     assert [(line_of(problem), problem.code) for problem in problems] == [
@@ -325,14 +325,6 @@ def test_a_file_that_is_not_there_says_what_to_do(tmp_path):
 
 
 NOT_YET = [
-    ("hosted: [apps/**]", 1),
-    ("tls: {client_ca: x}", 1),
-    ("clients: {htpasswd: x}", 1),
-    ("clients: {rules: [{who: ci}]}", 1),
-    ("clients: {catalog: true}", 1),
-    ("clients: {anonymous: push}", 1),
-    ("notifications: [{url: https://ci.lab/hook}]", 1),
-    ("storage: {sparse_indexes: true}", 1),
     ("admin: {socket: /run/x}", 1),
 ]
 
@@ -344,14 +336,38 @@ def test_a_key_that_nothing_serves_yet_is_refused_and_never_ignored(refused, tex
 
 def test_the_default_of_a_key_that_nothing_serves_yet_may_be_stated(read):
     text = """
-hosted: []
-notifications: []
-tls: {client_ca: }
-clients: {htpasswd: , rules: [], catalog: false}
-storage: {sparse_indexes: false}
 admin: {socket: }
 """
     assert read(text) == Config()
+
+
+def test_what_is_pushed_here_may_be_stated(read, tmp_path):
+    text = """
+hosted: apps/**
+tls: {client_ca: people.crt}
+clients:
+  anonymous: push
+  htpasswd: users
+  rules: [{who: ci, repositories: ["apps/**"], may: [pull, push], quota: 1GiB}]
+  catalog: true
+notifications: [{url: "https://ci.lab/hook", batch: 5}]
+storage: {sparse_indexes: true, immutable_tags: "apps/**:v*"}
+"""
+    config = read(text)
+    assert config.hosted == ("apps/**",)
+    assert config.tls.client_ca == tmp_path / "people.crt"
+    assert (config.clients.anonymous, config.clients.catalog) == ("push", True)
+    assert config.clients.htpasswd == tmp_path / "users"
+    assert [(rule.who, rule.may, rule.quota) for rule in config.clients.rules] == [(("ci",), ("pull", "push"), 2**30)]
+    assert [(one.url, one.batch) for one in config.notifications] == [("https://ci.lab/hook", 5)]
+    assert (config.storage.sparse_indexes, config.storage.immutable_tags) == (True, ("apps/**:v*",))
+
+
+@pytest.mark.parametrize(
+    "pattern", ["apps/***", "apps:", "apps:a/b", ":v1", "Apps:v1", "apps:v1:v2", "apps:***", "apps/"]
+)
+def test_a_pattern_of_tags_is_refused(refused, pattern):
+    only(refused(f"storage: {{immutable_tags: ['{pattern}']}}"), "invalid_value", 1)
 
 
 def test_releases_are_found_where_it_says(read, tmp_path):

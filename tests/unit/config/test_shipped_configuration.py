@@ -8,16 +8,22 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic_core import to_jsonable_python
 
 from mirror.admin.check import check
 from mirror.config import Config, UpstreamConfig, load
+from mirror.config.access import Rule
 from mirror.config.keys import walk_keys
+from mirror.config.notifications import Notification
 from mirror.config.values import format_duration, parse_duration
 
 ROOT = Path(__file__).parents[3]
 SHIPPED = ROOT / "config" / "mirror.yaml"
 MANUAL = (ROOT / "docs" / "configuration.md").read_text()
 KEYS = [".".join(key).replace("upstreams.*", "upstreams.<upstream>") for key in walk_keys()]
+
+# What the entries of lists are.
+ITEMS = {"clients.rules": Rule, "notifications": Notification}
 
 
 def section(key: str) -> str:
@@ -33,7 +39,10 @@ def default_of(key: str) -> object:
         **Config().model_dump(mode="json"),
         "upstreams": {"<upstream>": UpstreamConfig(name="x").model_dump(mode="json")},
     }
-    for part in key.split("."):
+    for number, part in enumerate(key.split(".")):
+        if value == [] and number:  # a list of sections: the default of what one says
+            model = ITEMS[key.rpartition(".")[0]].model_fields[part]
+            return "given" if model.is_required() else to_jsonable_python(model.default)
         value = value[part] if value is not None else None
     return value
 
@@ -50,7 +59,11 @@ def test_the_shipped_file_states_nothing_that_must_be_decided():
 @pytest.mark.parametrize("key", [key for key in walk_keys() if key[0] != "upstreams"], ids=".".join)
 def test_the_shipped_file_shows_every_key(key):
     shown = yaml.safe_load(SHIPPED.read_text())
-    for part in key:
+    for number, part in enumerate(key):
+        if shown == []:  # an example stands there instead
+            example = SHIPPED.read_text().partition(f"\n{'  ' * (number - 1)}{key[number - 1]}: []")[2]
+            assert re.search(rf"^ *#.*\b{part}:", example.partition("\n\n")[0], re.MULTILINE)
+            break
         assert part in shown
         shown = shown[part]
 
@@ -81,16 +94,18 @@ async def test_the_quickstart_is_for_this_host_and_passes_its_check(tmp_path):
 def test_the_manual_describes_every_key(key):
     text = section(key)
     is_section = any(other.startswith(f"{key}.") for other in KEYS)
-    assert "Default: " in text or is_section
+    assert "Default: " in text or is_section or (default_of(key) == "given" and "Must be given" in text)
 
 
 @pytest.mark.parametrize("key", KEYS)
 def test_the_manual_tells_the_default_of_every_key(key):
     value = default_of(key)
-    if isinstance(value, dict) or key.startswith("upstreams.<upstream>.credentials"):
+    if isinstance(value, dict) or value == "given" or key.startswith("upstreams.<upstream>.credentials"):
         return
     stated = section(key).partition("Default: ")[2]
-    if key == "upstreams.<upstream>.endpoints":
+    if key == "notifications.events":
+        assert "all three" in stated
+    elif key == "upstreams.<upstream>.endpoints":
         assert stated.startswith("`https://<key>`")
     elif value is None:
         assert stated.startswith("none")

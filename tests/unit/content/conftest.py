@@ -11,10 +11,12 @@ import pytest
 
 from mirror.config import Config, load
 from mirror.content.answers import BlobAnswer
+from mirror.content.events import Events, Source
 from mirror.content.service import Content, Rooms
 from mirror.metrics import Metrics
 from mirror.oci.digest import Digest
 from mirror.store import probe
+from mirror.store.events import Events as Queues
 from mirror.store.index import Index
 from mirror.store.layout import Layout
 from mirror.store.quarantine import Quarantine
@@ -35,13 +37,15 @@ class Room:
         self.quarantine = Quarantine(self.layout)
         self.index = Index(self.layout, self.quarantine)
         self.space = Space(self.layout, self.index, config.storage, offline=config.offline)
-        self.readers, self.writers = Threads("read", 4), Threads("write", 4)
+        self.readers, self.writers, self.takers = Threads("read", 4), Threads("write", 4), Threads("take", 4)
         self.clients = open_upstreams(config, self.metrics, {})
+        source = Source("mirror.lab:5000", "test")
+        self.events = Events(Queues(self.layout), config.notifications, self.writers, self.metrics, source)
         self.content = Content(
             config,
             Rooms(
-                self.layout, self.index, self.space, self.quarantine,
-                self.readers, self.writers, self.clients, self.metrics, "sync" if courteous else "test", courteous,
+                self.layout, self.index, self.space, self.quarantine, self.readers, self.writers, self.takers,
+                self.clients, self.metrics, self.events, "sync" if courteous else "test", courteous,
             ),
         )  # fmt: skip
 
@@ -50,6 +54,7 @@ class Room:
         await self.clients.close()
         self.readers.close()
         self.writers.close()
+        self.takers.close()
         self.index.close()
 
     def parts(self) -> list[str]:

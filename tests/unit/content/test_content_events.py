@@ -15,9 +15,8 @@ from typing import Any
 import pytest
 import structlog
 
-from mirror import metrics as counting
 from mirror.config.notifications import Notification
-from mirror.content.events import NOTIFICATIONS, NOTIFICATIONS_WAITING, Asked, Events, Source, asking
+from mirror.content.events import Asked, Events, Source, asking
 from mirror.metrics import Metrics
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
@@ -54,13 +53,6 @@ class Stage:
         return sum(
             float(one[len(line) :]) for one in self.metrics.render().decode().split("\n") if one.startswith(line)
         )
-
-
-@pytest.fixture(autouse=True)
-def families(monkeypatch: pytest.MonkeyPatch) -> None:
-    mine = (NOTIFICATIONS, NOTIFICATIONS_WAITING)
-    others = tuple(family for family in counting.FAMILIES if family not in mine)
-    monkeypatch.setattr(counting, "FAMILIES", (*others, *mine))
 
 
 @pytest.fixture
