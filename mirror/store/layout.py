@@ -15,13 +15,15 @@
     ├── sets/<set>/<n>.json                     a generation: its plan; what it names is never evicted
     ├── sets/<set>/saves/<n>-<id>.json          what a save carried, and which of its parts are finished
     ├── sets/<set>/source                       the image set file that the newest plan came from
+    ├── sets/<set>/<n>.held                     empty: `sync --keep` does not give this generation up
+    ├── pins/<hash>.json                        an image that somebody pinned: what it names is never evicted
     ├── signatures/<alg>=<hex>/signature-<n>    OpenPGP signatures of a release, named as in every signature store
     ├── graph/<arch>-<channel>.json             what the complete generations know of a channel's update graph
     ├── uploads/<uuid>.part, .json              what a client pushes, and what is known of it
     ├── hosted/<alg>/<hex>                      empty: this content was pushed here and is never evicted
     ├── events/<queue>/<sequence>-<line>.json   what a webhook has not been told yet
     ├── tokens/<id>.json, .used                 a robot's token, and when it was used last; tokens/key signs our own
-    ├── run/                                    sockets, housekeeping.lock
+    ├── run/                                    sockets, housekeeping.lock, scrub.json
     │   └── locks/<hash>                        what is flocked; never renamed or deleted while anything runs
     ├── index/                                  size and time of use per digest; disposable
     └── quarantine/                             bad content with a note why
@@ -48,6 +50,7 @@ class Layout:
         self.repositories = root / "repositories"
         self.sets = root / "sets"
         self.current_sets = root / "sets" / "current"
+        self.pins = root / "pins"
         self.signatures = root / "signatures"
         self.graphs = root / "graph"
         self.uploads = root / "uploads"
@@ -57,6 +60,7 @@ class Layout:
         self.run = root / "run"
         self.locks = root / "run" / "locks"
         self.housekeeping_lock = root / "run" / "housekeeping.lock"
+        self.scrub = root / "run" / "scrub.json"
         self.index = root / "index"
         self.quarantine = root / "quarantine"
         # The hot path joins strings: a Path costs ten times as much.
@@ -132,6 +136,14 @@ class Layout:
     def generation(self, name: str, number: int) -> Path:
         """Return the plan of a generation."""
         return self.sets / name / f"{number}.json"
+
+    def held(self, name: str, number: int) -> Path:
+        """Return the file that keeps a generation from being given up with the older ones."""
+        return self.sets / name / f"{number}.held"
+
+    def pin(self, name: str, digest: Digest) -> Path:
+        """Return the record that pins the image `digest` of repository `name`."""
+        return self.pins / f"{hashlib.sha256(f'{name}@{digest}'.encode()).hexdigest()[:32]}.json"
 
     def signature(self, digest: Digest, number: int) -> Path:
         """Return where signature `number` (from 1) of the release `digest` is kept."""

@@ -21,7 +21,7 @@ from mirror.store.mounts import file_system_type
 FORMAT = 1
 _FORMAT_LIMIT = 4096
 # What a store may hold beside the folders that every one has, and what a file system puts into its own root.
-_KNOWN = frozenset(("format", "signatures", "graph", "hosted", "events", "tokens", "lost+found"))
+_KNOWN = frozenset(("format", "pins", "signatures", "graph", "hosted", "events", "tokens", "lost+found"))
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # SQLite's shared memory and locks are not to be trusted there; the index is disposable, so it is only said.
 _NETWORKED = frozenset(("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.glusterfs", "fuse.sshfs"))

@@ -24,6 +24,7 @@ from mirror.store.lock import FileLock
 _CURRENT_LIMIT = 4 * 1024 * 1024
 _PLAN_LIMIT = 256 * 1024 * 1024
 _SOURCE_LIMIT = 64 * 1024
+_TICK = 50_000_000  # nanoseconds, several times the longest tick of a kernel's clock
 _LOOK_AGAIN = 2.0  # seconds
 _LOOK_SHARE = 20  # of the time that looking takes, at least this many times it passes before the next look
 _PATIENCE = 30.0  # seconds for a lock that is held for a few file writes
@@ -127,11 +128,20 @@ class Sets:
             if len(kept) != len(self.current()):
                 self._write_current(kept)
             gone = files.remove(str(self._layout.generation(name, number)))
+            files.remove(str(self._layout.held(name, number)))
         if not self.generations(name):
             files.remove(str(self._source(name)))
             with suppress(OSError):  # not empty: what saves noted is kept
                 os.rmdir(self._layout.set(name))
         return gone
+
+    def hold(self, name: str, number: int) -> None:
+        """Let nothing but `remove` give a generation up: not a sync that keeps the newest ones only. Raises OSError."""
+        files.write_atomically(str(self._layout.held(name, number)), b"", durable=True)
+
+    def is_held(self, name: str, number: int) -> bool:
+        """Tell whether a generation is held."""
+        return files.modified(str(self._layout.held(name, number))) is not None
 
     # -- where a set came from -------------------------------------------------------------------------------
 
@@ -172,7 +182,10 @@ class Sets:
 
 
 class Pins:
-    """What the generations pin: every digest of every plan, read anew when one is written or given up. For threads."""
+    """What is pinned: every digest of every generation's plan and of every image that was pinned by itself.
+
+    Read anew when one is written or given up. For threads.
+    """
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
@@ -180,16 +193,19 @@ class Pins:
         self._lock = threading.Lock()
         self._stamp: tuple[object, ...] | None = None
         self._plans: dict[tuple[str, int], tuple[object, dict[str, int]]] = {}
+        self._images: dict[str, tuple[object, dict[str, int]]] = {}
         self._sizes: dict[str, int] = {}
         self._here = (0.0, 0)  # when to look again, and what was here
 
     def digests(self) -> dict[str, int]:
         """Return the pinned digests as text, each with its size in bytes. Must not be changed."""
         with self._lock:
-            stamp = self._look()
+            looked = time.time_ns()
+            stamp, newest = self._look()
             if stamp != self._stamp:
                 self._read()
-                self._stamp = stamp
+                # Two changes within a tick of the kernel's clock leave one time: such a look says nothing of the next.
+                self._stamp = stamp if looked - newest > _TICK else None
             return self._sizes
 
     def size(self) -> int:
@@ -213,11 +229,12 @@ class Pins:
             for key, found in plans.items()
         }
 
-    def _look(self) -> tuple[object, ...]:
-        """Return what changes when a generation is written or removed: the folders' times."""
-        found: list[object] = [files.modified(str(self._layout.sets))]
-        found += [(name, files.modified(str(self._layout.set(name)))) for name in _scan(str(self._layout.sets))]
-        return tuple(found)
+    def _look(self) -> tuple[tuple[object, ...], int]:
+        """Return what changes when something is pinned or given up: the folders' times; and the latest of them."""
+        folders = [str(self._layout.pins), str(self._layout.sets)]
+        folders += [str(self._layout.set(name)) for name in _scan(str(self._layout.sets))]
+        found = [(folder, files.modified(folder)) for folder in folders]
+        return tuple(found), max((stamp[1] for _, stamp in found if stamp is not None), default=0)
 
     def _read(self) -> None:
         plans: dict[tuple[str, int], tuple[object, dict[str, int]]] = {}
@@ -227,8 +244,16 @@ class Pins:
                 stamp = files.modified(path)
                 old = self._plans.get((name, number))
                 plans[(name, number)] = old if old is not None and old[0] == stamp else (stamp, _sizes(path))
-        self._plans = plans
-        self._sizes = {digest: size for _, found in plans.values() for digest, size in found.items()}
+        images: dict[str, tuple[object, dict[str, int]]] = {}
+        for entry in _scan(str(self._layout.pins)):
+            if entry.endswith(".json"):
+                path = str(self._layout.pins / entry)
+                stamp = files.modified(path)
+                known = self._images.get(entry)
+                images[entry] = known if known is not None and known[0] == stamp else (stamp, _sizes(path))
+        self._plans, self._images = plans, images
+        every = (*plans.values(), *images.values())
+        self._sizes = {digest: size for _, found in every for digest, size in found.items()}
 
 
 def _sizes(path: str) -> dict[str, int]:
@@ -242,7 +267,9 @@ def _sizes(path: str) -> dict[str, int]:
             str(Digest.parse(one["digest"])): int(one["size"]) for kind in ("manifests", "blobs") for one in found[kind]
         }
     except (OSError, ValueError, LookupError, TypeError, RecursionError, DigestInvalid) as error:
-        raise StoreError(f"the plan {path} is damaged", "remove it and make that set again") from error
+        raise StoreError(
+            f"the record of what is pinned, {path}, is damaged", "remove it, and make that set or pin that image again"
+        ) from error
 
 
 def _scan(folder: str) -> list[str]:
