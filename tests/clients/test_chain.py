@@ -6,28 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
 
-from mirror.config import Config
 from tests.clients.conftest import Authority, MakeMirror, Shelf
 from tests.tools.clients import Skopeo, run
 from tests.tools.mirror import Mirror
 from tests.tools.programs import Programs
 from tests.tools.registries import Registry
 
-
-def _not_served() -> bool:
-    try:
-        Config.model_validate({"clients": {"catalog": True}})
-    except ValidationError:
-        return True
-    return False
-
-
-pytestmark = [
-    pytest.mark.clients,
-    pytest.mark.skipif(_not_served(), reason="clients.rules is not served yet"),
-]
+pytestmark = pytest.mark.clients
 
 
 def command(mirror: Mirror, *words: str) -> str:

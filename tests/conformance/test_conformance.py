@@ -1,4 +1,4 @@
-"""The OCI distribution conformance suite against content that comes through the mirror.
+"""The OCI distribution conformance suite against what is pushed here, and what comes through the mirror.
 
 The suite's exit code says little (it is 0 where a filter or a configuration is wrong), so its printed result and its
 counts decide.
@@ -15,8 +15,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import bcrypt
 import pytest
 
+from tests.clients.conftest import Authority, MakeMirror
 from tests.tools import images, registries
 from tests.tools.mirror import Mirror
 from tests.tools.processes import Daemon, answers, free_port, running
@@ -28,6 +30,19 @@ pytestmark = pytest.mark.clients
 
 # What a cache legitimately goes on serving is not asked about.
 _NO_DELETES = {f"OCI_API_{kind}_DELETE": "false" for kind in ("BLOBS", "MANIFESTS", "TAGS")}
+# Everything that the suite can ask of a registry that takes pushes.
+_EVERY_OPTION = {
+    f"OCI_{option}": "true"
+    for option in (
+        *("API_PING", "API_PULL", "API_PUSH", "API_REFERRER"),
+        *(f"API_BLOBS_{what}" for what in ("ATOMIC", "DELETE", "DIGEST_HEADER", "MOUNT_ANONYMOUS", "UPLOAD_CANCEL")),
+        *(f"API_MANIFESTS_{what}" for what in ("ATOMIC", "DELETE", "DIGEST_HEADER", "TAG_PARAM")),
+        *("API_TAGS_ATOMIC", "API_TAGS_DELETE", "API_TAGS_LIST"),
+        *("DATA_IMAGE", "DATA_INDEX", "DATA_INDEX_LIST", "DATA_SPARSE", "DATA_NO_LAYERS", "DATA_NONDISTRIBUTABLE"),
+        *("DATA_ARTIFACT", "DATA_ARTIFACT_LIST", "DATA_SUBJECT", "DATA_SUBJECT_LIST", "DATA_SUBJECT_MISSING"),
+        *("DATA_CUSTOM_FIELDS", "DATA_DATA_FIELD", "DATA_EMPTY_BLOB", "DATA_SHA512"),
+    )
+}
 _COUNT = re.compile(r"^  (Pass|FAIL|Error|Skip|Disabled|Total)\.+: +(\d+)$", re.MULTILINE)
 
 
@@ -84,6 +99,50 @@ def conformance(programs: Programs, folder: Path, registry: str, settings: Mappi
     counts = {name: int(number) for name, number in _COUNT.findall(printed)}
     assert (counts["FAIL"], counts["Error"]) == (0, 0), failures
     return counts
+
+
+@pytest.mark.parametrize("version", ["1.1", "dev"])
+def test_whole_suite_with_every_option(
+    make_mirror: MakeMirror, programs: Programs, tmp_path: Path, version: str
+) -> None:
+    """Also deletions, which have to be seen by every worker at once."""
+    document = {"workers": 2, "clients": {"anonymous": "push"}, "storage": storage(tmp_path)}
+    mirror = make_mirror(document)
+    counts = conformance(programs, tmp_path / "results", mirror.address, {**_EVERY_OPTION, "OCI_VERSION": version})
+    assert_nothing_left_out(counts)
+    assert " status=5" not in mirror.log
+
+
+def test_whole_suite_with_a_login(
+    make_mirror: MakeMirror, programs: Programs, authority: Authority, tmp_path: Path
+) -> None:
+    """Over TLS, and with nothing open to who shows no login."""
+    hashed = bcrypt.hashpw(b"correct horse", bcrypt.gensalt(5)).decode()
+    (tmp_path / "htpasswd").write_text(f"alice:{hashed}\n")
+    rules = [{"who": "alice", "repositories": ["conformance/**"], "may": ["pull", "push", "delete"]}]
+    document = {
+        "workers": 2,
+        "tls": {"certificate": str(authority.certificate), "key": str(authority.key)},
+        "clients": {"anonymous": "none", "htpasswd": str(tmp_path / "htpasswd"), "rules": rules},
+        "storage": storage(tmp_path),
+    }
+    mirror = make_mirror(document)
+    secure = {"OCI_TLS": "enabled", "SSL_CERT_FILE": str(authority.ca)}
+    login = {"OCI_USERNAME": "alice", "OCI_PASSWORD": "correct horse", **secure}
+    names = {"OCI_REPO1": "conformance/one", "OCI_REPO2": "conformance/two", "OCI_VERSION": "dev"}
+    counts = conformance(programs, tmp_path / "results", mirror.address, {**_EVERY_OPTION, **login, **names})
+    assert_nothing_left_out(counts)
+    assert " status=5" not in mirror.log
+
+
+def storage(folder: Path) -> dict[str, object]:
+    return {"path": str(folder / "store"), "keep_free": "1%", "sparse_indexes": True}
+
+
+def assert_nothing_left_out(counts: Mapping[str, int]) -> None:
+    assert (counts["Skip"], counts["Disabled"]) == (0, 0)
+    assert counts["Pass"] == counts["Total"]
+    assert counts["Total"] >= 1000  # a setting gone wrong would run less
 
 
 @pytest.mark.parametrize("version", ["1.1", "dev"])
