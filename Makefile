@@ -8,7 +8,7 @@ UV := $(VENV)/bin/uv
 COMPILE := $(UV) pip compile -q --universal --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check fmt lock bench bench-quick bench-sync bench-sync-quick conformance model drills tools clean
+.PHONY: help serve test check fmt install uninstall bundle lock bench bench-quick bench-sync bench-sync-quick conformance model drills tools clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -55,12 +55,22 @@ drills: $(VENV)/dev ## Sync, carry and load releases of full size with everythin
 tools: ## Build the Go programs that tests pull with, into .tools/bin
 	.ci/tools
 
+install: $(VENV)/runtime ## Install the service on this host: DESTDIR, PREFIX=/opt/mirror, STORE=/var/lib/mirror
+	$(RUN) bundle/build.py --tree build/bundle --python $$($(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+	PYTHON=$(PYTHON) DESTDIR=$(DESTDIR) PREFIX=$(PREFIX) STORE=$(STORE) build/bundle/install.sh
+
+uninstall: ## Take the service away again; the store and /etc/mirror stay
+	DESTDIR=$(DESTDIR) PREFIX=$(PREFIX) bundle/install.sh --uninstall
+
+bundle: $(VENV)/runtime ## Make one tar that installs the service without a network; IMAGE=FILE takes an oci-archive along
+	$(RUN) bundle/build.py $(if $(IMAGE),--image $(IMAGE))
+
 lock: $(VENV)/dev ## Lock the newest versions that pyproject.toml allows, with hashes
 	$(COMPILE) --upgrade pyproject.toml requirements/build.in -o requirements/runtime.txt
 	$(COMPILE) --upgrade pyproject.toml requirements/build.in --group test --group lint -o requirements/dev.txt
 
 clean: ## Remove what the other targets made, the quickstart's store included
-	rm -rf $(VENV) .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache config/quickstart-store
+	rm -rf $(VENV) .tools build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache config/quickstart-store
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
