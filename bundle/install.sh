@@ -96,7 +96,6 @@ relabel() { # SELinux: files moved here keep the label of where they were made
 install_program() {
   [ ! -e "$DESTDIR$PREFIX" ] || [ -e "$DESTDIR$PREFIX/$MARK" ] || [ -z "$(ls -A "$DESTDIR$PREFIX")" ] ||
     fail "$PREFIX holds other things: choose a folder that is not there yet, as PREFIX=/opt/mirror"
-  python=$(find_python) || return 1
   mkdir -p "$(dirname "$DESTDIR$PREFIX")"
   new=$DESTDIR$PREFIX.new
   rm -rf "$new"
@@ -147,9 +146,9 @@ install_program() {
 }
 
 install_container() {
-  live || fail "a container is installed on a running host: leave DESTDIR away"
-  [ -e "$here/image/mirror.oci.tar" ] || { say "install: this bundle brings no container image" >&2; return 1; }
-  command -v podman >/dev/null || { say "install: there is no podman for the container image" >&2; return 1; }
+  [ -e "$here/image/mirror.oci.tar" ] || fail "this bundle brings no container image. $1"
+  live || fail "a container is installed on a running host: leave DESTDIR away. $1"
+  command -v podman >/dev/null || fail "there is no podman for the container image. $1"
   mkdir -p "$QUADLETS" /etc/mirror
   loaded=$(podman pull -q "oci-archive:$here/image/mirror.oci.tar") || fail "podman does not take the image"
   podman tag "$loaded" "localhost/mirror:$(cut -d' ' -f1 "$here/VERSION")" localhost/mirror:latest
@@ -189,11 +188,14 @@ uninstall() {
 
 case ${1:-} in
   "")
-    install_program && exit
-    say "install: no Python here fits; trying the container image" >&2
-    install_container || fail "install Python 3.11, 3.12 or 3.13 (RHEL 9: dnf install python3.12), or podman"
+    # Not `install_program || …`: the shell would go on after errors in there.
+    if python=$(find_python); then
+      install_program
+    else
+      install_container "Install Python 3.11, 3.12 or 3.13 (RHEL 9: dnf install python3.12)"
+    fi
     ;;
-  --container) install_container || exit 1 ;;
+  --container) install_container "Without --container the program is installed" ;;
   --uninstall) uninstall ;;
   *) sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac

@@ -114,7 +114,7 @@ def make(folder, prefix):
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["fits"]:
-        sys.exit(misfit())
+        sys.exit(misfit() or 0)
     if sys.argv[1:2] == ["into"] and len(sys.argv) == 4:
         make(sys.argv[2], sys.argv[3])
     else:
