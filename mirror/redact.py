@@ -24,7 +24,7 @@ _PAIR = re.compile(
 )
 # Forms that are credentials wherever they stand: a JWT, and tokens with a maker's prefix.
 _TOKEN = re.compile(
-    r"\beyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]*)?|\b(?:dckr_[a-z]{3}_|gh[a-z]_|github_pat_|glpat-|sha256~)[\w-]{8,}"
+    r"\beyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]*)?|\b(?:dckr_[a-z]{3}_|gh[a-z]_|github_pat_|glpat-|sha256~|mrt_)[\w-]{8,}"
 )
 
 # What could forge a line or repaint a terminal: C0, DEL, C1, bidirectional marks, line separators, lone surrogates.

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 
 from mirror.admin.check.certificates import find_in_certificates
+from mirror.admin.check.clients import find_in_clients
 from mirror.admin.check.exposure import find_in_exposure
 from mirror.admin.check.files import find_in_files
 from mirror.admin.check.logins import describe_login, find_in_logins, read_pull_secrets
@@ -71,6 +72,7 @@ def _check_here(
         *find_in_logins(config, secrets),
         *find_in_storage(config, around, probe_store),
         *find_in_exposure(config),
+        *find_in_clients(config),
     ]
     proxies: dict[str, Proxy] = {}
     try:

@@ -26,6 +26,8 @@ def find_in_certificates(config: Config, now: datetime.datetime) -> Iterator[Fin
     if tls.certificate is not None and tls.key is not None:
         yield from _find_in_pair(config, ("tls",), ("certificate", tls.certificate), ("key", tls.key), now)
         yield from _find_in_names(config, tls.certificate)
+    if tls.client_ca is not None:
+        yield from _find_in_bundle(tls.client_ca, config.source.where("tls", "client_ca"), now)
     for index, path in enumerate(config.ca):
         yield from _find_in_bundle(path, config.source.where("ca", index), now)
     for name, upstream in config.upstreams.items():

@@ -10,12 +10,8 @@ from mirror.config import Config, UpstreamConfig, is_loopback, is_loopback_host,
 
 
 def find_in_exposure(config: Config) -> Iterator[Finding]:
-    """Yield what about clients, listening and the ways to upstreams may not be meant."""
+    """Yield what about listening and the ways to upstreams may not be meant."""
     yield from _listening(config)
-    if config.clients.anonymous == "none":
-        what = "clients without a login may not pull, and there are no users yet: nobody can pull"
-        remedy = "write `clients: {anonymous: pull}`"
-        yield Finding("warning", "nobody_can_pull", what, config.source.where("clients", "anonymous"), remedy)
     if config.offline:
         where = config.source.where("offline")
         yield Finding("information", "offline", "no upstream is contacted; only what is here is served", where)

@@ -20,7 +20,9 @@ Key = tuple[str | int, ...]
 def find_in_files(config: Config, around: Surroundings) -> Iterator[Finding]:
     """Yield what is wrong with every file that the configuration names, what is in them aside."""
     for key, path, secret in named_files(config):
-        yield from find_in_file(path, config.source.where(*key), around, secret=secret)
+        # The last user may be removed, and the first one added later.
+        may_be_empty = path == config.clients.htpasswd
+        yield from find_in_file(path, config.source.where(*key), around, secret=secret, may_be_empty=may_be_empty)
 
 
 def named_files(config: Config) -> Iterator[tuple[Key, Path, bool]]:
@@ -32,7 +34,11 @@ def named_files(config: Config) -> Iterator[tuple[Key, Path, bool]]:
     pairs: list[tuple[Key, Path | None, bool]] = [
         (("tls", "certificate"), config.tls.certificate, False),
         (("tls", "key"), config.tls.key, True),
+        (("tls", "client_ca"), config.tls.client_ca, False),
+        (("clients", "htpasswd"), config.clients.htpasswd, True),
     ]
+    for index, webhook in enumerate(config.notifications):
+        pairs.append((("notifications", index, "header_file"), webhook.header_file, True))
     for name, upstream in config.upstreams.items():
         at = ("upstreams", name)
         password = upstream.credentials.password_file if upstream.credentials else None
@@ -45,7 +51,9 @@ def named_files(config: Config) -> Iterator[tuple[Key, Path, bool]]:
     yield from ((key, path, secret) for key, path, secret in pairs if path is not None)
 
 
-def find_in_file(path: Path, where: str, around: Surroundings, *, secret: bool) -> Iterator[Finding]:
+def find_in_file(
+    path: Path, where: str, around: Surroundings, *, secret: bool, may_be_empty: bool = False
+) -> Iterator[Finding]:
     """Yield what is wrong with one file: missing, unreadable for the service, empty, too open."""
     shown = shlex.quote(str(path))
     try:
@@ -65,7 +73,7 @@ def find_in_file(path: Path, where: str, around: Surroundings, *, secret: bool) 
             f"sudo chown root:{user} {shown} && sudo chmod 0640 {shown}, and let {user} enter the directories above"
         )
         yield Finding("error", "file_unreadable", f"the user {user} cannot read {path}", where, remedy)
-    elif status.st_size == 0:
+    elif status.st_size == 0 and not may_be_empty:
         yield Finding("error", "file_empty", f"{path} is empty", where, "write into it what it should hold")
     elif status.st_size > _LARGEST:
         yield Finding("error", "file_too_large", f"{path} is larger than 1 MiB", where, "name another file")

@@ -25,6 +25,7 @@ from mirror.errors import ConfigurationError, Problem, StoreUnusable, UpstreamUn
 
 NOW = datetime.datetime(2026, 11, 1, tzinfo=datetime.UTC)
 DAY = datetime.timedelta(days=1)
+HASH = "$2b$10$abcdefghijklmnopqrstuuvCkPpGYz1Pq1lIwY3J0mC3y7s7mYx9q"
 
 
 @dataclass(frozen=True)
@@ -568,6 +569,55 @@ async def test_what_is_valid_and_perhaps_not_meant_does_not_fail_the_check(check
     report = await checked(text)
     assert found(report, severity) == codes
     assert report.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("clients", "codes"),
+    [
+        ("{htpasswd: users}", []),
+        ("{anonymous: none, htpasswd: users}", []),
+        ("{anonymous: none, htpasswd: nobody}", ["nobody_can_pull"]),
+        ("{anonymous: none, rules: [{who: '*', repositories: '**', may: pull}]}", []),
+        ("{anonymous: push}", []),
+        ("{htpasswd: users, rules: [{who: alice, repositories: 'apps/**', may: push}]}", []),
+        ("{htpasswd: users, rules: [{who: bob, repositories: 'apps/**', may: push}]}", ["nobody_is_called_so"]),
+        ("{rules: [{who: alice, repositories: 'apps/**', may: pull}]}", ["nobody_is_called_so"]),
+        ("{rules: [{who: robot+ci, repositories: 'apps/**', may: pull}]}", ["nobody_is_called_so"]),
+        ("{rules: [{who: 'cert:node', repositories: 'apps/**', may: pull}]}", ["nobody_is_called_so"]),
+        ("{htpasswd: users, rules: [{who: alice, repositories: 'lab/**', may: [pull, push]}]}", ["push_to_proxied"]),
+        ("{htpasswd: users, rules: [{who: alice, repositories: 'lab/**', may: pull}]}", []),
+    ],
+)
+async def test_who_may_do_what_is_possible(checked, folder, clients, codes):
+    write(folder / "users", f"alice:{HASH}\n")
+    write(folder / "nobody", "")
+    upstream = "upstreams: {lab: {endpoints: ['https://lab.example']}}"
+    report = await checked(f"clients: {clients}\n{upstream}")
+    assert found(report, "warning") == ["loopback_only", *codes]
+    assert found(report, "error") == []
+
+
+async def test_doors_that_stand_open_are_said(checked, folder):
+    write(folder / "users", f"alice:{HASH}\n")
+    listen = "listen: 10.0.0.1:5000"
+    assert found(await checked(f"{listen}\nclients: {{anonymous: push}}"), "warning") == ["no_tls", "anybody_can_push"]
+    report = await checked(f"{listen}\nclients: {{htpasswd: users}}")
+    assert found(report, "warning") == ["no_tls", "logins_in_the_clear"]
+
+
+async def test_each_line_of_a_file_of_users_that_is_wrong_is_an_error_and_no_hash_is_shown(checked, folder):
+    write(folder / "users", "alice:$apr1$x$hunter2hunter2\nbob\n")
+    report = await checked("clients: {htpasswd: users}")
+    assert found(report, "error") == ["htpasswd", "htpasswd"]
+    assert "hunter2" not in report.render()
+
+
+@pytest.mark.parametrize(
+    "text", ["clients: {htpasswd: users}", "notifications: [{url: 'https://ci.lab', header_file: users}]"]
+)
+async def test_files_of_logins_are_closed_to_others(checked, folder, text):
+    write(folder / "users", f"alice:{HASH}\n", 0o644)
+    assert found(await checked(text), "error") == ["secret_too_open"]
 
 
 async def test_a_password_over_plain_http_is_said(checked, folder):

@@ -39,6 +39,7 @@ TEXTS = [
     f"the token was {JWT}",
     f"dckr_pat_{CANARY}",
     f"ghp_{CANARY}",
+    f"mrt_5f0c6a2b9d1e4f37_{CANARY}",
 ]
 FIELDS = ["authorization", "Proxy-Authorization", "cookie", "set_cookie", "token", "access_token", "client_secret"]
 FIELDS += ["password", "x-amz-signature", "X_Amz_Credential"]
