@@ -56,6 +56,8 @@ class Breaker:
     def failed(self) -> None:
         """The endpoint was away, too slow or answered 5xx."""
         now = self._clock()
+        if self._open_for and not self._probing:
+            return  # asked before it opened, many at once perhaps: that says nothing new
         self._failures.append(now)
         if self._open_for:
             self._open_for = min(self._open_for * 2, LONGEST_OPEN_SECONDS)

@@ -64,6 +64,17 @@ def test_half_open_lets_one_probe_through():
     assert (breaker.state, breaker.wait()) == ("closed", 0)
 
 
+def test_a_burst_that_failed_at_once_is_one_outage():
+    clock = Clock()
+    breaker = opened(clock)
+    for _ in range(40):
+        breaker.failed()
+    assert breaker.wait() == 5
+    clock.now += 5
+    breaker.failed()
+    assert breaker.wait() == 0
+
+
 def test_a_failed_probe_doubles_the_time_up_to_a_minute():
     clock = Clock()
     breaker = opened(clock)
