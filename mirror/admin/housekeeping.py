@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import suppress
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from itertools import islice
 from typing import NamedTuple, TypeVar, TypeVarTuple
 
 from mirror import logs
@@ -24,13 +22,13 @@ from mirror.metrics import (
     STORE_FREE,
     Metrics,
 )
-from mirror.store.index import BATCH, Entry, Index
+from mirror.store.index import Index
 from mirror.store.layout import Layout
 from mirror.store.lock import FileLock
+from mirror.store.reconcile import reconcile
 from mirror.store.sets import Pins, Sets
 from mirror.store.space import Space
 from mirror.store.threads import Threads
-from mirror.store.walk import Found, find_blobs
 
 Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")
@@ -215,19 +213,11 @@ class Housekeeping:
 
         In small batches with pauses as long as they took, so that a million files take minutes and nobody notices.
         """
-        began = time.time()
-        index = await self._threads.run(self._index.identity)
-        walk = find_blobs(self._layout)
+        steps = reconcile(self._layout, self._index)
         added = dropped = 0
-        while (count := await self._paced(self._adopt, walk)) is not None:
-            added += count
-        await self._threads.run(self._index.rebuilt, index)
-        last: Entry | None = None
-        while page := await self._threads.run(self._index.oldest, BATCH, last):
-            last = page[-1]
-            dropped += await self._paced(self._drop_phantoms, page)
-            if last.used > began:
-                break  # what follows was used meanwhile, so it is here
+        while (step := await self._paced(next, steps, None)) is not None:
+            added += step.added
+            dropped += step.dropped
         return added, dropped
 
     async def _paced(self, job: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
@@ -237,15 +227,3 @@ class Housekeeping:
         result = await self._threads.run(job, *arguments)
         await asyncio.sleep(min(clock() - start, 1.0))
         return result
-
-    def _adopt(self, walk: Iterator[Found]) -> int | None:
-        """Give the next files their rows and return how many had none; None at the end of the walk."""
-        batch = list(islice(walk, BATCH))
-        return self._index.adopt(batch) if batch else None
-
-    def _drop_phantoms(self, page: list[Entry]) -> int:
-        """Remove the rows of a page whose files are gone: taken by hand, or by an eviction that was killed."""
-        gone = [entry.digest for entry in page if not os.path.lexists(self._layout.blob(entry.digest))]
-        with suppress(StoreError):
-            self._index.forget(gone)
-        return len(gone)

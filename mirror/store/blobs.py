@@ -51,7 +51,6 @@ class Blobs:
 
     def verify(self, digest: Digest, fd: int) -> None:
         """Hash an unsealed file and seal it; raise Corrupt, with the file in quarantine, if it is another content."""
-        path = self._layout.blob(digest)
         hasher = digest.hasher()
         try:
             files.hash_file(fd, hasher.update)
@@ -61,6 +60,10 @@ class Blobs:
         if hasher.hexdigest() != digest.hex:
             self.discard(digest, f"hashes to {hasher.hexdigest()}")
             raise Corrupt(f"the stored content of {digest} has other bytes")
+        self.seal(digest, fd)
+
+    def seal(self, digest: Digest, fd: int) -> None:
+        """Mark an open file as verified, which it just was. Raises StoreError where it is another user's."""
         size = os.fstat(fd).st_size
         try:
             # What came by rsync or tar may not be on disk yet, and a seal promises that it is.
@@ -69,7 +72,8 @@ class Blobs:
             os.utime(fd, (time.time(), files.seal_time(size)))
         except PermissionError as error:
             raise StoreError(
-                f"the file of {digest} belongs to another user", f"chown it to the owner of the store: {path}"
+                f"the file of {digest} belongs to another user",
+                f"chown it to the owner of the store: {self._layout.blob(digest)}",
             ) from error
 
     def discard(self, digest: Digest, why: str) -> None:

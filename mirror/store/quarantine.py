@@ -48,6 +48,13 @@ class Quarantine:
         self._log.warning("quarantined", name=path.name, why=why, size=size, kept=kept, gone=gone)
         return gone
 
+    def keeps(self, path: Path | str) -> bool:
+        """Tell whether `take` would keep the content of `path`, and not only a note."""
+        try:
+            return _size(Path(path)) <= self._limit()
+        except OSError:
+            return False
+
     def held(self) -> tuple[int, int]:
         """Return how many notes are here and how many bytes of bad content."""
         entries = self._entries()

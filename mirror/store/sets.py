@@ -10,7 +10,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Literal, NamedTuple
 
@@ -227,6 +227,17 @@ class Pins:
         return {
             key: sum(1 for text in found if files.modified(self._layout.blob(Digest.parse(text))) is None)
             for key, found in plans.items()
+        }
+
+    def absent(self, generations: Collection[tuple[str, int]]) -> dict[str, int]:
+        """Return what is not here of some generations (set, number) and of all single images, with its bytes."""
+        with self._lock:
+            self._read()
+            chosen = [*(self._plans.get(key, (None, {}))[1] for key in generations)]
+            chosen += [found for _, found in self._images.values()]
+        wanted = {text: size for found in chosen for text, size in found.items()}
+        return {
+            text: size for text, size in wanted.items() if files.modified(self._layout.blob(Digest.parse(text))) is None
         }
 
     def _look(self) -> tuple[tuple[object, ...], int]:

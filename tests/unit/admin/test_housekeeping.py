@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from mirror.admin import housekeeping
 from mirror.admin.delivery import Delivery
 from mirror.admin.housekeeping import Housekeeping, Periods
 from mirror.config import Amount, Storage
@@ -22,6 +21,7 @@ from mirror.errors import StoreError
 from mirror.metrics import Metrics
 from mirror.oci.digest import Digest
 from mirror.store import index as index_module
+from mirror.store import reconcile
 from mirror.store.events import Events as Queues
 from mirror.store.index import BATCH, Index
 from mirror.store.layout import Layout
@@ -264,7 +264,7 @@ async def test_without_an_index_the_rest_goes_on(tmp_path: Path, monkeypatch: py
 async def test_stopping_ends_a_rebuild_in_its_middle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     house = House(tmp_path)
     house.put(*range(10))
-    monkeypatch.setattr(housekeeping, "find_blobs", lambda layout: chain.from_iterable(map(find_blobs, repeat(layout))))
+    monkeypatch.setattr(reconcile, "find_blobs", lambda layout: chain.from_iterable(map(find_blobs, repeat(layout))))
     await house.keeping.start()
     await until(lambda: house.index.count() == 10)
     await house.keeping.stop()

@@ -1,0 +1,204 @@
+"""Scrub: hash again what is here, a piece at a time, so that a disk that loses bits is found out before a client is.
+
+In the order of the digests, so that a scrub which is stopped goes on where it was. What it reads does not push what
+clients use out of the page cache, and leaves the time of access, which orders eviction where the index is lost.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
+
+from mirror.errors import DigestInvalid, StoreError
+from mirror.oci.digest import Digest
+from mirror.store import files
+from mirror.store.blobs import Blobs
+from mirror.store.layout import Layout
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+YOUNG = 600.0  # seconds since the last change, in which a file without a seal may still be written (rsync, tar)
+
+_STEP = 1024 * 1024  # bytes
+_SHARE = 50_000  # names remembered at a time; where there are more, the folder is read several times
+_ALGORITHMS = ("sha256", "sha512")
+
+
+class Bad(NamedTuple):
+    """Content that is not what its name says: its digest, the bytes of the file, and what is wrong."""
+
+    digest: Digest
+    size: int
+    why: str
+
+
+class _Open(NamedTuple):
+    digest: Digest
+    fd: int
+    status: os.stat_result
+    hasher: _Hash
+
+
+class Scrub:
+    """One pass over all content that comes `after` a digest, or over `only` some. For threads, one at a time.
+
+    Bad content is put into quarantine, but not in a `dry_run`. `young` is in seconds.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        blobs: Blobs,
+        *,
+        after: Digest | None = None,
+        only: Collection[Digest] | None = None,
+        dry_run: bool = False,
+        young: float = YOUNG,
+    ) -> None:
+        self.cursor = after  # the last digest that was looked at
+        self.done = False
+        self.contents = 0
+        self.bytes = 0
+        self._layout = layout
+        self._blobs = blobs
+        self._dry_run = dry_run
+        self._young = young
+        self._names = iter(sorted(only)) if only is not None else in_order(layout, after)
+        self._open: _Open | None = None
+        self._position = 0
+        self._bad: list[Bad] = []
+        self._cache = files.PageCache()
+
+    def step(self, most: int) -> int:
+        """Read some `most` bytes further and return how many were read; at the end of the pass `done` is set."""
+        read = 0
+        while read < most and not self.done:
+            if self._open is None and not self._next():
+                self.done = True
+            elif self._open is not None:
+                read += self._read(self._open, min(_STEP, max(1, most - read)))
+        self.bytes += read
+        return read
+
+    def bad(self) -> list[Bad]:
+        """Return what was found bad since this was asked last."""
+        found, self._bad = self._bad, []
+        return found
+
+    def close(self) -> None:
+        """Let go of the file at which it is; that one is begun anew by whoever goes on."""
+        opened, self._open = self._open, None
+        if opened is not None:
+            os.close(opened.fd)
+
+    def _next(self) -> bool:
+        """Open the next file that is to be read; False at the end."""
+        for digest in self._names:
+            fd = self._opened(digest)
+            if fd is None:
+                continue
+            status = os.fstat(fd)
+            fresh = time.time() - max(status.st_mtime, status.st_ctime) < self._young
+            if not stat.S_ISREG(status.st_mode) or (fresh and not files.is_sealed(status)):
+                os.close(fd)
+                continue
+            with suppress(OSError):
+                # No reading ahead: what it brings would look as if somebody else had it read.
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+            self._open = _Open(digest, fd, status, digest.hasher())
+            self._position = 0
+            return True
+        return False
+
+    def _opened(self, digest: Digest) -> int | None:
+        path = self._layout.blob(digest)
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        try:
+            return os.open(path, flags | os.O_NOATIME)
+        except PermissionError:
+            pass  # another user's file
+        except OSError:
+            return None  # gone, or a stray
+        try:
+            return os.open(path, flags)
+        except OSError as error:
+            self._found(digest, 0, f"cannot be opened: {error.strerror}")
+            return None
+
+    def _read(self, opened: _Open, size: int) -> int:
+        """Hash the next bytes of the open file; at its end judge it."""
+        try:
+            known = self._cache.resident(opened.fd, self._position, self._position + size)
+            content = os.pread(opened.fd, size, self._position)
+        except OSError as error:
+            self._judge(opened, f"unreadable: {error.strerror}")
+            return 0
+        if not content:
+            found = opened.hasher.hexdigest()
+            self._judge(opened, "" if found == opened.digest.hex else f"hashes to {found}")
+            return 0
+        opened.hasher.update(content)
+        if not known:
+            with suppress(OSError):
+                os.posix_fadvise(opened.fd, self._position, len(content), os.POSIX_FADV_DONTNEED)
+        self._position += len(content)
+        return len(content)
+
+    def _judge(self, opened: _Open, why: str) -> None:
+        digest, before = opened.digest, opened.status
+        try:
+            now = os.fstat(opened.fd)
+            changed = (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns)
+            there = files.look(self._layout.blob(digest))
+            # Evicted, replaced, or written to meanwhile: what was read says nothing of what is there now.
+            if there is not None and there.st_ino == now.st_ino and not (changed and not files.is_sealed(now)):
+                if why:
+                    self._found(digest, now.st_size, why)
+                elif not files.is_sealed(now) and not self._dry_run:
+                    with suppress(StoreError, OSError):  # another user's: it is served, hashed each time
+                        self._blobs.seal(digest, opened.fd)
+        finally:
+            self.close()
+        self.contents += 1
+        self.cursor = digest
+
+    def _found(self, digest: Digest, size: int, why: str) -> None:
+        self._bad.append(Bad(digest, size, why))
+        if not self._dry_run:
+            self._blobs.discard(digest, f"scrub: {why}")
+
+
+def in_order(layout: Layout, after: Digest | None = None) -> Iterator[Digest]:
+    """Yield the digests that have an entry under blobs/, in their order, those after `after`. For threads."""
+    for algorithm in _ALGORITHMS:
+        if after is not None and algorithm < after.algorithm:
+            continue
+        folder = str(layout.blobs / algorithm)
+        shares = -(-sum(1 for _ in _names(folder)) // _SHARE)
+        last = after.hex if after is not None and after.algorithm == algorithm else ""
+        first = int(last[:8] or "0", 16) * shares >> 32
+        for share in range(first, shares):
+            found = []
+            for name in _names(folder):
+                try:
+                    digest = Digest.parse(f"{algorithm}:{name}")
+                except DigestInvalid:
+                    continue
+                if name > last and int(name[:8], 16) * shares >> 32 == share:
+                    found.append(digest)
+            yield from sorted(found)
+
+
+def _names(folder: str) -> Iterator[str]:
+    try:
+        entries = os.scandir(folder)
+    except FileNotFoundError:
+        return
+    with entries:
+        for entry in entries:
+            yield entry.name
