@@ -86,6 +86,13 @@ EVICTED_BYTES = Family("mirror_evicted_bytes_total", "Bytes evicted to make room
 CORRUPT = Family(
     "mirror_corrupt_blobs_total", "Blobs that did not hash to their name, by who found out.", ("found_by",)
 )
+SCRUBBED_BYTES = Family("mirror_scrubbed_bytes_total", "Bytes of content hashed again.")
+SCRUB_ENDED = Family(
+    "mirror_scrub_ended_seconds", "When all content had been hashed again last (Unix time).", (), "gauge", "latest"
+)
+SCRUB_UNHEALED = Family(
+    "mirror_scrub_unhealed", "Contents that the last scrub could not get again.", (), "gauge", "latest"
+)
 SET_COMPLETE = Family(
     "mirror_set_complete",
     "1 where a generation of an image set is complete and all of it is here.",
@@ -136,7 +143,8 @@ FAMILIES: tuple[Family, ...] = (
     REQUESTS, REQUEST_SECONDS, CACHE_ANSWERS, SENT_BYTES,
     RECEIVED_BYTES, FETCHES, FETCHES_RUNNING, REVALIDATIONS, UPSTREAM_SECONDS, UPSTREAM_ERRORS, LOGIN_REFUSED,
     ENDPOINTS_AWAY, HUB_LIMIT, HUB_REMAINING,
-    STORE_BYTES, STORE_FREE, EVICTED, EVICTED_BYTES, CORRUPT, SET_COMPLETE, SET_MISSING,
+    STORE_BYTES, STORE_FREE, EVICTED, EVICTED_BYTES, CORRUPT,
+    SCRUBBED_BYTES, SCRUB_ENDED, SCRUB_UNHEALED, SET_COMPLETE, SET_MISSING,
     NOTIFICATIONS, NOTIFICATIONS_WAITING,
 )  # fmt: skip
 

@@ -108,6 +108,8 @@ class Storage(Section):
     """Patterns `REPOSITORY[:TAG]` of hosted tags that keep the digest they were pushed with."""
     tag_history: Annotated[int, whole(0, 1000)] = 10
     """How many earlier digests of a tag are remembered."""
+    scrub_rate: Size = 8 * 2**20
+    """Bytes a second at which the service hashes all content again, 0 for never."""
 
 
 class Releases(Section):
