@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeVar, TypeVarTuple
 
 from mirror import logs
 from mirror.admin.delivery import Delivery
+from mirror.admin.scrub import Scrubber
 from mirror.errors import StoreError
 from mirror.metrics import (
     EVICTED,
@@ -45,6 +46,7 @@ class Periods:
     sets: float = 60.0
     leftovers: float = 3600.0
     reconcile: float = 86400.0
+    scrub: float = 1.0
 
 
 class _Duty(NamedTuple):
@@ -56,7 +58,7 @@ class _Duty(NamedTuple):
 class Housekeeping:
     """One in every worker; the one that holds run/housekeeping.lock does what must be done once.
 
-    Never blocks the loop, and goes on after whatever a duty raises.
+    Never blocks the loop, and goes on after whatever a duty raises. `scrub_rate` is in bytes a second, 0 for never.
     """
 
     def __init__(
@@ -67,12 +69,16 @@ class Housekeeping:
         metrics: Metrics,
         delivery: Delivery,
         periods: Periods | None = None,
+        scrubber: Scrubber | None = None,
+        scrub_rate: int = 0,
     ) -> None:
         self._layout = layout
         self._index = index
         self._space = space
         self._metrics = metrics
         self._delivery = delivery
+        self._scrubber = scrubber
+        self._scrub_rate = scrub_rate
         self._periods = periods if periods is not None else Periods()
         self._lock = FileLock(layout.housekeeping_lock)
         self._pins = Pins(layout)
@@ -110,6 +116,10 @@ class Housekeeping:
             asyncio.create_task(self._repeat(slow, only_keeper=True), name="reconcile"),
             asyncio.create_task(self._repeat(telling, only_keeper=True), name="delivery"),
         ]
+        if self._scrubber is not None and self._scrub_rate:
+            # Apart from the others too: what is found bad may be fetched again for minutes.
+            scrub = (_Duty("scrub", periods.scrub, self._scrub),)
+            self._tasks.append(asyncio.create_task(self._repeat(scrub, only_keeper=True), name="scrub"))
 
     async def stop(self) -> None:
         """End, writing the uses that are noted; then let another process keep house. Safe to call twice."""
@@ -121,6 +131,8 @@ class Housekeeping:
         self._tasks = []
         await self._guard(_Duty("flush", 0, self._flush))
         await self._delivery.close()
+        if self._scrubber is not None:
+            await self._guard(_Duty("scrub", 0, self._scrubber.close))
         await asyncio.to_thread(self._threads.close)
         self._lock.release()
 
@@ -173,6 +185,10 @@ class Housekeeping:
 
     async def _remove_leftovers(self) -> None:
         await self._threads.run(self._space.remove_leftovers)
+
+    async def _scrub(self) -> None:
+        if self._scrubber is not None:
+            await self._scrubber.step(self._scrub_rate)
 
     async def _measure(self) -> None:
         disk = await self._threads.run(self._space.disk)

@@ -1,0 +1,421 @@
+"""Scrubbing: a pass over all content at a bounded rate, what it finds put right, and what it found written down.
+
+`run/scrub.json` says how far the passes are and how the last one ended; `mirror status` and the next process read it:
+
+    {"schema": 1,
+     "background": {…}, "command": {…},     passes under way: that of the service, and one that a person began
+     "last": {…},                           the last one that came to its end; of it:
+     "when": …, "bytes": …, "bad": […]}     when it ended, what it hashed, and what is still bad or missing
+
+A pass is {"began", "ended" (0 while under way; Unix times), "cursor" (a digest), "contents", "bytes", "bad", "healed",
+"missing", "strays", "unhealed": [digests, the first thousand]}. One process scrubs at a time, by a lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+from mirror import logs
+from mirror.errors import DigestInvalid, NotYet
+from mirror.metrics import CORRUPT, SCRUB_ENDED, SCRUB_UNHEALED, SCRUBBED_BYTES, Metrics
+from mirror.oci.digest import Digest
+from mirror.store import files
+from mirror.store.blobs import Blobs
+from mirror.store.hosted import Hosted
+from mirror.store.layout import Layout
+from mirror.store.lock import FileLock
+from mirror.store.manifests import Manifests
+from mirror.store.quarantine import Quarantine
+from mirror.store.repositories import find_repositories
+from mirror.store.scrub import YOUNG, Bad, Scrub
+from mirror.store.sets import Pins, Sets
+from mirror.store.strays import Stray, stray_content, stray_records
+from mirror.store.threads import Threads
+
+Who = Literal["background", "command"]
+Heal = Callable[[Digest], Awaitable[str]]  # returns why content could not be had again, empty where it is here
+
+EVERY = 7 * 86400.0  # seconds from the begin of a pass in the background to the begin of the next
+GRACE = 86400.0  # seconds since a push, in which its content comes
+_AGAIN = 60.0  # seconds between looks whether what was bad has come again
+_LISTED = 1000  # digests that the state holds
+_WRITE_EVERY = 15.0  # seconds between writes of the state
+_STEP = 16 * 1024 * 1024  # bytes that are read in one go
+_LEFTOVER = 86400.0  # seconds after which a write that never ended is removed
+_LIMIT = 1024 * 1024  # bytes of the state
+_PATIENCE = 60.0  # seconds for the one who scrubs in the background to let go
+
+_log = logs.get("scrub")
+
+
+@dataclass(slots=True)
+class Pass:
+    """One pass: how far it is and what it found. Times are Unix times, `ended` 0 while it is under way."""
+
+    began: float = 0.0
+    ended: float = 0.0
+    cursor: str = ""
+    contents: int = 0
+    bytes: int = 0
+    bad: int = 0
+    healed: int = 0
+    missing: int = 0
+    strays: int = 0
+    unhealed: list[str] = field(default_factory=list)
+
+    @classmethod
+    def parse(cls, found: Any) -> Pass | None:
+        """Return the pass that the state holds, None where it holds none."""
+        try:
+            made = cls(**{key: type(getattr(cls(), key))(found[key]) for key in cls.__slots__})
+            for text in (*made.unhealed, *([made.cursor] if made.cursor else ())):
+                Digest.parse(text)
+        except (TypeError, ValueError, LookupError, DigestInvalid):
+            return None
+        return made
+
+    def keep(self, digest: Digest) -> None:
+        """Note that `digest` is bad or missing and could not be had again."""
+        text = str(digest)
+        if text not in self.unhealed and len(self.unhealed) < _LISTED:
+            self.unhealed.append(text)
+
+
+class State:
+    """The file `run/scrub.json`. For threads."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._path = str(layout.scrub)
+
+    def read(self, which: Literal["background", "command", "last"]) -> Pass | None:
+        """Return a pass, None where there is none."""
+        return Pass.parse(self._load().get(which))
+
+    def write(self, **passes: Pass | None) -> None:
+        """Replace passes by name; None takes one out. Raises OSError."""
+        document = self._load()
+        for name, one in passes.items():
+            document.pop(name, None)
+            if one is not None:
+                document[name] = asdict(one)
+        last = Pass.parse(document.get("last")) or Pass()
+        document |= {"schema": 1, "when": last.ended, "bytes": last.bytes, "bad": last.unhealed}
+        files.write_atomically(self._path, json.dumps(document, indent=1).encode(), durable=False)
+
+    def _load(self) -> dict[str, Any]:
+        raw = files.read_record(self._path, _LIMIT)
+        try:
+            found: Any = json.loads(raw or b"{}")
+        except (ValueError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+
+def last_pass(layout: Layout) -> Pass | None:
+    """Return how the last scrub of all content ended, None where there was none. For threads."""
+    return State(layout).read("last")
+
+
+@dataclass(slots=True)
+class Findings:
+    """What a pass found besides its counts: bad content and missing content, each with why it is not healed (or
+    empty), and strays, each with whether it was put away."""
+
+    bad: dict[Digest, tuple[str, str]] = field(default_factory=dict)  # what is wrong, why it is not healed
+    missing: dict[Digest, str] = field(default_factory=dict)
+    strays: list[tuple[Stray, bool]] = field(default_factory=list)
+
+    @property
+    def lost(self) -> list[Digest]:
+        """What is bad or missing and could not be had again."""
+        bad = (digest for digest, (_, why) in self.bad.items() if why)
+        return sorted({*bad, *(digest for digest, why in self.missing.items() if why)})
+
+
+class Scrubber:
+    """Scrubs one store. `heal` fetches content again; `young` is in seconds (store/scrub.py)."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        quarantine: Quarantine,
+        metrics: Metrics,
+        heal: Heal,
+        threads: Threads,
+        *,
+        young: float = YOUNG,
+    ) -> None:
+        self.state = State(layout)
+        self._layout = layout
+        self._quarantine = quarantine
+        self._metrics = metrics
+        self._heal = heal
+        self._threads = threads
+        self._young = young
+        self._lock = FileLock(layout.lock("scrub"))
+        self._blobs = Blobs(layout, self._discard)
+        self._pins = Pins(layout)
+        self._sets = Sets(layout)
+        self._hosted = Hosted(layout)
+        self._rows = Manifests(layout)
+        # The pass in the background, between its steps.
+        self._scrub: Scrub | None = None
+        self._pass = Pass()
+        self._written = 0.0
+        self._again = 0.0
+
+    # -- for a person ----------------------------------------------------------------------------------------
+
+    async def all(
+        self, rate: int, look: Callable[[Pass], None], *, restart: bool = False, dry_run: bool = False
+    ) -> tuple[Pass, Findings]:
+        """Scrub everything, at most `rate` bytes a second (0: as fast as it goes), from where it was stopped last.
+
+        `look` is called with the pass as it goes on. Raises NotYet where somebody else scrubs, OSError.
+        """
+        await self._take()
+        try:
+            before = None if restart or dry_run else await self._threads.run(self.state.read, "command")
+            one = before if before is not None else Pass(began=time.time())
+            look(one)
+            after = Digest.parse(one.cursor) if one.cursor else None
+            scrub = Scrub(self._layout, self._blobs, after=after, dry_run=dry_run, young=self._young)
+            findings = Findings()
+            try:
+                await self._hash(scrub, one, findings, rate, look, dry_run=dry_run)
+                await self._look_around(one, findings, dry_run=dry_run)
+            except BaseException:
+                if not dry_run:
+                    await self._threads.complete(partial(self.state.write, command=one))
+                raise
+            one.ended = time.time()
+            if not dry_run:
+                # What the service had begun is done by this.
+                await self._threads.run(partial(self.state.write, command=None, background=None, last=one))
+                self._tell(one)
+            return one, findings
+        finally:
+            self._lock.release()
+
+    async def some(
+        self, digests: Collection[Digest], rate: int, look: Callable[[Pass], None], *, dry_run: bool = False
+    ) -> tuple[Pass, Findings]:
+        """Scrub some contents only; those that are not here count as missing. Raises NotYet, OSError."""
+        await self._take()
+        try:
+            one, findings = Pass(began=time.time()), Findings()
+            look(one)
+            scrub = Scrub(self._layout, self._blobs, only=digests, dry_run=dry_run, young=self._young)
+            await self._hash(scrub, one, findings, rate, look, dry_run=dry_run)
+            absent = await self._threads.run(self._absent, digests)
+            await self._bring_back(absent - set(findings.bad), one, findings, dry_run=dry_run)
+            one.ended = time.time()
+            return one, findings
+        finally:
+            self._lock.release()
+
+    async def _take(self) -> None:
+        if not await self._threads.run(self._lock.acquire, _PATIENCE):
+            raise NotYet("another process scrubs this store", "wait for it")
+
+    async def _hash(
+        self,
+        scrub: Scrub,
+        one: Pass,
+        findings: Findings,
+        rate: int,
+        look: Callable[[Pass], None],
+        *,
+        dry_run: bool,
+    ) -> None:
+        clock = asyncio.get_running_loop().time
+        written = clock()
+        before = (one.contents, one.bytes)
+        try:
+            while not scrub.done:
+                began = clock()
+                read = await self._threads.complete(scrub.step, min(rate, _STEP) if rate else _STEP)
+                self._metrics.add(SCRUBBED_BYTES, by=read)
+                await self._judge(scrub.bad(), one, findings, dry_run=dry_run)
+                one.contents, one.bytes = before[0] + scrub.contents, before[1] + scrub.bytes
+                one.cursor = str(scrub.cursor) if scrub.cursor is not None else ""
+                look(one)
+                if rate:
+                    await asyncio.sleep(read / rate - (clock() - began))
+                if clock() - written > _WRITE_EVERY and not dry_run:
+                    await self._threads.run(partial(self.state.write, command=one))
+                    written = clock()
+        finally:
+            await self._threads.complete(scrub.close)
+
+    # -- in the background -----------------------------------------------------------------------------------
+
+    async def step(self, rate: int) -> None:
+        """Go on with the pass in the background by one second's worth of `rate` (bytes a second), if one is due.
+
+        Does nothing while somebody else scrubs. Raises OSError.
+        """
+        if not await self._threads.run(self._lock.try_acquire):
+            return
+        try:
+            if not await self._threads.run(self._resume):
+                return
+            scrub, one = self._scrub, self._pass
+            assert scrub is not None
+            contents, size = scrub.contents, scrub.bytes
+            read = await self._threads.complete(scrub.step, rate)
+            self._metrics.add(SCRUBBED_BYTES, by=read)
+            one.contents += scrub.contents - contents
+            one.bytes += scrub.bytes - size
+            one.cursor = str(scrub.cursor) if scrub.cursor is not None else ""
+            findings = Findings()
+            await self._judge(scrub.bad(), one, findings)
+            if scrub.done:
+                await self._look_around(one, findings)
+                one.ended = time.time()
+                await self._threads.run(partial(self.state.write, background=None, last=one))
+                self._tell(one)
+                self._scrub = None
+            elif time.monotonic() - self._written > _WRITE_EVERY or findings.bad:
+                await self._threads.run(partial(self.state.write, background=one))
+                self._written = time.monotonic()
+        finally:
+            self._lock.release()
+
+    def _resume(self) -> bool:
+        """Have a pass under way, if one is due; say whether."""
+        last = self.state.read("last")
+        if last is not None:
+            self._look_again(last)
+            self._publish(last)
+        if self._scrub is not None:
+            if last is None or last.ended < self._pass.began:
+                return True
+            self._scrub.close()  # somebody has scrubbed all of it meanwhile
+            self._scrub = None
+        if last is not None and 0 <= time.time() - last.began < EVERY:
+            return False
+        self._pass = self.state.read("background") or Pass(began=time.time())
+        after = Digest.parse(self._pass.cursor) if self._pass.cursor else None
+        self._scrub = Scrub(self._layout, self._blobs, after=after, young=self._young)
+        return True
+
+    def _look_again(self, last: Pass) -> None:
+        """Take what has come again by itself, by a pull or a load, off the list of what is bad."""
+        if not last.unhealed or time.monotonic() < self._again:
+            return
+        self._again = time.monotonic() + _AGAIN
+        left = [str(digest) for digest in sorted(self._absent([Digest.parse(text) for text in last.unhealed]))]
+        if len(left) < len(last.unhealed):
+            last.unhealed = left
+            self.state.write(last=last)
+
+    async def close(self) -> None:
+        """Write down how far the pass in the background is."""
+        scrub, self._scrub = self._scrub, None
+        if scrub is not None:
+            await self._threads.complete(scrub.close)
+            await self._threads.complete(partial(self.state.write, background=self._pass))
+
+    def _publish(self, last: Pass) -> None:
+        self._metrics.set(SCRUB_ENDED, to=last.ended)
+        self._metrics.set(SCRUB_UNHEALED, to=len(last.unhealed))
+
+    def _tell(self, one: Pass) -> None:
+        self._publish(one)
+        say = _log.warning if one.unhealed else _log.info
+        say(
+            "scrubbed",
+            contents=one.contents,
+            bytes=one.bytes,
+            bad=one.bad,
+            missing=one.missing,
+            healed=one.healed,
+            strays=one.strays,
+            seconds=round(one.ended - one.began),
+        )
+
+    # -- what is found ---------------------------------------------------------------------------------------
+
+    def _discard(self, path: str, why: str) -> None:
+        self._metrics.add(CORRUPT, "scrub")
+        self._quarantine.take(path, why)
+
+    async def _judge(self, bad: list[Bad], one: Pass, findings: Findings, *, dry_run: bool = False) -> None:
+        for found in bad:
+            why = "not tried" if dry_run else await self._heal(found.digest)
+            one.bad += 1
+            self._count(found.digest, why, one)
+            findings.bad[found.digest] = (found.why, why)
+            _log.warning("scrub_bad", digest=str(found.digest), why=found.why, healed=not why, remedy=why)
+
+    async def _look_around(self, one: Pass, findings: Findings, *, dry_run: bool = False) -> None:
+        """At the end of a pass: what should be here and is not, and what is here and should not be."""
+        absent = await self._threads.run(self._needed)
+        await self._bring_back(absent - set(findings.bad), one, findings, dry_run=dry_run)
+        findings.strays = await self._threads.run(self._put_away, dry_run)
+        one.strays = len(findings.strays)
+
+    async def _bring_back(
+        self, absent: Collection[Digest], one: Pass, findings: Findings, *, dry_run: bool = False
+    ) -> None:
+        for digest in sorted(absent):
+            why = "not tried" if dry_run else await self._heal(digest)
+            one.missing += 1
+            self._count(digest, why, one)
+            findings.missing[digest] = why
+            _log.warning("scrub_missing", digest=str(digest), healed=not why, remedy=why)
+
+    def _count(self, digest: Digest, why: str, one: Pass) -> None:
+        if why:
+            one.keep(digest)
+        else:
+            one.healed += 1
+
+    def _absent(self, digests: Collection[Digest]) -> set[Digest]:
+        return {digest for digest in digests if files.modified(self._layout.blob(digest)) is None}
+
+    def _needed(self) -> set[Digest]:
+        """Return what is not here and must be: what is pinned, and what was pushed and is a part of some repository."""
+        complete = [(current.set, current.generation) for current in self._sets.current()]
+        found = {Digest.parse(text) for text in self._pins.absent(complete)}
+        until = time.time() - GRACE
+        lost = {
+            marker.digest
+            for marker in self._hosted.walk()
+            if marker.pushed < until and files.modified(self._layout.blob(marker.digest)) is None
+        }
+        if lost:
+            named = {digest for digest in lost for name in find_repositories(self._layout) if self._has(name, digest)}
+            lost &= named  # the rest is garbage collection's
+        return found | lost
+
+    def _has(self, name: str, digest: Digest) -> bool:
+        return self._rows.modified(name, digest) is not None or self._rows.is_member(name, digest)
+
+    def _put_away(self, dry_run: bool) -> list[tuple[Stray, bool]]:
+        """Put strays among the content into quarantine, remove what writes left behind; return all, and which went.
+
+        What would not be kept there stays where it is: it may be somebody's only copy.
+        """
+        found = []
+        for stray in stray_content(self._layout):
+            gone = False
+            if not (dry_run or stray.is_young(self._young)) and self._quarantine.keeps(stray.path):
+                gone = self._quarantine.take(stray.path, "no content of a store")
+            found.append((stray, gone))
+        for stray in stray_records(self._layout):
+            if stray.ours:
+                if not (dry_run or stray.is_young(_LEFTOVER)):
+                    files.remove(stray.path)
+            else:
+                found.append((stray, False))
+        for stray, gone in found:
+            _log.warning("stray_file", path=stray.path, quarantined=gone)
+        return found
