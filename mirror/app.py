@@ -19,8 +19,10 @@ from mirror import __version__, logs, systemd
 from mirror.admin import check as checking
 from mirror.admin.delivery import Delivery
 from mirror.admin.housekeeping import Housekeeping
+from mirror.admin.scrub import Scrubber
 from mirror.config import Config
 from mirror.content.events import Events, Source
+from mirror.content.heal import Healer
 from mirror.content.service import Content, Rooms
 from mirror.errors import ConfigurationError, MirrorError, Problem, StoreError, StoreFull
 from mirror.listeners import bind, close
@@ -252,7 +254,17 @@ class Worker:
             webhooks = open_webhooks(config, self._environ, config.notifications)
             rooms.push_async_callback(webhooks.close)
             delivery = Delivery(Queues(opened.layout), config.notifications, webhooks, metrics)
-            housekeeping = Housekeeping(opened.layout, opened.index, opened.space, metrics, delivery)
+            healer = Healer(opened.layout, content, opened.readers)
+            scrubber = Scrubber(opened.layout, opened.quarantine, metrics, healer.heal, opened.readers)
+            housekeeping = Housekeeping(
+                opened.layout,
+                opened.index,
+                opened.space,
+                metrics,
+                delivery,
+                scrubber=scrubber,
+                scrub_rate=config.storage.scrub_rate,
+            )
             clients = Clients(config.clients.anonymous != "none", config.limits.trusted_proxies)
             if self._users is not None:
                 rooms.callback(self._users.close)
