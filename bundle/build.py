@@ -1,6 +1,6 @@
 """Makes the bundle: one tar with all that installs the service on a machine without a network.
 
-`python bundle/build.py` as `make bundle` calls it; with --tree it lays out the same files in a folder, for `make install`.
+`make bundle` calls it; with --tree it lays the same files out in a folder, for `make install`.
 Wheels are those of requirements/runtime.txt and no others: pip compares each with the hashes there.
 """
 
@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -209,7 +208,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--tree", type=Path, help="lay the files out in this folder, made anew, and make no tar")
     parser.add_argument("--output", type=Path, default=ROOT / "dist", help="where the tar goes")
-    parser.add_argument("--python", action="append", metavar="3.12", help="only for this Python; several times for more")
+    parser.add_argument(
+        "--python", action="append", metavar="3.12", help="only for this Python; several times for more"
+    )
     parser.add_argument("--machine", default=platform.machine(), help="x86_64 or aarch64")
     parser.add_argument("--image", type=Path, help="an oci-archive of the container image, to be taken along")
     parser.add_argument("--cache", type=Path, default=ROOT / ".tools" / "wheels", help="where wheels are kept")
