@@ -7,6 +7,7 @@ asks, and prints what it saw.
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import re
@@ -20,8 +21,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
-from bench.content import ACCEPT
+from bench.content import ACCEPT, Blob
 from bench.processes import ROOT, BenchError, Server
 
 _BUFFER = 1024 * 1024
@@ -207,6 +209,33 @@ def _work(order: dict[str, Any]) -> None:
         "problems": [connection.problem for connection in connections if connection.problem],
     }
     print(json.dumps(report), flush=True)
+
+
+def push(server: Server, root: str, blob: Blob) -> float:
+    """POST and PUT a blob to the repository at the path `root` and return the seconds; raise BenchError."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=_LIMIT)
+    try:
+        began = time.monotonic()
+        connection.request("POST", f"{root}/blobs/uploads/", headers={"Content-Length": "0"})
+        answer = connection.getresponse()
+        answer.read()
+        location = urlsplit(answer.headers.get("Location", ""))
+        if answer.status != 202 or not location.path:
+            raise BenchError(f"{server.name} begins no upload: {answer.status}")
+        query = f"{location.query}&" if location.query else ""
+        connection.putrequest("PUT", f"{location.path}?{query}digest={blob.digest}")
+        connection.putheader("Content-Type", "application/octet-stream")
+        connection.putheader("Content-Length", str(blob.size))
+        connection.endheaders()
+        with blob.path.open("rb") as file:
+            connection.sock.sendfile(file)
+        answer = connection.getresponse()
+        body = answer.read()
+        if answer.status != 201:
+            raise BenchError(f"{server.name} takes no blob: {answer.status} {body[:200]!r}")
+        return time.monotonic() - began
+    finally:
+        connection.close()
 
 
 # -- small bodies ----------------------------------------------------------------------------------------------

@@ -90,7 +90,7 @@ class Distribution(Server):
 
 
 class Mirror(Server):
-    """Ours, pulling through from the base URL `upstream`; everything else is its default."""
+    """Ours, pulling through from the base URL `upstream`, open to pushes; everything else is its default."""
 
     def __init__(self, folder: Path, store: Path, upstream: str, tls: Certificate | None = None) -> None:
         folder.mkdir()
@@ -105,6 +105,7 @@ class Mirror(Server):
             "listen": f"127.0.0.1:{port}",
             "metrics": {"listen": f"127.0.0.1:{self._metrics_port}"},
             "storage": {"path": str(store)},
+            "clients": {"anonymous": "push"},
             "upstreams": {_UPSTREAM: {"endpoints": [upstream], "plain_http": True}},
         }
         if tls is not None:

@@ -286,6 +286,31 @@ def resume(ground: Ground, effort: Effort) -> Row:
     return row
 
 
+# -- pushed ----------------------------------------------------------------------------------------------------
+
+
+def pushed(ground: Ground, effort: Effort) -> Row:
+    """A large blob that a client pushes, until it is acknowledged; ours has it on disk by then."""
+    row = Row("push of a 256 MiB blob, 1 client")
+
+    def measure(server: Server) -> Sample:
+        blob = ground.content.blob(256 * MIB)
+        try:
+            ground.settle()
+            before = server.cpu()
+            seconds = load.push(server, "/v2/pushed/app", blob)
+            return {"GB/s": blob.size / seconds / GB, "CPU s/GB": (server.cpu() - before) / (blob.size / GB)}
+        finally:
+            blob.path.unlink()
+
+    _in_turn(row, [ground.distribution, ground.ours], effort.rounds, measure)
+    row.verdicts = [
+        Verdict("GB/s, of distribution's", row.ratio("GB/s", "ours", "distribution"), 1.0, least=True),
+        Verdict("CPU a GB, of distribution's", row.ratio("CPU s/GB", "ours", "distribution"), 1.0),
+    ]
+    return row
+
+
 # -- starting --------------------------------------------------------------------------------------------------
 
 
@@ -353,6 +378,7 @@ ROWS: dict[str, Callable[[Ground, Effort], Row]] = {
     "crowd": cold_crowd,
     "memory": memory,
     "resume": resume,
+    "push": pushed,
     "start": starting,
     "million": million,
 }
