@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Mapping
 
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -44,6 +45,11 @@ class SigstoreKey:
         payload = Content(SIMPLE_SIGNING, _json(claim))
         signature = self._key.sign(payload.body, ec.ECDSA(hashes.SHA256(), deterministic_signing=True))
         return _attached(payload, {_ANNOTATION: base64.b64encode(signature).decode()})
+
+    def verify(self, annotations: Mapping[str, str], claim: bytes) -> None:
+        """Raise InvalidSignature where the annotations of a layer do not sign its content with this key."""
+        signature = base64.b64decode(annotations[_ANNOTATION])
+        self._key.public_key().verify(signature, claim, ec.ECDSA(hashes.SHA256()))
 
     def attest(self, digest: str) -> Manifest:
         """Return the image that cosign keeps under `.att`: an envelope with a statement about `digest`."""
