@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from mirror import __version__
-from mirror.cli import access, hosted, init, offline
+from mirror.cli import access, care, hosted, init, offline
 from mirror.cli.options import common, configured
 
 
@@ -51,5 +51,5 @@ def check(online: bool, **given: Any) -> None:
     sys.exit(app.check(config, os.environ, online=online, as_json=given["as_json"], quiet=quiet))
 
 
-for _command in (*init.COMMANDS, *offline.COMMANDS, *access.COMMANDS, *hosted.COMMANDS):
+for _command in (*init.COMMANDS, *offline.COMMANDS, *access.COMMANDS, *hosted.COMMANDS, *care.COMMANDS):
     main.add_command(_command)
