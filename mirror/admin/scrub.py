@@ -196,6 +196,8 @@ class Scrubber:
                 raise
             one.ended = time.time()
             if not dry_run:
+                absent = await self._threads.run(self._absent, [Digest.parse(text) for text in one.unhealed])
+                one.unhealed = [str(digest) for digest in sorted(absent)]  # the rest came meanwhile
                 # What the service had begun is done by this.
                 await self._threads.run(partial(self.state.write, command=None, background=None, last=one))
                 self._tell(one)

@@ -1,4 +1,7 @@
-"""`mirror verify`, `inventory`, `ls` and `unpin`: what is here of image sets, and giving it up."""
+"""`mirror verify`, `inventory`, `ls` and `unpin`: what is here of image sets, and giving it up.
+
+`ls` of repositories is listing.py, `unpin` of single images pinning.py.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from mirror.cli import listing, pinning
 from mirror.cli.choose import Stored, choose_stored, stored, unknown_set
 from mirror.cli.desk import Desk
+from mirror.cli.naming import is_image
 from mirror.cli.outcome import INCOMPLETE, UNVERIFIED, Outcome, size_text, table
 from mirror.cli.planning import read_keyring
 from mirror.cli.progress import Step, shown
@@ -23,6 +28,7 @@ from mirror.offline.saves import Saves
 from mirror.offline.signatures import verify as verify_signature
 from mirror.offline.verify import Verdict
 from mirror.offline.verify import verify as verify_plan
+from mirror.store.pins import ImagePins
 from mirror.store.walk import find_blobs
 
 _SHOWN = 20  # missing things named to a person; --json and -o have them all
@@ -160,6 +166,7 @@ class _Listed:
     how: str
     completed: float
     saved: float
+    held: bool
 
     def as_dict(self) -> dict[str, Any]:
         plan = self.stored.plan
@@ -172,6 +179,7 @@ class _Listed:
             "bytes": plan.totals["bytes"],
             "unique_bytes": self.unique,
             "state": "complete" if self.stored.complete else "incomplete",
+            "held": self.held,
             "synced": _time(self.completed) if self.how == "synced" else None,
             "loaded": _time(self.completed) if self.how == "loaded" else None,
             "saved": _time(self.saved),
@@ -179,7 +187,10 @@ class _Listed:
 
 
 async def ls(desk: Desk, given: str | None, outcome: Outcome) -> None:
-    """List image sets; of one generation, its images."""
+    """List image sets; of one generation, its images; of a repository, what is here of it."""
+    if given is not None and await asyncio.to_thread(listing.is_repository, desk, given):
+        await listing.ls(desk, given, outcome)
+        return
     if given is not None and "@" in given:
         one = await asyncio.to_thread(choose_stored, desk, given, complete=False)
         _list_images(outcome, one)
@@ -188,17 +199,24 @@ async def ls(desk: Desk, given: str | None, outcome: Outcome) -> None:
         raise await asyncio.to_thread(unknown_set, desk, given)
     listed = [one for one in await asyncio.to_thread(_listed, desk) if given in (None, one.stored.plan.set)]
     outcome.facts["sets"] = [one.as_dict() for one in listed]
-    if not listed:
+    if listed:
+        _say_sets(outcome, listed)
+    else:
         outcome.say("there are no image sets here: `mirror sync` or `mirror load` brings one")
-        return
+    if given is None:
+        await listing.overview(desk, outcome)
+
+
+def _say_sets(outcome: Outcome, listed: list[_Listed]) -> None:
     times = ("synced", "saved", "loaded")
     rows: list[tuple[str, ...]] = [("set", "releases", "images", "size", "unique", "state", *times)]
     for entry in listed:
         found = entry.as_dict()
+        state = f"{found['state']}, held" if entry.held else found["state"]
         rows.append(
             (
                 str(entry.stored), ",".join(found["releases"]) or "-", str(found["images"]), size_text(found["bytes"]),
-                size_text(entry.unique), found["state"], *(found[key] or "-" for key in times),
+                size_text(entry.unique), state, *(found[key] or "-" for key in times),
             )
         )  # fmt: skip
     outcome.say(*table(rows))
@@ -225,6 +243,7 @@ def _listed(desk: Desk) -> Iterator[_Listed]:
         yield _Listed(
             one, unique, found.how if found else "", found.completed if found else 0.0,
             Saves(desk.opened.layout, one.plan.set).finished(one.generation),
+            desk.sets.is_held(one.plan.set, one.generation),
         )  # fmt: skip
 
 
@@ -236,15 +255,14 @@ def _time(moment: float) -> str | None:
 
 
 async def unpin(desk: Desk, given: str, outcome: Outcome, *, now: bool, dry_run: bool) -> None:
-    """Give a generation up: what nothing else needs becomes cache, or is deleted `now`."""
+    """Give a generation or an image up: what nothing else needs becomes cache, or is deleted `now`."""
+    if is_image(given):
+        await pinning.unpin(desk, outcome, given, now=now, dry_run=dry_run)
+        return
     if "@" not in given:
-        remedy = f"write SET@N, e.g. {given}@1; see `mirror ls`"
+        remedy = f"write SET@N, e.g. {given}@1, or NAME@DIGEST; see `mirror ls`"
         raise ConfigurationError([Problem("no_generation", f"'{given}' names no generation", "", remedy)])
-    name, _, rest = given.partition("@")
-    if ":" in rest:
-        raise ConfigurationError(
-            [Problem("not_supported", "unpinning single images is not yet supported", given, "give SET@N")]
-        )
+    name, _, _ = given.partition("@")
     busy = await asyncio.to_thread(desk.sets.try_busy, name)
     if busy is None:
         raise NotYet(f"a sync or load of set {name} is running", "wait for it")
@@ -275,5 +293,7 @@ def _alone(desk: Desk, one: Stored) -> dict[Digest, int]:
     for other in _chosen(desk, None):
         if (other.plan.set, other.generation) != (one.plan.set, one.generation):
             others.update(other.plan.content)
+    for pinned in ImagePins(desk.opened.layout).list():
+        others.update(pinned.content)
     presence = desk.store.presence(one.plan)
     return {digest: size for digest, size in presence.here.items() if digest not in others}

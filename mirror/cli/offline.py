@@ -199,23 +199,26 @@ def inventory(output: Path | None, **given: Any) -> None:
     run("inventory", given, lambda desk, outcome: looking.inventory(desk, outcome, output))
 
 
-@click.command(epilog="See also: mirror verify, mirror unpin")
-@click.argument("name", metavar="[SET[@N]]", required=False)
+@click.command(epilog="See also: mirror verify, mirror du, mirror unpin, mirror purge")
+@click.argument("name", metavar="[SET[@N]|NAME[:TAG|@DIGEST]]", required=False)
 @common(reports=True)
 def ls(name: str | None, **given: Any) -> None:
-    """List image sets and their generations; of SET@N, its images."""
+    """List image sets and their generations, and what else is here; of SET@N, its images.
+
+    Of a repository, its tags and manifests; of an image, what it consists of; of a prefix, the repositories under it.
+    """
     from mirror.cli import looking
 
     run("ls", given, lambda desk, outcome: looking.ls(desk, name, outcome))
 
 
-@click.command(epilog="See also: mirror ls, mirror sync --keep")
-@click.argument("generation", metavar="SET@N")
+@click.command(epilog="See also: mirror ls, mirror pin, mirror sync --keep")
+@click.argument("generation", metavar="SET@N|NAME@DIGEST")
 @click.option("--now", is_flag=True, help="Delete what nothing else needs instead of leaving it as cache.")
 @click.option("--dry-run", is_flag=True, help="Only say what it would free.")
 @common(reports=True)
 def unpin(generation: str, now: bool, dry_run: bool, **given: Any) -> None:
-    """Give a generation of a set up: what nothing else needs becomes cache."""
+    """Give a generation of a set, or a pinned image, up: what nothing else needs becomes cache."""
     from mirror.cli import looking
 
     run("unpin", given, lambda desk, outcome: looking.unpin(desk, generation, outcome, now=now, dry_run=dry_run))

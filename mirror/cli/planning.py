@@ -392,10 +392,10 @@ def _said(progress: Progress) -> str:
 
 
 def _give_up_older(desk: Desk, name: str, number: int, keep: int, outcome: Outcome) -> None:
-    """Give up all but the newest `keep` complete generations of a set."""
+    """Give up all but the newest `keep` complete generations of a set, and those that are held."""
     finished = sorted(one.generation for one in desk.sets.current() if one.set == name)
     for old in finished[: max(0, len(finished) - max(1, keep))]:
-        if old < number:
+        if old < number and not desk.sets.is_held(name, old):
             desk.sets.remove(name, old)
             outcome.say(f"{name}@{old} is given up: what nothing else needs is cache now")
     outcome.facts["kept"] = keep

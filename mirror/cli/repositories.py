@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from datetime import UTC, datetime
 from typing import Any
 
 from mirror.cli.desk import Desk
 from mirror.cli.outcome import Outcome, size_text, table
+from mirror.cli.person import operator
 from mirror.content.garbage import open_collector
 from mirror.errors import DigestInvalid, Forbidden, NotHere
 from mirror.oci.digest import Digest
@@ -114,7 +114,7 @@ async def rollback(desk: Desk, outcome: Outcome, name: str, tag: str, given: str
     hosted = desk.opened.content.hosted
     ((_, before),) = await hosted.history(target, tag)
     digest = _chosen(before, f"{target.name}:{tag}", given)
-    after = await hosted.rollback(target, tag, digest, _operator())
+    after = await hosted.rollback(target, tag, digest, operator())
     outcome.facts |= {"name": target.name, "tag": tag, "from": str(before.digest), "to": str(after.digest)}
     if before.digest == after.digest:
         outcome.say(f"{target.name}:{tag} means {digest} already")
@@ -130,9 +130,3 @@ def _chosen(record: TagRecord, name: str, given: str) -> Digest:
         return Digest.parse(found[0])
     what = f"{name} never meant {given[:160]}, as far as is known" if not found else f"'{given}' is too short"
     raise NotHere(what, f"mirror history {name} shows what it meant")
-
-
-def _operator() -> str:
-    """Return what the history calls whoever runs this command."""
-    user = os.environ.get("SUDO_USER") or os.environ.get("USER") or "root"
-    return f"operator {user}"[:255]

@@ -229,6 +229,14 @@ class Pins:
             for key, found in plans.items()
         }
 
+    def holders(self, digests: Collection[str]) -> dict[str, list[str]]:
+        """Return for each of `digests` (text) what pins it: generations as `set@n`, `pin` for a single image."""
+        with self._lock:
+            self._read()
+            every = [(f"{name}@{number}", found) for (name, number), (_, found) in sorted(self._plans.items())]
+            every += [("pin", found) for _, found in self._images.values()]
+        return {text: list(dict.fromkeys(name for name, found in every if text in found)) for text in digests}
+
     def absent(self, generations: Collection[tuple[str, int]]) -> dict[str, int]:
         """Return what is not here of some generations (set, number) and of all single images, with its bytes."""
         with self._lock:

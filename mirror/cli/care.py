@@ -1,0 +1,97 @@
+"""The commands that look after what is kept: their words and options; the work is in the modules beside this one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mirror.cli.offline import run
+from mirror.cli.options import common
+
+_NAME = "NAME[:TAG|@DIGEST]"
+
+
+def _parse_rate(_context: click.Context, _parameter: click.Parameter, value: str | None) -> int:
+    """Return the bytes a second that an option spells, 0 where it is not given."""
+    from mirror.config.values import SpellingError, parse_size
+
+    try:
+        return parse_size(value.removesuffix("/s")) if value is not None else 0
+    except SpellingError as error:
+        raise click.BadParameter(f"{error}: {error.remedy}" if error.remedy else str(error)) from None
+
+
+@click.command(epilog="See also: mirror ls, mirror purge, mirror gc, mirror unpin")
+@click.option(
+    "--by",
+    type=click.Choice(["upstream", "repository", "set"]),
+    default="upstream",
+    show_default=True,
+    help="What to share it out among.",
+)
+@common(reports=True)
+def du(by: str, **given: Any) -> None:
+    """Say what takes the room: the bytes of each, and those that nothing else has too."""
+    from mirror.cli import usage
+
+    run("du", given, lambda desk, outcome: usage.du(desk, outcome, by))
+
+
+@click.command(epilog="See also: mirror unpin, mirror ls, docs/operations.md")
+@click.argument("what", metavar="SET@N|NAME@DIGEST")
+@common(reports=True)
+def pin(what: str, **given: Any) -> None:
+    """Keep an image of a repository from eviction, purge and gc; or a generation of a set from `sync --keep`.
+
+    An image is kept with all that is known of it here. All generations are kept from eviction anyway.
+    """
+    from mirror.cli import pinning
+
+    run("pin", given, lambda desk, outcome: pinning.pin(desk, outcome, what))
+
+
+@click.command(epilog="See also: mirror unpin, mirror gc, mirror du")
+@click.argument("name", metavar=_NAME)
+@click.option("--dry-run", is_flag=True, help="Only say what it would free.")
+@common(reports=True)
+def purge(name: str, dry_run: bool, **given: Any) -> None:
+    """Drop what was pulled through of a repository, a tag or a digest: the next pull fetches it anew.
+
+    What is pinned stays, and what was pushed here, and what another repository has too.
+    """
+    from mirror.cli import purging
+
+    run("purge", given, lambda desk, outcome: purging.purge(desk, outcome, name, dry_run=dry_run))
+
+
+@click.command(epilog="See also: mirror verify, mirror status, docs/operations.md")
+@click.argument("what", metavar="[NAME|SET[@N]]", required=False)
+@click.option("--rate", metavar="SIZE", callback=_parse_rate, help="Bytes read a second at most, e.g. 50MiB.")
+@click.option("--restart", is_flag=True, help="Begin at the start where an earlier scrub was stopped.")
+@click.option("--missing", type=click.Path(path_type=Path), metavar="FILE", help="List what is lost, for save --want.")
+@click.option("--index", "index_only", is_flag=True, help="Only compare the index with the files, or make it anew.")
+@click.option("--dry-run", is_flag=True, help="Only say what is wrong.")
+@common(reports=True)
+def scrub(
+    what: str | None,
+    rate: int,
+    restart: bool,
+    missing: Path | None,
+    index_only: bool,
+    dry_run: bool,
+    **given: Any,
+) -> None:
+    """Hash everything again, or a repository or a set. What is bad goes to quarantine and is fetched again.
+
+    Also finds what is pinned or was pushed and is not here, files that do not belong, and what the index lacks. Run it
+    again where it was stopped: it goes on.
+    """
+    from mirror.cli import scrubbing
+
+    wanted = scrubbing.Wanted(what, rate, restart=restart, missing=missing, index_only=index_only, dry_run=dry_run)
+    run("scrub", given, lambda desk, outcome: scrubbing.scrub(desk, outcome, wanted))
+
+
+COMMANDS = (du, pin, purge, scrub)

@@ -1,0 +1,130 @@
+"""`mirror pin` and `unpin` of single images, and `pin` of generations."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from mirror.cli.choose import choose_stored
+from mirror.cli.desk import Desk
+from mirror.cli.naming import Named, find_target, is_image, parse_named
+from mirror.cli.outcome import FAILED, INCOMPLETE, Outcome, count_text, size_text
+from mirror.cli.person import operator
+from mirror.errors import ConfigurationError, NotHere, NotYet, Problem
+from mirror.oci.digest import Digest
+from mirror.store import files
+from mirror.store.pins import ImagePins, Pinned
+from mirror.store.sets import Pins
+from mirror.store.tags import Tags
+from mirror.store.trees import Tree, grow
+
+_SHOWN = 20  # digests named to a person
+
+
+async def pin(desk: Desk, outcome: Outcome, what: str) -> None:
+    """Pin an image, or hold a generation."""
+    if "@" in what and not is_image(what):
+        await asyncio.to_thread(_hold, desk, outcome, what)
+        return
+    name, digest = await asyncio.to_thread(_image, desk, what)
+    pinned, absent = await asyncio.to_thread(_pin, desk, name, digest)
+    outcome.facts |= {
+        "image": str(pinned),
+        "contents": len(pinned.content),
+        "bytes": sum(pinned.content.values()),
+        "missing": [str(one) for one in sorted(absent)],
+    }
+    for one in sorted(absent)[:_SHOWN]:
+        kind = "a manifest: what is under it is not known and not pinned" if one in pinned.manifests else "a blob"
+        outcome.note(
+            INCOMPLETE, "missing", f"{one} is not here ({kind})", str(pinned), "pull it through here, then pin again"
+        )
+    kept = count_text(len(pinned.content), "content")
+    outcome.say(f"{pinned} is pinned: {kept}, {size_text(sum(pinned.content.values()))}")
+
+
+async def unpin(desk: Desk, outcome: Outcome, what: str, *, now: bool, dry_run: bool) -> None:
+    """Give a pinned image up: what nothing else needs becomes cache, or is deleted `now`."""
+    name, digest = await asyncio.to_thread(_image, desk, what)
+    pins = ImagePins(desk.opened.layout)
+    pinned = await asyncio.to_thread(pins.read, name, digest)
+    if pinned is None:
+        raise NotHere(f"{name}@{digest} is not pinned by itself", "mirror ls shows what is")
+    if desk.config.offline and not (now or dry_run):
+        stay = "offline nothing is evicted, so what is given up would stay for good"
+        raise ConfigurationError([Problem("offline", stay, what, "say --now")])
+    alone = await asyncio.to_thread(_alone, desk, pinned)
+    freed = sum(alone.values())
+    word = "would be freed" if now else "would become cache"
+    if not dry_run:
+        await asyncio.to_thread(pins.remove, name, digest)
+        if now:
+            gone = await asyncio.to_thread(desk.opened.space.eviction.delete, alone)
+            outcome.facts["freed_bytes"] = freed = sum(alone[one] for one in gone)
+        word = "freed" if now else "cache now: eviction takes it when room is needed"
+    outcome.facts |= {"image": str(pinned), "unpinned_bytes": sum(alone.values()), "deleted": now, "dry_run": dry_run}
+    outcome.say(f"{pinned}: {size_text(freed)} {word}")
+
+
+def _image(desk: Desk, what: str) -> tuple[str, Digest]:
+    """Return the repository, by canonical name, and the digest that `what` names."""
+    named = parse_named(what)
+    target = find_target(desk, named.name)
+    if named.digest is not None:
+        return target.name, named.digest
+    raise ConfigurationError([Problem("no_digest", f"'{what}' names no digest", "", _remedy(desk, named, target.name))])
+
+
+def _remedy(desk: Desk, named: Named, name: str) -> str:
+    record = Tags(desk.opened.layout).read(name, named.tag) if named.tag else None
+    if record is not None:
+        return f"it means {named.name}@{record.digest} now"
+    return f"write NAME@DIGEST, e.g. {named.name}@sha256:…; see `mirror ls {named.name}`"
+
+
+def _pin(desk: Desk, name: str, digest: Digest) -> tuple[Pinned, set[Digest]]:
+    """Pin what is known of an image; return that, and what of it is not here."""
+    layout = desk.opened.layout
+    pins = ImagePins(layout)
+    before = pins.read(name, digest)
+    tree = grow(layout, name, digest)
+    pinned = Pinned(name, digest, tree.manifests, tree.blobs, time.time(), operator())
+    pins.write(pinned)
+    # Something of it may have been evicted before it was pinned.
+    if files.modified(layout.blob(digest)) is None:
+        if before is None:
+            pins.remove(name, digest)
+        raise NotHere(f"{name}@{digest} is not here any more", "pull it through this mirror, then pin it again")
+    after: Tree = grow(layout, name, digest)
+    return pinned, after.absent
+
+
+def _alone(desk: Desk, pinned: Pinned) -> dict[Digest, int]:
+    """Return what is here and pinned by this image alone."""
+    layout = desk.opened.layout
+    others: set[Digest] = set()
+    for one in ImagePins(layout).list():
+        if (one.name, one.digest) != (pinned.name, pinned.digest):
+            others.update(one.content)
+    holders = Pins(layout).holders([str(digest) for digest in pinned.content])
+    return {
+        digest: size
+        for digest, size in pinned.content.items()
+        if digest not in others and holders[str(digest)] == ["pin"] and files.modified(layout.blob(digest)) is not None
+    }
+
+
+def _hold(desk: Desk, outcome: Outcome, what: str) -> None:
+    one = choose_stored(desk, what, complete=False)
+    busy = desk.sets.try_busy(one.plan.set)
+    if busy is None:
+        raise NotYet(f"a sync or load of set {one.plan.set} is running", "wait for it")
+    try:
+        if one.generation not in desk.sets.generations(one.plan.set):
+            outcome.note(FAILED, "no_generation", f"{one} was given up just now")
+            return
+        desk.sets.hold(one.plan.set, one.generation)
+    finally:
+        busy.release()
+    outcome.facts |= {"set": str(one), "held": True}
+    outcome.say(f"{one} is kept until `mirror unpin {one}`, whatever `sync --keep` says")

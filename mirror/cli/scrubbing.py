@@ -1,0 +1,171 @@
+"""`mirror scrub`: everything is hashed again, what is bad is put right, and what cannot be is said."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from mirror.admin.scrub import Findings, Pass, Scrubber
+from mirror.cli.choose import choose_stored
+from mirror.cli.desk import Desk
+from mirror.cli.naming import find_target, parse_named
+from mirror.cli.outcome import INCOMPLETE, UNVERIFIED, Outcome, count_text, size_text
+from mirror.cli.progress import Step, shown
+from mirror.content.heal import Healer
+from mirror.errors import NotHere, StoreError
+from mirror.metrics import Metrics
+from mirror.oci.digest import Digest
+from mirror.offline.digest_lists import dump_missing
+from mirror.store import files
+from mirror.store.manifests import Manifests
+from mirror.store.reconcile import reconcile
+from mirror.store.walk import find_blobs
+
+_SHOWN = 20  # things of a kind named to a person
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be scrubbed (None: everything), at how many bytes a second at most (0: no bound), and how."""
+
+    what: str | None
+    rate: int
+    restart: bool
+    missing: Path | None
+    index_only: bool
+    dry_run: bool
+
+
+async def scrub(desk: Desk, outcome: Outcome, wanted: Wanted) -> None:
+    """Hash again, heal, and say what was found."""
+    if wanted.what is None and not wanted.dry_run:
+        await asyncio.to_thread(_reconcile, desk, outcome)
+    if wanted.index_only:
+        return
+    opened = desk.opened
+    healer = Healer(opened.layout, opened.content, opened.readers)
+    scrubber = Scrubber(opened.layout, opened.quarantine, Metrics(), healer.heal, opened.readers)
+    seen = Pass()
+
+    def look(one: Pass) -> None:
+        nonlocal seen
+        if one is not seen and one.cursor:
+            outcome.progress(f"goes on where a scrub was stopped, after {size_text(one.bytes)}; --restart begins anew")
+        seen = one
+
+    chosen = None if wanted.what is None else await asyncio.to_thread(_chosen, desk, wanted.what)
+    total = await asyncio.to_thread(_size, desk, chosen)
+    with shown("scrub", lambda: Step(seen.bytes, total), quiet=outcome.quiet):
+        if chosen is None:
+            one, findings = await scrubber.all(wanted.rate, look, restart=wanted.restart, dry_run=wanted.dry_run)
+        else:
+            one, findings = await scrubber.some(chosen, wanted.rate, look, dry_run=wanted.dry_run)
+    _report(outcome, one, findings, dry_run=wanted.dry_run)
+    if wanted.missing is not None:
+        lost = sorted({*findings.lost, *(Digest.parse(text) for text in one.unhealed)})
+        await asyncio.to_thread(desk.write, wanted.missing, dump_missing(lost, wanted.what or ""))
+        outcome.facts["missing_file"] = str(wanted.missing)
+
+
+def _reconcile(desk: Desk, outcome: Outcome) -> None:
+    """Let the index agree with the files; without it scrubbing goes on."""
+    index = desk.opened.index
+    added = dropped = 0
+    try:
+        rebuilt = index.needs_rebuild()
+        for step in reconcile(desk.opened.layout, index):
+            added += step.added
+            dropped += step.dropped
+    except StoreError as error:
+        outcome.warn([f"the index could not be compared with the files: {error}"])
+        return
+    outcome.facts["index"] = {"rebuilt": rebuilt, "added": added, "dropped": dropped}
+    if rebuilt:
+        outcome.say(f"the index was made anew: {count_text(added, 'row')}")
+    elif added or dropped:
+        outcome.say(f"the index: {count_text(added, 'row')} added, {dropped} dropped whose files are gone")
+
+
+def _chosen(desk: Desk, what: str) -> Collection[Digest]:
+    """Return the digests of a generation, or of a repository."""
+    if desk.sets.generations(what.partition("@")[0]) if "/" not in what else False:
+        return list(choose_stored(desk, what, complete=False).plan.content)
+    named = parse_named(what)
+    target = find_target(desk, named.name)
+    rows = Manifests(desk.opened.layout)
+    found = {*rows.list(target.name), *rows.list_blobs(target.name)}
+    if not found:
+        raise NotHere(f"nothing of {what} is here", "mirror ls shows what is")
+    # What was evicted is no loss.
+    return [digest for digest in found if files.modified(desk.opened.layout.blob(digest)) is not None]
+
+
+def _size(desk: Desk, chosen: Collection[Digest] | None) -> int:
+    if chosen is None:
+        return sum(one.size for one in find_blobs(desk.opened.layout))
+    found = (files.modified(desk.opened.layout.blob(digest)) for digest in chosen)
+    return sum(one[2] for one in found if one is not None)
+
+
+def _report(outcome: Outcome, one: Pass, findings: Findings, *, dry_run: bool) -> None:
+    outcome.facts |= {
+        "dry_run": dry_run,
+        "contents": one.contents,
+        "bytes": one.bytes,
+        "bad": [
+            {"digest": str(digest), "what": what, "healed": not why, "why": why}
+            for digest, (what, why) in sorted(findings.bad.items())
+        ],
+        "missing": [
+            {"digest": str(digest), "healed": not why, "why": why} for digest, why in sorted(findings.missing.items())
+        ],
+        "strays": [{"path": stray.path, "quarantined": gone} for stray, gone in findings.strays],
+        "unhealed": one.unhealed,
+    }
+    _report_bad(outcome, findings, dry_run=dry_run)
+    _report_missing(outcome, findings)
+    # What an earlier part of this pass found, before it was stopped.
+    known = {str(digest) for digest in (*findings.bad, *findings.missing)}
+    for text in [text for text in one.unhealed if text not in known][:_SHOWN]:
+        outcome.note(UNVERIFIED, "corrupt", f"{text} was bad or missing, and nobody could give it again")
+    for stray, gone in findings.strays[:_SHOWN]:
+        where = "is in quarantine" if gone else "stays there: move it away"
+        outcome.warn([f"{stray.path} does not belong into a store; it {where}"])
+    outcome.say(f"{count_text(one.contents, 'content')}, {size_text(one.bytes)} hashed: {_verdict(one)}")
+
+
+def _report_bad(outcome: Outcome, findings: Findings, *, dry_run: bool) -> None:
+    place = "" if dry_run else ", is in quarantine"
+    lost = {digest: found for digest, found in findings.bad.items() if found[1]}
+    for digest, (what, why) in sorted(lost.items())[:_SHOWN]:
+        outcome.note(
+            UNVERIFIED, "corrupt", f"{digest} {what}{place}, and was not had again: {why}", "",
+            "load it from an archive (--missing lists it for `save --want`), or push it again",
+        )  # fmt: skip
+    if len(lost) > _SHOWN:
+        outcome.note(UNVERIFIED, "corrupt", f"and {len(lost) - _SHOWN} more are bad", "", "--json has all of them")
+    for digest, (what, why) in sorted(findings.bad.items()):
+        if not why:
+            outcome.say(f"{digest} {what}: it was fetched again")
+
+
+def _report_missing(outcome: Outcome, findings: Findings) -> None:
+    lost = {digest: why for digest, why in findings.missing.items() if why}
+    for digest, why in sorted(lost.items())[:_SHOWN]:
+        outcome.note(
+            INCOMPLETE, "missing", f"{digest} should be here and is not: {why}", "",
+            "load it from an archive (--missing lists it for `save --want`), or push it again",
+        )  # fmt: skip
+    if len(lost) > _SHOWN:
+        outcome.note(INCOMPLETE, "missing", f"and {len(lost) - _SHOWN} more are not here", "", "--json has all of them")
+    for digest, why in sorted(findings.missing.items()):
+        if not why:
+            outcome.say(f"{digest} was not here: it was fetched again")
+
+
+def _verdict(one: Pass) -> str:
+    if not (one.bad or one.missing):
+        return "all of it is what its name says"
+    return f"{one.bad} bad, {one.missing} missing, {one.healed} of them had again"
