@@ -23,6 +23,9 @@ _LEAST_TO_MEAN = 2**20
 def find_in_storage(config: Config, around: Surroundings, probe_store: StoreProbe | None) -> Iterator[Finding]:
     """Yield what is wrong with storage.path and how much is free there."""
     path, where = config.storage.path, config.source.where("storage", "path")
+    if around.is_confined(path):
+        yield _confined(path, where)
+        return
     existing = _existing(path)
     if existing == path:
         findings = list(_find_in_folder(config, path, where, around))
@@ -42,6 +45,14 @@ def find_in_storage(config: Config, around: Surroundings, probe_store: StoreProb
         what = f"{path} does not exist, and the user {user} cannot make it in {existing}"
         yield Finding("error", "store_unusable", what, where, remedy)
     yield from _find_in_space(config, existing)
+
+
+def _confined(path: Path, where: str) -> Finding:
+    what = f"the unit may write to /var/lib/mirror and what its ReadWritePaths= names, and {path} is not among them"
+    remedy = (
+        f"run install.sh again with STORE={shlex.quote(str(path))}: it writes the drop-ins; not for a place below /home"
+    )
+    return Finding("error", "store_confined", what, where, remedy)
 
 
 def _find_in_folder(config: Config, path: Path, where: str, around: Surroundings) -> Iterator[Finding]:

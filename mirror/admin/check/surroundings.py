@@ -5,13 +5,15 @@ from __future__ import annotations
 import datetime
 import os
 import pwd
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 _MEMORY = frozenset({"tmpfs", "ramfs"})
 # Memory file systems that everybody on a host shares: nothing there is a mounted secret for lying there.
 _SHARED = frozenset(Path(path) for path in ("/", "/tmp", "/run", "/var/run", "/dev/shm", "/dev", "/var/tmp"))  # noqa: S108 named to be excluded
+# What ProtectHome= of systemd.exec(5) hides.
+_HOMES = (Path("/home"), Path("/root"), Path("/run/user"))
 _ACL = "system.posix_acl_access"
 
 
@@ -46,6 +48,8 @@ class Surroundings:
     is_self: bool
     mounts: Mapping[Path, str]
     now: datetime.datetime
+    sealed: frozenset[Path] = frozenset()
+    """The mount points that are read-only here although their file systems are not."""
 
     @classmethod
     def look(cls, environ: Mapping[str, str], store: Path) -> Surroundings:
@@ -53,7 +57,18 @@ class Surroundings:
         user = User(os.geteuid(), frozenset({os.getegid(), *os.getgroups()}))
         owner = _owner(store) if user.uid == 0 else None
         chosen = owner or user
-        return cls(environ, chosen, owner is None, read_mounts(), datetime.datetime.now(datetime.UTC))
+        now = datetime.datetime.now(datetime.UTC)
+        return cls(environ, chosen, owner is None, read_mounts(), now, read_sealed())
+
+    def is_confined(self, path: Path) -> bool:
+        """Tell whether this is a unit of systemd that may not write to `path`, whatever its owner and mode say."""
+        if "INVOCATION_ID" not in self.environ:
+            return False
+        real = Path(os.path.realpath(path))
+        point = next((folder for folder in (real, *real.parents) if folder in self.mounts), None)
+        # A hidden home is a mount that nobody may enter.
+        hidden = (home for home in _HOMES if home in self.mounts and not os.access(home, os.X_OK, effective_ids=True))
+        return point in self.sealed or any(real.is_relative_to(home) for home in hidden)
 
     def is_mounted_secret(self, path: Path) -> bool:
         """Tell whether `path` lies in what a secret is mounted as.
@@ -100,19 +115,31 @@ def user_name(uid: int) -> str:
 
 def read_mounts(mountinfo: Path = Path("/proc/self/mountinfo")) -> dict[Path, str]:
     """Return the file system type at each mount point (proc(5), mountinfo); nothing where there is no such file."""
-    mounts: dict[Path, str] = {}
+    return {point: after[0] for point, _, after in _mountinfo(mountinfo)}
+
+
+def read_sealed(mountinfo: Path = Path("/proc/self/mountinfo")) -> frozenset[Path]:
+    """Return the mount points that are read-only while the file system on them is not: a sandbox made them so."""
+    sealed = {
+        point: "ro" in options.split(",") and len(after) > 2 and "rw" in after[2].split(",")
+        for point, options, after in _mountinfo(mountinfo)
+    }
+    return frozenset(point for point, is_sealed in sealed.items() if is_sealed)
+
+
+def _mountinfo(mountinfo: Path) -> Iterator[tuple[Path, str, list[str]]]:
+    """Yield (mount point, its options, [type, source, options of the file system]), the one seen last at each point."""
     try:
         lines = mountinfo.read_text("utf-8", "surrogateescape").splitlines()
     except OSError:
-        return mounts
+        return
     for line in lines:
         before, separator, after = line.partition(" - ")
         fields = before.split(" ")
-        if separator and len(fields) > 4:
+        if separator and len(fields) > 5:
             # Spaces and the like are written as octal escapes.
             point = fields[4].encode("utf-8", "surrogateescape").decode("unicode_escape")
-            mounts[Path(point)] = after.split(" ")[0]
-    return mounts
+            yield Path(point), fields[5], after.split(" ")
 
 
 def _owner(store: Path) -> User | None:

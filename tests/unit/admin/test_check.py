@@ -9,7 +9,7 @@ import os
 import shutil
 import socket
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from mirror.admin.check import Report, Surroundings, User, check, report_invalid
-from mirror.admin.check.surroundings import read_mounts
+from mirror.admin.check.surroundings import read_mounts, read_sealed
 from mirror.config import load
 from mirror.errors import ConfigurationError, Problem, StoreUnusable, UpstreamUnavailable
 
@@ -267,6 +267,37 @@ def test_mounts_are_read_with_their_escapes(tmp_path):
     )
     assert read_mounts(info) == {Path("/"): "ext4", Path("/etc/my secret"): "tmpfs"}
     assert read_mounts(tmp_path / "none") == {}
+
+
+def test_what_a_sandbox_made_read_only_is_told_from_what_is(tmp_path):
+    info = tmp_path / "mountinfo"
+    info.write_text(
+        "22 1 8:1 / / ro,relatime shared:1 - ext4 /dev/sda1 rw\n"
+        "36 22 8:2 / /media ro,relatime - ext4 /dev/sdb1 ro\n"
+        "37 22 8:3 / /data ro,relatime - xfs /dev/sdc1 rw\n"
+        "38 37 8:3 /m /data/mirror rw,relatime - xfs /dev/sdc1 rw\n"
+    )
+    assert read_sealed(info) == {Path("/"), Path("/data")}
+    mounts = read_mounts(info)
+    me = User(1000, frozenset())
+    unit = Surroundings({"INVOCATION_ID": "1"}, me, True, mounts, NOW, read_sealed(info))
+    assert unit.is_confined(Path("/srv/mirror"))
+    assert unit.is_confined(Path("/data/other"))
+    assert not unit.is_confined(Path("/data/mirror/store"))
+    assert not unit.is_confined(Path("/media/mirror"))
+    assert not replace(unit, environ={}).is_confined(Path("/srv/mirror"))
+
+
+async def test_a_store_that_the_unit_may_not_write_to_names_the_way_out(checked, folder, around):
+    unit = replace(
+        around,
+        environ={"INVOCATION_ID": "1"},
+        mounts={Path("/"): "ext4"},
+        sealed=frozenset({Path("/")}),
+    )
+    report = await checked("", surroundings=unit)
+    assert report.exit_code == 78
+    assert f"STORE={folder}/store" in one(report, "store_confined").remedy
 
 
 def test_the_first_class_of_a_mode_that_fits_decides():
