@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import signal
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,26 +19,29 @@ import click
 from mirror import __version__, logs, systemd
 from mirror.admin import check as checking
 from mirror.admin.delivery import Delivery
+from mirror.admin.explain import Explain
+from mirror.admin.health import Health
 from mirror.admin.housekeeping import Housekeeping
+from mirror.admin.page import AdminPage
+from mirror.admin.reload import Preparation, Prepared
 from mirror.admin.scrub import Scrubber
+from mirror.admin.socket import AdminSocket
+from mirror.admin.status import Status
 from mirror.config import Config
 from mirror.content.events import Events, Source
 from mirror.content.heal import Healer
 from mirror.content.service import Content, Rooms
 from mirror.errors import ConfigurationError, MirrorError, Problem, StoreError, StoreFull
-from mirror.listeners import bind, close
-from mirror.metrics import LOG_DROPPED, RELOAD_OK, Metrics
+from mirror.metrics import LOG_DROPPED, Metrics
 from mirror.registry.access import Access
 from mirror.registry.bearer import Signer
 from mirror.registry.clients import Clients
 from mirror.registry.connections import Connections, sample_loop_lag
 from mirror.registry.gate import Gate
-from mirror.registry.htpasswd import Htpasswd
 from mirror.registry.logins import Logins
 from mirror.registry.metrics import MetricsPage
 from mirror.registry.middleware import Dispatcher
 from mirror.registry.robots import Robots
-from mirror.registry.tls import ServerTls
 from mirror.sink import Sink
 from mirror.store import probe
 from mirror.store.events import Events as Queues
@@ -47,9 +51,10 @@ from mirror.store.quarantine import Quarantine
 from mirror.store.space import Space
 from mirror.store.threads import Threads
 from mirror.store.tokens import Tokens
-from mirror.supervisor import Supervisor, WorkerContext
-from mirror.upstream import open_upstreams
+from mirror.supervisor import Supervisor
+from mirror.upstream import Upstreams, open_upstreams
 from mirror.upstream.webhook import open_webhooks
+from mirror.workers import WorkerContext
 
 INVALID = 78
 NO_SPACE = 5
@@ -58,36 +63,46 @@ _READERS = 8  # threads: enough to keep a disk busy, few enough not to thrash it
 _WRITERS = 8
 _TAKERS = 8  # those of pushes hash, and wait for the disk, as long as their clients send
 _SINK_PATIENCE = 0.1  # seconds
+_REST = 10.0  # seconds without a request after which a worker that was replaced closes a connection
 _HEARTBEAT = 1.0  # seconds between proofs of life
 
 _log = logs.get("app")
 
 
-def serve(config: Config, environ: Mapping[str, str]) -> int:
-    """Run the registry until SIGTERM; return the exit code."""
+def serve(config: Config, environ: Mapping[str, str], reread: Callable[[], Config] | None = None) -> int:
+    """Run the registry until SIGTERM; return the exit code. `reread` is asked for the configuration on SIGHUP."""
     # A reader of the log that stalls must not hold up the process that answers the watchdog.
     sink = logs.configure(config.log.level, config.log.format, Sink(patience=_SINK_PATIENCE))
-    opened: list[socket.socket] = []
+    instance = os.urandom(4).hex()
+    sinks = [sink]
+
+    def work(prepared: Prepared, context: WorkerContext) -> None:
+        Worker(prepared, context, instance, signer, environ, sinks).run()
+
+    adopted = [sock for _, sock in systemd.adopt(environ)]
+
+    def taken(config: Config) -> None:
+        logs.configure(config.log.level, config.log.format, sink)
+
+    preparation = Preparation(work, reread or (lambda: config), environ, taken, adopted)
+    admin: AdminSocket | None = None
     try:
-        adopted = [sock for _, sock in systemd.adopt(environ)]
-        opened = bind(config.listen, adopted=adopted)
-        metrics_listener = bind([config.metrics.listen])[0] if config.metrics.listen else None
+        preparation.bind(config)
         _become_owner(config.storage.path)
         for warning in probe.prepare(Layout(config.storage.path)):
             _log.warning("store_limited", what=warning)
-        tls = None
-        if config.tls.certificate is not None and config.tls.key is not None:
-            tls = ServerTls(config.tls.certificate, config.tls.key, config.tls.client_ca)
-        users = Htpasswd(config.clients.htpasswd) if config.clients.htpasswd is not None else None
-        key = Tokens(Layout(config.storage.path).tokens).key()
-    except ConfigurationError as error:
-        close(opened)
-        return _refuse([str(problem) for problem in error.problems])
-    except StoreError as error:
-        close(opened)
+        admin = AdminSocket.open(config)
+        preparation.admin = admin.listener if admin is not None else None
+        crew = preparation.first(config)
+        signer = Signer(Tokens(Layout(config.storage.path).tokens).key())
+    except (ConfigurationError, StoreError) as error:
+        preparation.close()
+        if admin is not None:
+            admin.close()
+        if isinstance(error, ConfigurationError):
+            return _refuse([str(problem) for problem in error.problems])
         _refuse([str(error)])
         return NO_SPACE if isinstance(error, StoreFull) else INVALID
-    instance = os.urandom(4).hex()
     _log.info(
         "starting",
         version=__version__,
@@ -95,22 +110,25 @@ def serve(config: Config, environ: Mapping[str, str]) -> int:
         listen=",".join(config.listen),
         metrics=config.metrics.listen or "off",
         store=str(config.storage.path),
+        socket=str(admin.path) if admin is not None else "off",
         workers=config.worker_count,
         upstreams=",".join(config.upstreams),
         offline=config.offline,
     )
     sink.flush()
-    sinks = [sink]
     supervisor = Supervisor(
-        lambda context: Worker(config, context, instance, tls, users, Signer(key), environ, sinks).run(),
-        opened,
-        config.worker_count,
+        crew,
         notifier=systemd.Notifier(environ),
-        metrics_listener=metrics_listener,
+        reread=preparation.next,
         flush=lambda: [one.flush() for one in sinks],
+        private=admin.private if admin is not None else (),
         drain=DRAIN + 5,
     )
-    return supervisor.run()
+    try:
+        return supervisor.run()
+    finally:
+        if admin is not None:
+            admin.close()
 
 
 def check(config: Config, environ: Mapping[str, str], *, online: bool, as_json: bool, quiet: bool) -> int:
@@ -172,6 +190,7 @@ class Opened:
     quarantine: Quarantine
     readers: Threads
     writers: Threads
+    upstreams: Upstreams
 
 
 async def open_rooms(
@@ -199,7 +218,7 @@ async def open_rooms(
     source = Source(_address(config), who)
     events = Events(Queues(layout), config.notifications, writers, metrics, source, config.external_url)
     made = Rooms(layout, index, space, quarantine, readers, writers, takers, upstreams, metrics, events, who, courteous)
-    return Opened(Content(config, made), layout, index, space, quarantine, readers, writers)
+    return Opened(Content(config, made), layout, index, space, quarantine, readers, writers, upstreams)
 
 
 def _address(config: Config) -> str:
@@ -212,39 +231,38 @@ class Worker:
 
     def __init__(
         self,
-        config: Config,
+        prepared: Prepared,
         context: WorkerContext,
         instance: str,
-        tls: ServerTls | None,
-        users: Htpasswd | None,
         signer: Signer,
         environ: Mapping[str, str],
         sinks: list[Sink],
     ) -> None:
-        self._config = config
+        self._prepared = prepared
+        self._config = prepared.config
         self._context = context
-        self._tls = tls
-        self._users = users
+        self._tls = prepared.tls
+        self._users = prepared.users
         self._signer = signer
         self._sinks = sinks
+        self._instance = instance
         self._who = f"{instance}-{context.index}"
         self._environ = environ
 
     def run(self) -> None:
-        """Serve until SIGTERM, then let running answers end."""
+        """Serve until SIGTERM, then let running answers end; so too on SIGHUP, when another worker takes this place."""
         # Standard asyncio: its sendfile is what a warm pull lives by, and uvloop has none.
         asyncio.run(self._serve())
 
     async def _serve(self) -> None:
         config = self._config
         loop = asyncio.get_running_loop()
-        leaving = asyncio.Event()
+        leaving, replaced = asyncio.Event(), asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, leaving.set)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        loop.add_signal_handler(signal.SIGHUP, replaced.set)
         async with AsyncExitStack() as rooms:
             metrics = Metrics(self._context.slots, self._context.index, tuple(config.upstreams))
-            metrics.set(RELOAD_OK, to=1)
             sink = logs.configure(config.log.level, config.log.format)
             self._sinks.append(sink)  # so that what ends this worker is written out as well
             sink.start(lambda lines: metrics.add(LOG_DROPPED, by=lines))
@@ -295,27 +313,32 @@ class Worker:
                 asyncio.create_task(metrics.keep_folding()),
                 asyncio.create_task(sample_loop_lag(metrics)),
             ]
-            servers = await self._listen(dispatcher, metrics, tasks)
+            servers = await self._listen(dispatcher, metrics, opened, tasks)
             await housekeeping.start()
             tasks.append(asyncio.create_task(self._prove_life(content)))
             self._context.ready()
-            await leaving.wait()
-            dispatcher.leave()
+            await _either(leaving.wait(), replaced.wait())
+            if not leaving.is_set():
+                dispatcher.leave(replaced=True)
+                # What only one process may do is for one that knows the new configuration.
+                await housekeeping.stop()
+                unhurried = asyncio.gather(*(server.drain(math.inf, idle=_REST) for server in servers))
+                await asyncio.sleep(0)  # in which they stop listening
+                self._context.left()
+                await _either(leaving.wait(), unhurried)
+            dispatcher.leave(replaced=replaced.is_set())
             await asyncio.gather(*(server.drain(DRAIN) for server in servers))
             await content.stop()
             await housekeeping.stop()
+            with suppress(StoreError):
+                await asyncio.to_thread(opened.index.flush)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             metrics.fold()
 
-    def _reload(self) -> None:
-        """Secrets and certificates are reread by themselves when they change; the rest takes a restart."""
-        _log.warning("reload_not_supported", remedy="restart the service to reread mirror.yaml")
-        self._context.reloaded()
-
     async def _listen(
-        self, dispatcher: Dispatcher, metrics: Metrics, tasks: list[asyncio.Task[None]]
+        self, dispatcher: Dispatcher, metrics: Metrics, opened: Opened, tasks: list[asyncio.Task[None]]
     ) -> Sequence[Connections]:
         config, limits = self._config, self._config.limits
         if self._tls is not None:
@@ -338,6 +361,14 @@ class Worker:
             page = Connections(MetricsPage(metrics, dispatcher), metrics, connections=64)
             page.listen(self._context.metrics_listener)
             servers.append(page)
+        if self._context.admin_listener is not None:
+            health = Health(self._context.board, self._context.index, opened.upstreams)
+            tasks.append(asyncio.create_task(health.keep_posting()))
+            status = Status(self._prepared, self._instance, opened.content, opened.space, opened.index, health, metrics)
+            explain = Explain(config, opened.content, opened.layout, opened.upstreams, opened.readers)
+            asked = Connections(AdminPage(status, explain, self._context.reload), metrics, connections=64)
+            asked.listen(self._context.admin_listener)
+            servers.append(asked)
         return servers
 
     async def _prove_life(self, content: Content) -> None:
@@ -347,3 +378,14 @@ class Worker:
                 await content.ready()
             self._context.heartbeat()
             await asyncio.sleep(_HEARTBEAT)
+
+
+async def _either(*waits: Awaitable[object]) -> None:
+    """Return when one of these has ended; the others are cancelled."""
+    tasks = [asyncio.ensure_future(one) for one in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -7,8 +7,9 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from mirror import logs
 from mirror.errors import ConfigurationError, Problem
@@ -31,24 +32,51 @@ def bind(
     A host may stand for several. What `adopted` (sockets that the service manager opened) already listens on is taken
     from there. An address in use is tried for `patience` seconds. Raises ConfigurationError, and then holds nothing.
     """
+    opened = bind_each(addresses, patience=patience, adopted=adopted)
+    return [listener for listeners in opened.values() for listener in listeners]
+
+
+def bind_each(
+    addresses: Sequence[str],
+    *,
+    patience: float = 5.0,
+    adopted: Iterable[socket.socket] = (),
+    held: Mapping[str, Sequence[socket.socket]] = MappingProxyType({}),
+) -> dict[str, list[socket.socket]]:
+    """Return what `bind` does, by address; addresses that are `held` already keep the sockets that they have."""
     deadline = time.monotonic() + patience
     wildcard_v4 = {address.rpartition(":")[2] for address in addresses if address.startswith("0.0.0.0:")}
-    theirs = {_name(sock): sock for sock in adopted}
-    opened: list[socket.socket] = []
+    theirs = {_name(sock): sock for sock in adopted if sock.fileno() >= 0}
+    opened: dict[str, list[socket.socket]] = {}
+    fresh: list[socket.socket] = []
     try:
         for address in addresses:
+            if address in held:
+                opened[address] = list(held[address])
+                continue
+            found = opened.setdefault(address, [])
             for family, where in _resolve(address):
                 known = theirs.get(where)
                 if known is not None:
-                    opened.append(known)
+                    found.append(known)
                     continue
                 sock = _open(address, family, where, deadline, dual=address.rpartition(":")[2] not in wildcard_v4)
                 if sock is not None:
-                    opened.append(sock)
+                    found.append(sock)
+                    fresh.append(sock)
     except ConfigurationError:
-        close(opened)
+        close(fresh)
         raise
     return opened
+
+
+def give_up(listeners: Iterable[socket.socket]) -> None:
+    """Close listening sockets that other processes may still have open; those of the file system lose their names."""
+    for listener in listeners:
+        path = listener.getsockname() if listener.fileno() >= 0 and listener.family == socket.AF_UNIX else ""
+        listener.close()
+        if isinstance(path, str) and path:
+            Path(path).unlink(missing_ok=True)
 
 
 def close(listeners: Iterable[socket.socket]) -> None:

@@ -242,8 +242,25 @@ class Metrics:
             await asyncio.sleep(period)
             self.fold()
 
+    def settle(self, index: int) -> None:
+        """Take the gauges out of slot `index`, whose process has ended: what it counted stays, what it had is gone."""
+        if self._slots is not None:
+            values = _decode(self._slots.read(index))
+            self._slots.write(index, _encode({one: found for one, found in values.items() if one.kind != "gauge"}))
+
     def render(self) -> bytes:
         """Return the sum of all workers in Prometheus' text format. Takes milliseconds; may run in a thread."""
+        return generate_latest(_Exposition(self._merged()))
+
+    def read(self, *families: Family) -> list[dict[tuple[str, ...], float]]:
+        """Return for each counter or gauge its series, all workers' together. May run in a thread."""
+        merged = self._merged()
+        return [
+            {labels: value[0] if family.kind == "gauge" else value for labels, value in merged[family].items()}
+            for family in families
+        ]
+
+    def _merged(self) -> _Values:
         self.fold()
         merged: _Values = {family: {} for family in FAMILIES}
         if self._slots is None:
@@ -252,7 +269,7 @@ class Metrics:
         else:
             for index in range(len(self._slots)):
                 _merge(merged, _decode(self._slots.read(index)))
-        return generate_latest(_Exposition(merged))
+        return merged
 
     def _find(self, family: Family, labels: _Labels) -> tuple[dict[_Labels, Any], _Labels]:
         series = self._values[family]

@@ -9,7 +9,6 @@ import zlib
 CAPACITY = 1 << 20
 
 _HEADER = 64  # a cache line of its own for the sequence number
-_SLOT = _HEADER + 2 * CAPACITY
 _PREFIX = 8  # length and CRC-32 of the snapshot, four bytes each
 
 
@@ -21,22 +20,24 @@ class Slots:
     twice try again instead of believing what it copied.
     """
 
-    def __init__(self, count: int) -> None:
-        self._map = mmap.mmap(-1, count * _SLOT)
+    def __init__(self, count: int, capacity: int = CAPACITY) -> None:
+        self._capacity = capacity
+        self._slot = _HEADER + 2 * capacity
+        self._map = mmap.mmap(-1, count * self._slot)
         self._count = count
 
     def __len__(self) -> int:
         return self._count
 
     def write(self, index: int, snapshot: bytes) -> bool:
-        """Publish `snapshot` in slot `index`; return False and keep the last one if it is over CAPACITY."""
-        if len(snapshot) + _PREFIX > CAPACITY:
+        """Publish `snapshot` in slot `index`; return False and keep the last one if it is over the capacity."""
+        if len(snapshot) + _PREFIX > self._capacity:
             return False
         sequence = self._sequence(index) + 1
         start = self._buffer(index, sequence)
         prefix = len(snapshot).to_bytes(4, "little") + zlib.crc32(snapshot).to_bytes(4, "little")
         self._map[start : start + _PREFIX + len(snapshot)] = prefix + snapshot
-        base = index * _SLOT
+        base = index * self._slot
         self._map[base : base + 8] = sequence.to_bytes(8, "little")
         return True
 
@@ -49,7 +50,7 @@ class Slots:
             start = self._buffer(index, sequence)
             length = int.from_bytes(self._map[start : start + 4], "little")
             checksum = int.from_bytes(self._map[start + 4 : start + _PREFIX], "little")
-            if length <= CAPACITY - _PREFIX:
+            if length <= self._capacity - _PREFIX:
                 snapshot = self._map[start + _PREFIX : start + _PREFIX + length]
                 if zlib.crc32(snapshot) == checksum:
                     return snapshot
@@ -60,8 +61,8 @@ class Slots:
         self._map.close()
 
     def _sequence(self, index: int) -> int:
-        base = index * _SLOT
+        base = index * self._slot
         return int.from_bytes(self._map[base : base + 8], "little")
 
     def _buffer(self, index: int, sequence: int) -> int:
-        return index * _SLOT + _HEADER + (sequence & 1) * CAPACITY
+        return index * self._slot + _HEADER + (sequence & 1) * self._capacity

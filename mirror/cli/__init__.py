@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mirror import __version__
-from mirror.cli import access, care, hosted, init, offline
-from mirror.cli.options import common, configured
+from mirror.cli import access, care, hosted, init, offline, service
+from mirror.cli.options import common, configured, read_config
+
+if TYPE_CHECKING:
+    from mirror.config import Config
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -29,13 +32,15 @@ def main() -> None:
 @common()
 @click.option("--offline", is_flag=True, help="Never contact an upstream; overrides `offline` in the configuration.")
 def serve(offline: bool, **given: Any) -> None:
-    """Run the registry until SIGTERM; SIGTERM lets running answers finish."""
-    config = configured(given)
-    if offline:
-        config = config.model_copy(update={"offline": True})
+    """Run the registry until SIGTERM, which lets running answers finish; SIGHUP rereads the configuration."""
     from mirror import app
 
-    sys.exit(app.serve(config, os.environ))
+    def read() -> Config:
+        config = read_config(given)
+        return config.model_copy(update={"offline": True}) if offline else config
+
+    config = configured(given)
+    sys.exit(app.serve(config.model_copy(update={"offline": True}) if offline else config, os.environ, read))
 
 
 @main.command(epilog="See also: mirror serve, docs/configuration.md")
@@ -51,5 +56,12 @@ def check(online: bool, **given: Any) -> None:
     sys.exit(app.check(config, os.environ, online=online, as_json=given["as_json"], quiet=quiet))
 
 
-for _command in (*init.COMMANDS, *offline.COMMANDS, *access.COMMANDS, *hosted.COMMANDS, *care.COMMANDS):
+for _command in (
+    *init.COMMANDS,
+    *offline.COMMANDS,
+    *access.COMMANDS,
+    *hosted.COMMANDS,
+    *care.COMMANDS,
+    *service.COMMANDS,
+):
     main.add_command(_command)

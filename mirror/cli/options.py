@@ -49,14 +49,19 @@ def configured(given: dict[str, Any]) -> Config:
 
     Prints every problem and exits with 78 where it is invalid.
     """
-    from mirror.config import load
     from mirror.errors import ConfigurationError
 
-    path = given["config_file"] or Path(os.environ.get("MIRROR_CONFIG") or DEFAULT_CONFIG)
     try:
-        config = load(path)
+        return read_config(given)
     except ConfigurationError as error:
         _refuse(error, as_json=given.get("as_json", False))
+
+
+def read_config(given: dict[str, Any]) -> Config:
+    """Return the configuration, with what the common options change of it. Raises ConfigurationError."""
+    from mirror.config import load
+
+    config = load(given["config_file"] or Path(os.environ.get("MIRROR_CONFIG") or DEFAULT_CONFIG))
     level = "warning" if given["quiet"] else config.log.level
     log = config.log.model_copy(update={"level": level, "format": given["log_format"] or config.log.format})
     return config.model_copy(update={"log": log})

@@ -121,21 +121,6 @@ def parse_word(value: object, words: Sequence[str]) -> str:
     return value
 
 
-def not_served(default: object) -> BeforeValidator:
-    """Return the validator of a key that is planned and that nothing serves yet: only its default may be stated.
-
-    Ignoring it would be worse than refusing it: `clients.rules` that nothing enforces would open what they close.
-    """
-
-    def refuse(value: object) -> Any:
-        stated = tuple(value) if isinstance(value, list) else value
-        if type(stated) is type(default) and stated == default:
-            return default
-        raise SpellingError("is not yet supported", "leave the key out", code="not_supported")
-
-    return BeforeValidator(refuse)
-
-
 def as_items(value: object) -> object:
     """Return one text as a list of it; everything else as it is."""
     return (value,) if isinstance(value, str) else value

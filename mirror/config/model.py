@@ -31,7 +31,6 @@ from mirror.config.fields import (
     Timeout,
     as_items,
     as_list,
-    not_served,
     one_of,
     whole,
 )
@@ -153,8 +152,8 @@ class Limits(Section):
 class Admin(Section):
     """How other commands reach a running service."""
 
-    socket: Annotated[None, not_served(None)] = None
-    """Not yet supported: another path than <storage.path>/run/serve.sock."""
+    socket: FilePath | None = None
+    """The service's unix socket; None: <storage.path>/run/serve.sock. `admin_socket` says which it is."""
 
 
 class Log(Section):
@@ -228,6 +227,11 @@ class Config(Section):
         if isinstance(self.workers, int):
             return self.workers
         return min(len(os.sched_getaffinity(0)), _MOST_WORKERS_BY_DEFAULT)
+
+    @property
+    def admin_socket(self) -> Path:
+        """Where the first service on the store listens for `mirror status` and `explain`."""
+        return self.admin.socket or self.storage.path / "run" / "serve.sock"
 
     @property
     def loopback_only(self) -> bool:

@@ -53,14 +53,18 @@ class Resolver:
         key = (name, ns, prefix)
         found = self._known.get(key)
         if found is None:
-            found = self._decide(f"{prefix}/{name}" if prefix else name, ns)
+            found, _ = self.decide(f"{prefix}/{name}" if prefix else name, ns)
             self._allow(found)
             if len(self._known) >= _MEMORY:
                 self._known.clear()
             self._known[key] = found
         return found
 
-    def _decide(self, name: str, ns: str | None) -> Target:
+    def decide(self, name: str, ns: str | None) -> tuple[Target, str]:
+        """Return what `name` means, whether it may be pulled or not, and the line of the table that said so, in words.
+
+        Raises NameUnknown where no line does.
+        """
         aliased = self._alias(name)
         if aliased is not None:
             return aliased
@@ -72,34 +76,36 @@ class Resolver:
                     f"the path names upstream '{first}' and ns names '{space}'",
                     "use one of the two in the mirror's URL",
                 )
-            return self._target(first, rest)
+            return self._target(first, rest), f"it begins with the key of upstream '{first}'"
         if space is not None:
-            return self._target(space, name)
+            return self._target(space, name), f"its host '{ns}' is upstream '{space}'"
         if first in self._seen and rest:
-            return Target("", name, name)  # the path decides, as for an upstream
+            # The path decides, as for an upstream.
+            return Target("", name, name), f"image sets here hold names under '{first}'"
         if ns and ns.lower() in self._seen:
-            return Target("", f"{ns.lower()}/{name}", f"{ns.lower()}/{name}")
+            canonical = f"{ns.lower()}/{name}"
+            return Target("", canonical, canonical), f"image sets here hold names under '{ns.lower()}'"
         if ns and ns.lower() not in self._own:
             raise NameUnknown(f"no upstream '{ns}' is configured here", "add it under upstreams in mirror.yaml")
         if self._hosted.matches(name):
-            return Target("", name, name, hosted=True)
+            return Target("", name, name, hosted=True), "a pattern of `hosted` takes it"
         if self._default is not None:
-            return self._target(self._default, name)
+            return self._target(self._default, name), f"`default_upstream` is '{self._default}'"
         if "." in first or ":" in first or first == "localhost":
             raise NameUnknown(f"no upstream '{first}' is configured here", "add it under upstreams in mirror.yaml")
-        return Target("", name, name, hosted=True)
+        return Target("", name, name, hosted=True), "no upstream takes it, so it is hosted here"
 
-    def _alias(self, name: str) -> Target | None:
-        value = self._exact.get(name)
+    def _alias(self, name: str) -> tuple[Target, str] | None:
+        value, alias = self._exact.get(name), name
         if value is None:
             for key, start in self._prefixes:
                 if name.startswith(key):
-                    value = start + name[len(key) :]
+                    value, alias = start + name[len(key) :], key
                     break
         if value is None:
             return None
         upstream, _, repository = value.partition("/")
-        return replace(self._target(upstream, repository), aliased=True)
+        return replace(self._target(upstream, repository), aliased=True), f"the alias '{alias}' leads there"
 
     def _target(self, upstream: str, repository: str) -> Target:
         hub = upstream == HUB or any(

@@ -30,7 +30,7 @@ from mirror.content.members import Members
 from mirror.content.referrers import Referrers
 from mirror.content.releases import Releases
 from mirror.content.resolve import Resolver
-from mirror.content.sets import ContentSets
+from mirror.content.sets import ContentSets, Known
 from mirror.content.tags import Tags
 from mirror.content.uploads import Uploads
 from mirror.content.workshop import Workshop
@@ -193,9 +193,21 @@ class Content:
         """Read anew what image sets say."""
         await self._sets.load()
 
+    @property
+    def known(self) -> Known:
+        """What complete image sets hold."""
+        return self._sets.known
+
     def resolve(self, name: str, ns: str | None, prefix: str | None) -> Target:
         """Return what a client's name means. Raises NameUnknown, Denied."""
         return self._resolver.resolve(name, ns, prefix)
+
+    def decide(self, name: str, ns: str | None) -> tuple[Target, str]:
+        """Return what a client's name means, whether it may be pulled or not, and what decided that, in words.
+
+        Raises NameUnknown.
+        """
+        return self._resolver.decide(name, ns)
 
     def manifest_now(self, target: Target, reference: Digest | str) -> ManifestAnswer | None:
         """Return a manifest that is remembered and still true, without waiting."""

@@ -94,11 +94,12 @@ class Connections(web.Server):
         if not self._paused:
             self._loop.add_reader(listener, self._accept, listener)
 
-    async def drain(self, timeout: float) -> None:
+    async def drain(self, timeout: float, *, idle: float = 0.0) -> None:
         """Stop listening, let answers under way end for up to `timeout` seconds, then abort what is left.
 
         The listeners are closed, not only left alone: a client that connects is refused and takes its next mirror at
-        once, and a successor can have the address.
+        once, and a successor can have the address. Connections that wait for a request are given `idle` seconds for
+        it, so that none is closed just when one comes. May be called again while it runs, with less time.
         """
         self._draining = True
         for listener in self._listeners:
@@ -112,7 +113,9 @@ class Connections(web.Server):
             for connection in self.connections:
                 if connection.transport is None:
                     continue
-                if _own(connection).between_requests(self._loop.time() - _GRACE):
+                now = self._loop.time()
+                rested = now - max(_own(connection).idle_since, _own(connection).accepted_at) >= idle
+                if rested and _own(connection).between_requests(now - _GRACE):
                     connection.force_close()
                 else:
                     _own(connection).answer_with(self._answer_last)

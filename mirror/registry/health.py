@@ -18,7 +18,8 @@ _REMEMBER = 1.0
 class Health:
     """Answers probes. One check runs at a time and holds for a second, so that probes cost nothing.
 
-    While `responses.leaving`, /readyz says no: it must be known before the listeners close.
+    While `responses.leaving`, /readyz says no: it must be known before the listeners close. Where others take the
+    place of this process, the service is as ready as it was.
     """
 
     def __init__(
@@ -40,7 +41,8 @@ class Health:
 
     async def __call__(self, request: web.BaseRequest, route: Route, _arrived: float) -> Answer:
         """Answer one probe: 200 `ok` or 503 `not ready`."""
-        if route.kind is Kind.LIVE or (not self._responses.leaving and await self._is_ready()):
+        ending = self._responses.leaving and not self._responses.replaced
+        if route.kind is Kind.LIVE or (not ending and await self._is_ready()):
             return self._responses.whole(request, 200, "text/plain", b"ok\n")
         return self._responses.whole(request, 503, "text/plain", b"not ready\n", "Retry-After: 5\r\n")
 

@@ -122,9 +122,10 @@ class Dispatcher:
         self._prefix = os.urandom(4).hex()
         self._count = 0
 
-    def leave(self) -> None:
-        """Say on /readyz and with every answer that this process is about to end."""
+    def leave(self, *, replaced: bool = False) -> None:
+        """Say on /readyz and with every answer that this process is about to end; not on /readyz if `replaced`."""
         self._responses.leaving = True
+        self._responses.replaced = replaced
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request completely, and note it."""

@@ -73,10 +73,11 @@ class Answer(web.StreamResponse):
 
 
 class Responses:
-    """Composes answers. While `leaving`, every answer is its connection's last."""
+    """Composes answers. While `leaving`, every answer is its connection's last; `replaced`: others serve on."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self.leaving = False
+        self.replaced = False
         self._clock = clock
         self._second = -1
         self._common = ""

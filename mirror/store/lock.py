@@ -71,6 +71,10 @@ class FileLock:
         if fd >= 0:
             os.close(fd)
 
+    def fileno(self) -> int:
+        """Return the descriptor that holds the lock, -1 where it is not held."""
+        return self._fd
+
     @property
     def held(self) -> bool:
         """Whether this object holds the lock."""
@@ -85,3 +89,28 @@ class FileLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
+
+
+def locked_files() -> frozenset[int]:
+    """Return the inodes of all files that some process of this host has flocked exclusively, as far as we may know.
+
+    Unlike a try to take the lock, a look at it (proc(5), locks) is in nobody's way. Blocks: for threads.
+    """
+    found = set()
+    try:
+        with open("/proc/locks", encoding="ascii") as source:
+            for line in source:
+                fields = line.split()
+                if len(fields) > 5 and fields[1] == "FLOCK" and fields[3] == "WRITE":
+                    found.add(int(fields[5].rpartition(":")[2]))
+    except (OSError, ValueError):
+        return frozenset(found)
+    return frozenset(found)
+
+
+def inode(path: str | os.PathLike[str]) -> int:
+    """Return the inode of a file, 0 where there is none."""
+    try:
+        return os.stat(path).st_ino
+    except OSError:
+        return 0

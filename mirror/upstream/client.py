@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
+from mirror.errors import UpstreamLoginRefused
 from mirror.oci.digest import Digest
 from mirror.upstream import blobs, manifests, referrers, tags
 from mirror.upstream.answers import ManifestBody, ManifestHead, ReferrersBody
@@ -79,6 +80,18 @@ class UpstreamClient:
         """Return what `reference` (a tag or a digest) names now, with the body where a GET was needed to know."""
         limit = self._manifest_limit
         return await self._small_one(lambda at: manifests.head_manifest(at, repository, reference, limit))
+
+    async def credential_sources(self, repository: str) -> list[str]:
+        """Return `credential_source` for each endpoint, or what keeps it from being read, in the order of `health`."""
+        found = []
+        for endpoint in self._endpoints:
+            try:
+                credential = await endpoint.login.credential(repository)
+            except UpstreamLoginRefused as error:
+                found.append(str(error))
+            else:
+                found.append(credential.source if credential is not None else "")
+        return found
 
     async def get_manifest(self, repository: str, reference: str) -> ManifestBody:
         """Return a manifest's bytes, at most `limits.manifest`; they are not verified here."""

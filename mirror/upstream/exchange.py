@@ -71,6 +71,7 @@ class Endpoint:
         self.login = login
         self.breaker = Breaker(asyncio.get_running_loop().time)
         self.last_error = ""
+        self._judged = 0.0
         self._transport = transport
         self._listed = listed
         self._observations = observations
@@ -85,7 +86,8 @@ class Endpoint:
 
     def health(self) -> EndpointHealth:
         """Return how this endpoint fares."""
-        return EndpointHealth(self.name, self.breaker.state, self.breaker.wait(), self.last_error, self.login.state)
+        wait = self.breaker.wait()
+        return EndpointHealth(self.name, self.breaker.state, wait, self.last_error, self.login.state, self._judged)
 
     async def probe(self) -> ProbeResult:
         """Ask for `/v2/` with the login we have, and say what came of it; the breaker is not asked."""
@@ -135,6 +137,7 @@ class Endpoint:
             raise
         self.breaker.succeeded()
         self._pauses.end(ask.kind)
+        self._judged = asyncio.get_running_loop().time()
         self.last_error = ""
         return answer
 
@@ -148,6 +151,7 @@ class Endpoint:
 
     def _note(self, ask: Ask, error: UpstreamError) -> None:
         self._observations.failed(error)
+        self._judged = asyncio.get_running_loop().time()
         if isinstance(error, UpstreamNotFound):
             self.breaker.succeeded()
             return

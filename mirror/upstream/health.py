@@ -11,7 +11,8 @@ from mirror.upstream.login import CredentialState
 class EndpointHealth:
     """One endpoint: its breaker (`closed`, `open`, `half-open`), the last error (empty after a success), the login.
 
-    `asked_again` is in how many seconds it is asked again, 0 for now.
+    `asked_again` is in how many seconds it is asked again, 0 for now; `judged` when it last answered or failed, on the
+    host's monotonic clock, 0 for never.
     """
 
     endpoint: str
@@ -19,6 +20,7 @@ class EndpointHealth:
     asked_again: float
     last_error: str
     credential: CredentialState
+    judged: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

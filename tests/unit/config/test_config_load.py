@@ -140,7 +140,7 @@ upstreams:
   reg.lab:5000:
   docker.io: {endpoint: x}
 default_upstream: quay.io
-admin: {socket: /run/x}
+admin: {sockt: /run/x}
 tls: {key: k.pem}
 """)
     assert [(line_of(problem), problem.code) for problem in problems] == [
@@ -152,7 +152,7 @@ tls: {key: k.pem}
         (7, "invalid_value"),
         (8, "unknown_key"),
         (9, "no_such_upstream"),
-        (10, "not_supported"),
+        (10, "unknown_key"),
         (11, "missing_key"),
     ]
     assert all(problem.remedy for problem in problems)
@@ -324,21 +324,9 @@ def test_a_file_that_is_not_there_says_what_to_do(tmp_path):
         load(tmp_path)
 
 
-NOT_YET = [
-    ("admin: {socket: /run/x}", 1),
-]
-
-
-@pytest.mark.parametrize(("text", "line"), NOT_YET)
-def test_a_key_that_nothing_serves_yet_is_refused_and_never_ignored(refused, text, line):
-    assert "not yet supported" in only(refused(text), "not_supported", line).what
-
-
-def test_the_default_of_a_key_that_nothing_serves_yet_may_be_stated(read):
-    text = """
-admin: {socket: }
-"""
-    assert read(text) == Config()
+def test_the_admin_socket_is_in_the_store_unless_it_is_stated(read, tmp_path):
+    assert read("storage: {path: /srv/m}").admin_socket == Path("/srv/m/run/serve.sock")
+    assert read("admin: {socket: here.sock}").admin_socket == tmp_path / "here.sock"
 
 
 def test_what_is_pushed_here_may_be_stated(read, tmp_path):

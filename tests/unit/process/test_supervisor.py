@@ -66,12 +66,3 @@ def test_a_worker_that_cannot_start_ends_the_service_with_its_code(start, code):
 def test_a_worker_that_never_is_ready_ends_the_service(start):
     program = start(workers=1, never_ready=True, start_within=0.5)
     assert program.process.wait(15) == 1
-
-
-def test_sighup_reaches_the_workers_and_systemd_hears_when_it_is_over(start):
-    program = start(workers=1)
-    program.heard("READY=1")
-    program.process.send_signal(signal.SIGHUP)
-    assert "MONOTONIC_USEC=" in program.heard("RELOADING=1")
-    program.heard("READY=1")
-    assert program.ask()["reloads"] == 1

@@ -1,0 +1,208 @@
+"""What a service says of itself in three words: Available, Progressing, Degraded, as cluster operators do.
+
+Each has a status, a reason (one word in capitals and small letters) and a message; what keeps it from being well is a
+problem with its remedy. No I/O: from facts to words.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+AS_EXPECTED = "AsExpected"
+EXPIRES_SOON = 14 * 86400.0  # seconds before its end in which a certificate should have been renewed
+LITTLE_ROOM = 64 << 20  # bytes: what a download of unknown size is promised at a time
+_MANY_WAIT = 100  # events; webhooks take a handful at a time
+_NAMED = 3  # of many, so many are named
+
+Facts = Mapping[str, Any]
+
+
+class Condition(NamedTuple):
+    """One of the three."""
+
+    type: str
+    status: bool
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why a service is not well: a reason, what it is, where, and what mends it."""
+
+    reason: str
+    what: str
+    where: str = ""
+    remedy: str = ""
+
+    def as_dict(self) -> dict[str, str]:
+        """The form that every report lists under `problems`; the code is the reason in small letters."""
+        code = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in self.reason).lstrip("_")
+        return {"code": code, "what": self.what, "where": self.where, "remedy": self.remedy}
+
+
+def conditions(facts: Facts, troubles: list[Trouble], store_error: str) -> list[Condition]:
+    """Return the three conditions. `store_error` says what is wrong with the store's way, empty for nothing."""
+    return [_available(facts, store_error), _progressing(facts), _degraded(troubles)]
+
+
+def _available(facts: Facts, store_error: str) -> Condition:
+    ready, count = facts["workers"]["ready"], facts["workers"]["configured"]
+    serve = f"{ready} of {count} workers serve on {', '.join(facts['listen'])}"
+    if store_error:
+        return Condition("Available", False, "StoreUnusable", store_error)
+    if facts["phase"] == "stopping":
+        return Condition("Available", False, "Stopping", "the service ends what it has begun and takes nothing new")
+    if not ready:
+        return Condition("Available", False, "NoWorker", serve)
+    return Condition("Available", True, AS_EXPECTED, serve)
+
+
+def _progressing(facts: Facts) -> Condition:
+    busy = facts["busy_sets"]
+    if facts["phase"] in ("starting", "reloading", "stopping"):
+        words = {"starting": "workers start", "reloading": "another configuration is taken up", "stopping": "it stops"}
+        return Condition("Progressing", True, facts["phase"].capitalize(), words[facts["phase"]])
+    if facts["workers"]["leaving"]:
+        count = facts["workers"]["leaving"]
+        return Condition(
+            "Progressing", True, "Replacing", f"{count} workers of an earlier configuration end their answers"
+        )
+    if busy:
+        return Condition("Progressing", True, "Syncing", f"a sync or load of {', '.join(busy)} is running")
+    if facts["store"]["index_rebuilding"]:
+        return Condition(
+            "Progressing", True, "Indexing", "the index of use times is being rebuilt; pulls go on without it"
+        )
+    return Condition("Progressing", False, AS_EXPECTED, "")
+
+
+def _degraded(troubles: list[Trouble]) -> Condition:
+    if not troubles:
+        return Condition("Degraded", False, AS_EXPECTED, "")
+    reasons = list(dict.fromkeys(trouble.reason for trouble in troubles))
+    message = "; ".join(trouble.what for trouble in troubles)
+    return Condition("Degraded", True, reasons[0] if len(reasons) == 1 else "Multiple", message)
+
+
+def find_troubles(facts: Facts) -> list[Trouble]:
+    """Return all that keeps a service from being well, the gravest first."""
+    found = (_store, _corrupt, _sets, _upstreams, _certificate, _reload, _workers, _housekeeping, _notifications)
+    return [trouble for find in found for trouble in find(facts)]
+
+
+def _store(facts: Facts) -> Iterator[Trouble]:
+    store = facts["store"]
+    if store["free_bytes"] is None:
+        yield Trouble(
+            "StoreUnusable", "the store's file system does not answer", store["path"], "see whether its disk does"
+        )
+    elif store["room_bytes"] + store["evictable_bytes"] < LITTLE_ROOM:
+        free, total, kept = (_size(store[key]) for key in ("free_bytes", "total_bytes", "keep_free_bytes"))
+        what = f"there is no room and nothing may be evicted: {free} are free of {total}, {kept} are to stay free"
+        freeing = ", ".join(f"{name} {_size(size)}" for name, size in store["would_free"][:_NAMED])
+        remedy = "enlarge the disk, or lower storage.keep_free"
+        remedy += (
+            f"; `mirror unpin SET@N --now` frees of its own: {freeing}"
+            if freeing
+            else "; `mirror gc` frees what nothing names"
+        )
+        yield Trouble("StoreFull", what, store["path"], remedy)
+
+
+def _corrupt(facts: Facts) -> Iterator[Trouble]:
+    scrub = facts["scrub"]
+    bad = scrub.get("bad") if isinstance(scrub, dict) else None
+    count = len(bad) if isinstance(bad, list | dict) else bad
+    if isinstance(count, int) and count > 0:
+        what = f"the last scrub found {count} contents that do not hash to their names"
+        yield Trouble(
+            "ContentCorrupt",
+            what,
+            facts["store"]["path"],
+            "check the disk (dmesg, SMART); `mirror scrub` heals what it can",
+        )
+
+
+def _sets(facts: Facts) -> Iterator[Trouble]:
+    for one in facts["sets"]:
+        name = f"{one['set']}@{one['generation']}"
+        if one["state"] == "incomplete":
+            what = f"{one['missing']} digests of {name} are not here"
+            yield Trouble("SetIncomplete", what, name, f"mirror verify {name} lists them; sync or load the set again")
+
+
+def _upstreams(facts: Facts) -> Iterator[Trouble]:
+    for one in facts["upstreams"]:
+        where = f"upstreams.{one['name']}"
+        if one["credential"] == "refused":
+            remedy = "renew the pull secret or password; the changed file is read by itself: mirror check --online"
+            yield Trouble(
+                "LoginRefused",
+                f"upstream '{one['name']}' refuses our login; known tags are served stale",
+                where,
+                remedy,
+            )
+        if one["state"] == "away":
+            errors = "; ".join(dict.fromkeys(at["last_error"] for at in one["endpoints"] if at["last_error"]))
+            what = f"upstream '{one['name']}' is away" + (f": {errors}" if errors else "")
+            yield Trouble("UpstreamAway", what, where, "what is here is served meanwhile: mirror check --online")
+
+
+def _certificate(facts: Facts) -> Iterator[Trouble]:
+    certificate = facts["certificate"]
+    if certificate is None:
+        return
+    left = certificate["expires"] - time.time()
+    remedy = "put a new certificate and key in place: they are reread by themselves"
+    if left <= 0:
+        yield Trouble("CertificateExpired", "the certificate that clients see is over", certificate["path"], remedy)
+    elif left < EXPIRES_SOON:
+        what = f"the certificate that clients see ends in {max(1, round(left / 86400))} days"
+        yield Trouble("CertificateExpires", what, certificate["path"], remedy)
+
+
+def _reload(facts: Facts) -> Iterator[Trouble]:
+    last = facts["reload"]
+    if last and not last["ok"]:
+        what = f"the last reload was refused, the configuration before it serves on: {last['why']}"
+        yield Trouble(
+            "ReloadRefused", what, facts["configuration"]["path"], "mend it and reload: systemctl reload mirror"
+        )
+
+
+def _workers(facts: Facts) -> Iterator[Trouble]:
+    workers = facts["workers"]
+    if workers["ready"] < workers["configured"] and facts["phase"] == "serving":
+        what = f"{workers['ready']} of {workers['configured']} workers serve"
+        yield Trouble("WorkersMissing", what, "", "worker_ended and worker_failed in the log say why")
+
+
+def _housekeeping(facts: Facts) -> Iterator[Trouble]:
+    if facts["housekeeping"] is False:
+        yield Trouble(
+            "HousekeepingIdle",
+            "nobody evicts, rebuilds and delivers",
+            facts["store"]["path"],
+            "see the log for duty_failed",
+        )
+
+
+def _notifications(facts: Facts) -> Iterator[Trouble]:
+    for target, count in facts["notifications"].items():
+        if count > _MANY_WAIT:
+            what = f"{count} events wait for the webhook {target}"
+            yield Trouble(
+                "NotificationsWaiting", what, target, "notifications_held in the log says what the webhook answers"
+            )
+
+
+def _size(size: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(size) < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"

@@ -1,0 +1,291 @@
+"""`mirror explain`: what a name means here, who is asked for it and as whom, what is here, what a pull would do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs, urlsplit
+
+from mirror.config import Config, matches
+from mirror.content.answers import Target
+from mirror.content.service import Content
+from mirror.errors import Denied, MirrorError, NameInvalid, NameUnknown
+from mirror.oci import manifest
+from mirror.oci.digest import Digest
+from mirror.oci.reference import check_name, parse_reference
+from mirror.registry.access import Access
+from mirror.registry.clients import ANONYMOUS
+from mirror.store import files
+from mirror.store.layout import Layout
+from mirror.store.manifests import Manifests
+from mirror.store.tags import Tags
+from mirror.store.threads import Threads
+from mirror.upstream.client import UpstreamClient
+
+_MANIFEST_LIMIT = 8 * 1024 * 1024
+_MOST = 20_000  # contents of one image that are looked for
+_LONGEST = 2000  # characters of a name with all that a client may write around it
+
+
+class Spelled(NamedTuple):
+    """A name as a client spells it: the path, the host that it would send as `ns`, and which one is meant."""
+
+    name: str
+    ns: str | None
+    reference: Digest | str
+
+
+def parse(text: str) -> Spelled:
+    """Return what `text` spells: NAME[:TAG][@DIGEST], with a host before it, `?ns=HOST` behind it, or a whole URL.
+
+    Raises InvalidRequest.
+    """
+    if len(text) > _LONGEST:
+        raise NameInvalid("the name is too long")
+    text, _, query = text.partition("?")
+    ns = next(iter(parse_qs(query).get("ns", ())), None)
+    text = text.removeprefix("docker://")
+    if text.startswith(("http://", "https://")):
+        path = urlsplit(text).path.lstrip("/")
+        text = path if path.startswith("v2/") or "/v2/" in path else f"{urlsplit(text).netloc}/{path}"
+    reference = ""
+    prefix, v2, rest = f"/{text}".partition("/v2/")
+    if v2:
+        # As containerd has it, an upstream may stand before /v2/.
+        text = f"{prefix.strip('/')}/{rest}".lstrip("/")
+        for kind in ("manifests", "blobs", "referrers"):
+            head, found, tail = text.partition(f"/{kind}/")
+            if found:
+                text, reference = head, tail
+        text = text.removesuffix("/tags/list")
+    text, at, digest = text.partition("@")
+    head, slash, last = text.rpartition("/")
+    last, colon, tag = last.partition(":")
+    name = f"{head}{slash}{last}"
+    return Spelled(name, ns, parse_reference(digest if at else reference or (tag if colon else "latest")))
+
+
+class Explain:
+    """Explains names by a configuration and its store. Asks no upstream, and shows no secret."""
+
+    def __init__(
+        self,
+        config: Config,
+        content: Content,
+        layout: Layout,
+        upstreams: Mapping[str, UpstreamClient],
+        readers: Threads,
+    ) -> None:
+        self._config = config
+        self._content = content
+        self._layout = layout
+        self._upstreams = upstreams
+        self._readers = readers
+        self._access = Access(config.clients.anonymous, config.clients.rules, catalog=config.clients.catalog)
+        self._own = _own_hosts(config)
+
+    async def __call__(self, text: str) -> dict[str, Any]:
+        """Return the explanation of a name. Raises InvalidRequest where it is none."""
+        spelled = parse(text)
+        if not self._content.settled:
+            await self._content.settle()
+        found: dict[str, Any] = {"given": text, "reference": str(spelled.reference)}
+        try:
+            target, why = self._decide(spelled)
+        except NameUnknown as error:
+            return found | {"kind": "unknown", "pull": _pull("404", error.what, error.remedy)}
+        found |= {"name": target.name, "decided_by": why, "kind": _kind(target)}
+        found["clients"] = self._clients(target)
+        if target.upstream:
+            found["upstream"] = await self._upstream(target)
+        here = await self._readers.run(self._here, target, spelled.reference)
+        found["here"] = here
+        found["pull"] = self._foresee(target, spelled.reference, found)
+        return found
+
+    def _decide(self, spelled: Spelled) -> tuple[Target, str]:
+        """Return what a name means, however a client spells it. Raises NameUnknown, InvalidRequest."""
+        first, _, rest = spelled.name.partition("/")
+        name, ns = spelled.name, spelled.ns
+        if rest and first.lower() in self._own:
+            name, first = rest, rest.partition("/")[0]
+        elif rest and ns is None and ("." in first or ":" in first or first == "localhost"):
+            # A client that has this mirror configured asks it for the rest, with the host as `ns` or in the path.
+            try:
+                return self._content.decide(check_name(rest), first)
+            except NameUnknown:
+                if ":" in first:
+                    raise
+        return self._content.decide(check_name(name), ns)
+
+    def _clients(self, target: Target) -> dict[str, Any]:
+        """Return what clients without a login may do, and which rules there are for this repository."""
+        rules = [
+            {
+                "where": self._config.source.where("clients", "rules", number),
+                "who": list(rule.who),
+                "may": list(rule.may),
+                "repositories": list(rule.repositories),
+            }
+            for number, rule in enumerate(self._config.clients.rules)
+            if rule.covers(target.name)
+        ]
+        verbs = sorted(self._access.verbs(ANONYMOUS, target.name))
+        if not target.hosted:
+            verbs = [verb for verb in verbs if verb == "pull"]
+        decides = rules[0]["where"] if rules else f"clients.anonymous: {self._config.clients.anonymous}"
+        return {"anonymous": verbs, "decided_by": decides, "rules": rules}
+
+    async def _upstream(self, target: Target) -> dict[str, Any]:
+        config, client = self._config.upstreams[target.upstream], self._upstreams[target.upstream]
+        rules = config.repositories
+        sources = await client.credential_sources(target.repository)
+        denied = next((one for one in rules.deny if matches([one], target.repository)), "")
+        return {
+            "name": target.upstream,
+            "repository": target.repository,
+            "allowed": rules.allows(target.repository),
+            "rule": f"deny: {denied}" if denied else f"allow: {', '.join(rules.allow)}",
+            "endpoints": [
+                {
+                    "url": f"{one.endpoint}/v2/{target.repository}/",
+                    "credential": source,
+                    "breaker": one.breaker,
+                    "asked_again": round(one.asked_again, 1),
+                    "last_error": one.last_error,
+                    "login": one.credential,
+                }
+                for one, source in zip(client.health(), sources, strict=True)
+            ],
+        }
+
+    # -- what is here ----------------------------------------------------------------------------------------
+
+    def _here(self, target: Target, reference: Digest | str) -> dict[str, Any]:
+        """Return what the store has of an image. For threads."""
+        found: dict[str, Any] = {"digest": None, "tag": None, "pinned_by": "", "manifest": False, "contents": None}
+        digest: Digest | None
+        if isinstance(reference, Digest):
+            digest = reference
+        else:
+            found["tag"], digest = self._tag(target, reference)
+        if digest is None:
+            return found
+        found["digest"] = str(digest)
+        found["pinned_by"] = self._content.known.holder(digest)
+        row = Manifests(self._layout).manifest(target.name, digest)
+        found["member"] = row is not None or Manifests(self._layout).is_member(target.name, digest)
+        found["manifest"] = files.modified(self._layout.blob(digest)) is not None
+        if found["manifest"]:
+            found["contents"] = self._contents(digest, row.media_type if row is not None else "")
+        return found
+
+    def _tag(self, target: Target, tag: str) -> tuple[dict[str, Any] | None, Digest | None]:
+        pinned = self._content.known.tags.get((target.name, tag))
+        if pinned is not None:
+            return {"fresh": True, "why": "an image set says what it means", "checked": None, "fresh_for": None}, pinned
+        record = Tags(self._layout).read(target.name, tag)
+        if record is None:
+            return None, None
+        fresh_for = self._config.upstreams[target.upstream].tags.fresh_for if target.upstream else None
+        age = time.time() - record.checked
+        if fresh_for is None:
+            fresh, why = True, "nobody else says what it means"
+        elif self._config.offline:
+            fresh, why = True, "offline nothing is asked"
+        else:
+            fresh = 0 <= age < fresh_for
+            why = f"checked {age:.0f} s ago, and believed for {fresh_for:.0f} s"
+        return {"fresh": fresh, "why": why, "checked": record.checked, "fresh_for": fresh_for}, record.digest
+
+    def _contents(self, digest: Digest, media_type: str) -> dict[str, Any] | None:
+        """Return how much of an image is here, its platforms included; None where its manifest cannot be read."""
+        waiting = [(digest, media_type)]
+        seen: dict[Digest, int] = {}
+        missing: list[str] = []
+        lacking = total = 0
+        while waiting and len(seen) < _MOST:
+            at, media = waiting.pop()
+            try:
+                raw = files.read_small(self._layout.blob(at), _MANIFEST_LIMIT)
+                read = manifest.parse(raw, media) if raw is not None else None
+            except (OSError, MirrorError):
+                return None
+            if read is None:
+                continue
+            for one in read.named:
+                if one.digest in seen:
+                    continue
+                seen[one.digest] = one.size
+                total += one.size
+                if files.modified(self._layout.blob(one.digest)) is None:
+                    missing.append(str(one.digest))
+                    lacking += one.size
+            waiting += [(one.digest, one.media_type) for one in read.children]
+        return {
+            "count": len(seen),
+            "bytes": total,
+            "missing": len(missing),
+            "missing_bytes": lacking,
+            "examples": missing[:5],
+        }
+
+    # -- what a pull would do --------------------------------------------------------------------------------
+
+    def _foresee(self, target: Target, reference: Digest | str, found: dict[str, Any]) -> dict[str, str]:
+        name = f"{target.name}{'@' if isinstance(reference, Digest) else ':'}{reference}"
+        here, upstream = found["here"], found.get("upstream")
+        if "pull" not in found["clients"]["anonymous"]:
+            login = "a login that a rule under clients lets in" if found["clients"]["rules"] else "a login"
+            return _pull("401", f"clients without a login may not pull {target.name}", f"it takes {login}")
+        if upstream is not None and not upstream["allowed"]:
+            try:
+                self._content.resolve(target.name, None, None)
+            except (Denied, NameUnknown) as error:
+                return _pull("404", error.what, error.remedy)
+        if not target.upstream:
+            if here["manifest"] and here["member"]:
+                return _pull("HIT", f"{name} is served from here")
+            holder = f"it is part of set {here['pinned_by']}" if here["pinned_by"] else ""
+            return _pull("404", f"{name} is not here", holder or "push it, or load or sync a set that holds it")
+        away = upstream is not None and all(one["breaker"] != "closed" for one in upstream["endpoints"])
+        if self._config.offline:
+            if here["manifest"]:
+                return _pull("HIT", f"{name} is served from here; the mirror is offline")
+            return _pull("404", f"{name} is not here and the mirror is offline", "load or sync a set that holds it")
+        return _proxied(name, target, here, away=away)
+
+
+def _proxied(name: str, target: Target, here: dict[str, Any], *, away: bool) -> dict[str, str]:
+    """Foresee a pull from an upstream that may be asked."""
+    lacking = (here["contents"] or {}).get("missing", 0)
+    rest = f"; {lacking} of its contents are fetched when they are asked for" if lacking else ""
+    tag = here["tag"]
+    if tag is not None and not tag["fresh"]:
+        if away:
+            return _pull("STALE", f"'{target.upstream}' is away: the digest known for {name} is served{rest}")
+        return _pull("HIT", f"'{target.upstream}' is asked by HEAD whether {name} has moved; the rest is here{rest}")
+    if here["manifest"] and not here["member"]:
+        return _pull("HIT", f"'{target.upstream}' is asked once whether {target.name} has it; the bytes are here{rest}")
+    if here["manifest"]:
+        return _pull("HIT", f"{name} is served from here and nobody is asked{rest}")
+    if away:
+        return _pull("503", f"{name} is not here and '{target.upstream}' is away", "ask again; mirror check --online")
+    return _pull("MISS", f"{name} is fetched from '{target.upstream}' and kept")
+
+
+def _pull(answer: str, what: str, remedy: str = "") -> dict[str, str]:
+    return {"answer": answer, "what": what, "remedy": remedy}
+
+
+def _kind(target: Target) -> str:
+    return "proxied" if target.upstream else "hosted" if target.hosted else "set"
+
+
+def _own_hosts(config: Config) -> frozenset[str]:
+    hosts = {address.lower() for address in config.listen if not address.startswith("unix:")}
+    hosts |= {f"localhost:{address.rpartition(':')[2]}" for address in hosts}
+    if config.external_url:
+        hosts.add(urlsplit(config.external_url).netloc.lower())
+    return frozenset(hosts)

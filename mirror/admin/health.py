@@ -1,0 +1,93 @@
+"""How upstreams fare, as all workers of a service see it: each posts what it knows, any can tell it all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mirror.upstream.client import UpstreamClient
+from mirror.workers import Board
+
+_PERIOD = 1.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One endpoint as the worker saw it that asked it last; `judged` is 0 where nobody has asked it yet."""
+
+    endpoint: str
+    breaker: str
+    asked_again: float
+    last_error: str
+    credential: str
+    judged: float
+
+    @property
+    def is_away(self) -> bool:
+        """Whether it is left alone because it failed."""
+        return self.breaker != "closed"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The form of `--json` reports."""
+        return {
+            "endpoint": self.endpoint,
+            "asked": self.judged > 0,
+            "breaker": self.breaker,
+            "asked_again": round(self.asked_again, 1),
+            "last_error": self.last_error,
+            "credential": self.credential,
+        }
+
+
+class Health:
+    """This worker's upstreams and, by way of the board, those of its siblings."""
+
+    def __init__(self, board: Board, index: int, upstreams: Mapping[str, UpstreamClient]) -> None:
+        self._board = board
+        self._index = index
+        self._upstreams = upstreams
+
+    async def keep_posting(self) -> None:
+        """Post what this worker knows every second, until cancelled."""
+        while True:
+            self._post()
+            await asyncio.sleep(_PERIOD)
+
+    def service(self) -> dict[str, Any]:
+        """Return what the supervisor says of the service."""
+        return self._board.service()
+
+    def upstreams(self) -> dict[str, list[Seen]]:
+        """Return of each upstream how its endpoints fare, in the order in which they are asked."""
+        self._post()
+        serving = [worker["index"] for worker in self._board.service().get("workers", ())]
+        notes = [self._board.read(index) for index in {*serving, self._index}]
+        return {
+            name: [self._latest(name, place, notes) for place in range(len(client.health()))]
+            for name, client in self._upstreams.items()
+        }
+
+    def _latest(self, name: str, place: int, notes: list[dict[str, Any]]) -> Seen:
+        own = self._upstreams[name].health()[place].endpoint
+        # A worker that is about to be replaced may know other endpoints.
+        found = (one for note in notes for one in note.get("upstreams", {}).get(name, ()) if one["endpoint"] == own)
+        return Seen(**max(found, key=lambda one: float(one["judged"])))
+
+    def _post(self) -> None:
+        told = {
+            name: [
+                {
+                    "endpoint": one.endpoint,
+                    "breaker": one.breaker,
+                    "asked_again": one.asked_again,
+                    "last_error": one.last_error[:300],
+                    "credential": one.credential,
+                    "judged": one.judged,
+                }
+                for one in client.health()
+            ]
+            for name, client in self._upstreams.items()
+        }
+        self._board.post(self._index, {"upstreams": told})

@@ -1,0 +1,288 @@
+"""`GET /status`: how the service is, gathered from the supervisor, the workers, the store and the configuration."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from contextlib import suppress
+from typing import Any
+
+from mirror import __version__
+from mirror.admin.conditions import LITTLE_ROOM, conditions, find_troubles
+from mirror.admin.health import Health, Seen
+from mirror.admin.reload import Prepared
+from mirror.content.service import Content
+from mirror.errors import MirrorError, StoreError
+from mirror.metrics import NOTIFICATIONS_WAITING, Metrics
+from mirror.store import files
+from mirror.store.index import Index
+from mirror.store.ingest import PartNote
+from mirror.store.layout import Layout
+from mirror.store.lock import inode, locked_files
+from mirror.store.sets import Pins, Sets
+from mirror.store.space import Space
+
+_SCRUB_LIMIT = 1024 * 1024
+_NOTE_LIMIT = 16 * 1024
+_MOST_FETCHES = 200  # that are told one by one
+_STARTS = 10.0  # seconds within which somebody takes the lock of housekeeping
+
+
+class Status:
+    """Gathers the report. Every call looks anew; what reads the store runs in a thread."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        instance: str,
+        content: Content,
+        space: Space,
+        index: Index,
+        health: Health,
+        metrics: Metrics,
+    ) -> None:
+        self._prepared = prepared
+        self._config = prepared.config
+        self._instance = instance
+        self._content = content
+        self._space = space
+        self._index = index
+        self._health = health
+        self._metrics = metrics
+        self._layout = Layout(self._config.storage.path)
+        self._pins = Pins(self._layout)
+
+    async def __call__(self) -> dict[str, Any]:
+        """Return the report: facts, `conditions`, and under `problems` what is to be done."""
+        service = self._health.service()
+        store_error = ""
+        try:
+            await self._content.ready()
+        except MirrorError as error:
+            store_error = str(error)
+        kept = await asyncio.to_thread(self._look)
+        facts: dict[str, Any] = {
+            "version": __version__,
+            "instance": self._instance,
+            **self._process(service),
+            "offline": self._config.offline,
+            "listen": list(self._config.listen),
+            "metrics": self._config.metrics.listen,
+            "configuration": {
+                "path": str(self._config.source.path or ""),
+                "read": self._prepared.read_at,
+                "changed": kept.pop("changed"),
+            },
+            "upstreams": self._upstreams(),
+            **kept,
+            "certificate": self._certificate(),
+            "notifications": self._notifications(),
+        }
+        if facts["housekeeping"] is False and facts["uptime"] < _STARTS:
+            facts["housekeeping"] = None
+        troubles = find_troubles(facts)
+        facts["conditions"] = [one._asdict() for one in conditions(facts, troubles, store_error)]
+        facts["problems"] = [trouble.as_dict() for trouble in troubles]
+        return facts
+
+    def _process(self, service: dict[str, Any]) -> dict[str, Any]:
+        workers = service.get("workers", [])
+        began = float(service.get("began", time.time()))
+        return {
+            "pid": service.get("pid", os.getppid()),
+            "phase": service.get("phase", "starting"),
+            "began": began,
+            "uptime": round(max(0.0, time.time() - began), 1),
+            "workers": {
+                "configured": len(workers),
+                "ready": sum(bool(worker["ready"]) for worker in workers),
+                "leaving": len(service.get("leaving", [])),
+                "restarts": service.get("restarts", 0),
+            },
+            "reload": service.get("reload") or None,
+        }
+
+    def _upstreams(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "name": name,
+                "state": "offline" if self._config.offline else _state(endpoints),
+                "credential": _credential(endpoints),
+                "endpoints": [one.as_dict() for one in endpoints],
+            }
+            for name, endpoints in self._health.upstreams().items()
+        ]
+
+    def _certificate(self) -> dict[str, Any] | None:
+        tls = self._prepared.tls
+        return {"path": str(self._config.tls.certificate), "expires": tls.expires} if tls is not None else None
+
+    def _notifications(self) -> dict[str, int]:
+        (waiting,) = self._metrics.read(NOTIFICATIONS_WAITING)
+        return {labels[0]: int(count) for labels, count in sorted(waiting.items())}
+
+    # -- in a thread -----------------------------------------------------------------------------------------
+
+    def _look(self) -> dict[str, Any]:
+        locked = locked_files()
+        lock = inode(self._layout.housekeeping_lock)
+        sets, busy = self._sets(locked)
+        return {
+            "changed": self._prepared.has_changed,
+            "store": self._store(),
+            "fetches": self._fetches(locked),
+            "uploads": sum(1 for entry in _list(self._layout.uploads) if entry.endswith(".json")),
+            "sets": sets,
+            "busy_sets": busy,
+            "scrub": self._scrub(),
+            "housekeeping": lock in locked if locked else None,
+        }
+
+    def _store(self) -> dict[str, Any]:
+        storage = self._config.storage
+        found: dict[str, Any] = {"path": str(storage.path), "cache_size": storage.cache_size}
+        disk = forecast = None
+        with suppress(OSError, StoreError):
+            disk, forecast = self._space.disk(), self._space.forecast()
+        found |= {
+            "total_bytes": disk.total if disk else None,
+            "free_bytes": disk.free if disk else None,
+            "keep_free_bytes": storage.keep_free.of(disk.total) if disk else None,
+            "room_bytes": forecast.free if forecast else 0,
+            "evictable_bytes": forecast.evictable if forecast else 0,
+        }
+        try:
+            found["content_bytes"] = self._index.total()
+            found["index_rebuilding"] = self._index.needs_rebuild()
+        except StoreError:
+            found |= {"content_bytes": None, "index_rebuilding": True}
+        try:
+            found["pinned_bytes"] = self._pins.size()
+            found["promised_bytes"] = self._space.promised()
+            scarce = found["room_bytes"] + found["evictable_bytes"] < LITTLE_ROOM
+            found["would_free"] = self._would_free() if scarce else []
+        except (OSError, StoreError):
+            found |= {"pinned_bytes": None, "promised_bytes": None, "would_free": []}
+        return found
+
+    def _would_free(self) -> list[tuple[str, int]]:
+        """Return of each generation that is not its set's newest what only it needs, in bytes, the largest first."""
+        sets = Sets(self._layout)
+        content = {
+            (name, number): {entry["digest"]: entry["size"] for kind in ("manifests", "blobs") for entry in plan[kind]}
+            for name in sets.names()
+            for number in sets.generations(name)
+            if (plan := _plan(sets.read(name, number))) is not None
+        }
+        uses: dict[str, int] = {}
+        for found in content.values():
+            for digest in found:
+                uses[digest] = uses.get(digest, 0) + 1
+        newest = {name: max(number for other, number in content if other == name) for name, _ in content}
+        freed = [
+            (f"{name}@{number}", sum(size for digest, size in found.items() if uses[digest] == 1))
+            for (name, number), found in content.items()
+            if number != newest[name]
+        ]
+        return sorted((one for one in freed if one[1]), key=lambda one: -one[1])
+
+    def _fetches(self, locked: frozenset[int]) -> list[dict[str, Any]]:
+        """Return the downloads under way: those whose part somebody holds."""
+        found: list[dict[str, Any]] = []
+        for entry in _list(self._layout.ingest):
+            stem = entry.removesuffix(".part")
+            if stem == entry or len(found) >= _MOST_FETCHES:
+                continue
+            part = self._layout.ingest / entry
+            status = files.look(str(part))
+            if status is None or status.st_ino not in locked:
+                continue
+            note = PartNote.parse(files.read_record(str(self._layout.ingest / f"{stem}.json"), _NOTE_LIMIT))
+            found.append(
+                {
+                    "digest": stem.replace("-", ":", 1),
+                    "upstream": note.upstream if note else "",
+                    "repository": note.repository if note else "",
+                    "size": note.size if note else None,
+                    "received": status.st_size,
+                }
+            )
+        return found
+
+    def _sets(self, locked: frozenset[int]) -> tuple[list[dict[str, Any]], list[str]]:
+        """Return what is here of each generation, and the sets that somebody works on.
+
+        A generation that a later complete one follows may be unfinished for good: that is nobody's trouble.
+        """
+        sets = Sets(self._layout)
+        try:
+            complete = {(one.set, one.generation): one for one in sets.current()}
+            missing = self._pins.missing()
+        except (OSError, StoreError):
+            return [], []
+        busy = [name for name in sets.names() if inode(self._layout.lock(f"set {name}")) in locked]
+        newest = {name: max(number for other, number in complete if other == name) for name, _ in complete}
+        found = []
+        for (name, number), lacking in sorted(missing.items()):
+            one = complete.get((name, number))
+            if one is not None:
+                state = "incomplete" if lacking else "complete"
+            else:
+                state = "running" if name in busy else "left" if number < newest.get(name, 0) else "incomplete"
+            found.append(
+                {
+                    "set": name,
+                    "generation": number,
+                    "state": state,
+                    "missing": lacking,
+                    "completed": one.completed if one is not None else None,
+                }
+            )
+        return found, busy
+
+    def _scrub(self) -> dict[str, Any] | None:
+        """Return what the scrub noted of itself."""
+        try:
+            found = json.loads(files.read_record(str(self._layout.run / "scrub.json"), _SCRUB_LIMIT) or b"null")
+        except (ValueError, RecursionError, MirrorError):
+            return None
+        return found if isinstance(found, dict) else None
+
+
+def _state(endpoints: list[Seen]) -> str:
+    if endpoints and all(one.is_away for one in endpoints):
+        return "away"
+    if any(one.is_away for one in endpoints):
+        return "partly away"
+    return (
+        "reachable"
+        if any(one.judged and not one.last_error for one in endpoints)
+        else ("failing" if any(one.last_error for one in endpoints) else "not asked yet")
+    )
+
+
+def _credential(endpoints: list[Seen]) -> str:
+    """Return the worst that is known: refused, ok, none (answers anonymous requests), unknown."""
+    states = {one.credential for one in endpoints}
+    return next((state for state in ("refused", "ok", "none") if state in states), "unknown")
+
+
+def _plan(raw: bytes | None) -> dict[str, Any] | None:
+    try:
+        found = json.loads(raw or b"null")
+        for kind in ("manifests", "blobs"):
+            for entry in found[kind]:
+                if not isinstance(entry["digest"], str) or not isinstance(entry["size"], int):
+                    return None
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return dict(found)
+
+
+def _list(folder: os.PathLike[str]) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []

@@ -1,0 +1,68 @@
+"""How commands reach a running service: one question over its unix socket, with the rights of whoever asks."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from mirror.admin.socket import connect, others
+from mirror.config import Config
+from mirror.errors import MirrorError
+
+_PATIENCE = 15.0  # seconds; a store on a hung disk takes its time to say so
+_LARGEST = 64 * 1024 * 1024
+
+
+class NobodyAnswers(MirrorError):
+    """No service answers at the socket."""
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=_PATIENCE)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = connect(self._path, _PATIENCE)
+
+
+def ask(config: Config, method: str, path: str, **query: str) -> tuple[dict[str, Any], Path]:
+    """Return what the service on this store answers, and at which socket: the first one's, else a further one's.
+
+    Raises NobodyAnswers, MirrorError for what it refuses to answer, and PermissionError where we may not ask.
+    """
+    target = path + "".join(f"{'&' if number else '?'}{key}={quote(query[key])}" for number, key in enumerate(query))
+    first = config.admin_socket
+    refused: OSError | None = None
+    for at in (first, *others(first)):
+        try:
+            return _asked(at, method, target), at
+        except PermissionError:
+            raise
+        except (OSError, http.client.HTTPException) as error:
+            refused = refused or (error if isinstance(error, OSError) else None)
+    why = f" ({refused.strerror})" if refused is not None and refused.strerror else ""
+    raise NobodyAnswers(f"no service answers at {first}{why}", _how_to_start(config))
+
+
+def _asked(at: Path, method: str, target: str) -> dict[str, Any]:
+    connection = _Connection(at)
+    try:
+        connection.request(method, target)
+        answer = connection.getresponse()
+        facts: dict[str, Any] = json.loads(answer.read(_LARGEST))
+    except ValueError as error:
+        raise http.client.HTTPException("no JSON") from error
+    finally:
+        connection.close()
+    if answer.status >= 400:
+        raise MirrorError(str(facts.get("what", answer.status)), str(facts.get("remedy", "")))
+    return facts
+
+
+def _how_to_start(config: Config) -> str:
+    path = config.source.path
+    return f"start it: systemctl start mirror, or mirror serve{f' --config {path}' if path else ''}"
