@@ -61,8 +61,9 @@ class Purger:
         """Drop all of a repository but what is pinned, with the tags that mean it."""
         pinned = self._pins.digests()
         tags = [tag for tag, digest in self._meanings(name).items() if str(digest) not in pinned]
-        manifests = {digest for digest in self._rows.list(name) if str(digest) not in pinned}
-        return self._purge(name, tags, manifests, {*manifests, *self._rows.list_blobs(name)}, gone, dry_run)
+        every = set(self._rows.list(name))
+        manifests = {digest for digest in every if str(digest) not in pinned}
+        return self._purge(name, tags, manifests, every.union(self._rows.list_blobs(name)), gone, dry_run)
 
     def tag(self, name: str, tag: str, gone: Gone, *, dry_run: bool = False) -> Purged:
         """Drop a tag, and what it means with all under it but for what another tag or manifest needs."""
@@ -148,6 +149,7 @@ class Purger:
         here = {one for one in contents - needed.difference(asked) if self._size(one) is not None}
         shared = self._shared(name, here)
         total.shared = len(shared)
+        total.pinned = sum(1 for one in contents & needed - here if self._stays(one) and self._size(one) is not None)
         for digest in sorted(here - shared):
             size = self._size(digest)
             if size is None:

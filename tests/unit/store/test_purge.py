@@ -204,7 +204,7 @@ def test_what_is_pinned_stays_whatever_is_purged(cache: Cache, form: str) -> Non
     assert cache.purge(A, Digest.of(noise(400, 1))).pinned == 1
     cache.tags.write(A, "v1", TagRecord(first, OCI_MANIFEST, 1.0), durable=False)
     assert set(cache.gone) == set()
-    cache.purge(A)
+    assert cache.purge(A).pinned == 4
     assert set(cache.gone) == {str(second), *text(noise(400, 2))}
     assert cache.stored() == keeps
     tags, manifests, blobs = cache.known(A)
