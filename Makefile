@@ -5,10 +5,13 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check -q install --require-hashes
 UV := $(VENV)/bin/uv
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' mirror/__init__.py)
+BUILDAH ?= buildah
+OUT ?= dist
 COMPILE := $(UV) pip compile -q --universal --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check fmt install uninstall bundle lock bench bench-quick bench-sync bench-sync-quick conformance model drills tools clean
+.PHONY: help serve test check fmt install uninstall bundle image lock bench bench-quick bench-sync bench-sync-quick conformance model drills tools clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -64,6 +67,15 @@ uninstall: ## Take the service away again; the store and /etc/mirror stay
 
 bundle: $(VENV)/runtime ## Make one tar that installs the service without a network; IMAGE=FILE takes an oci-archive along
 	$(RUN) bundle/build.py $(if $(IMAGE),--image $(IMAGE))
+
+image: ## Build the container image into OUT=dist, as mirror-VERSION.oci.tar: BASE=IMAGE; WHEELS=FOLDER instead of an index
+	mkdir -p $(OUT)
+	$(BUILDAH) build $(BUILD_FLAGS) --timestamp $$(git log -1 --format=%ct 2>/dev/null || echo 1000000000) \
+	  $(if $(BASE),--build-arg BASE=$(BASE)) \
+	  $(if $(WHEELS),--volume $(abspath $(WHEELS)):/wheels:ro --build-arg PIP_NO_INDEX=1 --build-arg PIP_FIND_LINKS=/wheels) \
+	  --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git describe --always --dirty --abbrev=40 --exclude '*' 2>/dev/null) -t localhost/mirror:$(VERSION) .
+	rm -f $(OUT)/mirror-$(VERSION).oci.tar
+	$(BUILDAH) push -q localhost/mirror:$(VERSION) oci-archive:$(OUT)/mirror-$(VERSION).oci.tar:localhost/mirror:$(VERSION)
 
 lock: $(VENV)/dev ## Lock the newest versions that pyproject.toml allows, with hashes
 	$(COMPILE) --upgrade pyproject.toml requirements/build.in -o requirements/runtime.txt
