@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.tools.processes import wait_until
 from tests.tools.programs import ROOT, Programs
 
-PACKAGES = ("python3", "systemd", "systemd-sysv")
+PACKAGES = ("procps", "python3", "systemd", "systemd-sysv")
 # What nobody reads in a test: half of the files.
 _LEFT_OUT = ("doc", "locale", "man", "info", "zoneinfo")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
