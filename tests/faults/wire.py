@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -41,15 +42,28 @@ class Got:
 
 
 async def ask(
-    address: tuple[str, int], target: str, method: str = "GET", headers: Mapping[str, str] | None = None
+    address: tuple[str, int],
+    target: str,
+    method: str = "GET",
+    headers: Mapping[str, str] | None = None,
+    body: bytes | None = None,
 ) -> Got:
-    """Send one request on a connection of its own and read the answer to its end."""
+    """Send one request on a connection of its own and read the answer to its end.
+
+    A body is sent with its length unless `headers` give another one; what answers before its end is heard all the same.
+    """
     fields = {"Host": f"{address[0]}:{address[1]}", **(headers or {})}
+    if body is not None:
+        fields.setdefault("Content-Length", str(len(body)))
     head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
     reader, writer = await asyncio.open_connection(*address)
     try:
-        writer.write(f"{method} {target} HTTP/1.1\r\n{head}\r\n".encode("latin-1"))
         async with asyncio.timeout(_LONGEST):
+            with contextlib.suppress(ConnectionError):
+                writer.write(f"{method} {target} HTTP/1.1\r\n{head}\r\n".encode("latin-1"))
+                for at in range(0, len(body or b""), _PIECE):
+                    writer.write((body or b"")[at : at + _PIECE])
+                    await writer.drain()
             return await read_answer(reader, method)
     finally:
         writer.transport.abort()
