@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 from mirror.cli.choose import choose_stored
 from mirror.cli.desk import Desk
@@ -13,10 +12,9 @@ from mirror.cli.person import operator
 from mirror.errors import ConfigurationError, NotHere, NotYet, Problem
 from mirror.oci.digest import Digest
 from mirror.store import files
-from mirror.store.pins import ImagePins, Pinned
+from mirror.store.pins import ImagePins, Pinned, pin_image
 from mirror.store.sets import Pins
 from mirror.store.tags import Tags
-from mirror.store.trees import Tree, grow
 
 _SHOWN = 20  # digests named to a person
 
@@ -27,7 +25,7 @@ async def pin(desk: Desk, outcome: Outcome, what: str) -> None:
         await asyncio.to_thread(_hold, desk, outcome, what)
         return
     name, digest = await asyncio.to_thread(_image, desk, what)
-    pinned, absent = await asyncio.to_thread(_pin, desk, name, digest)
+    pinned, absent = await asyncio.to_thread(pin_image, desk.opened.layout, name, digest, operator())
     outcome.facts |= {
         "image": str(pinned),
         "contents": len(pinned.content),
@@ -80,23 +78,6 @@ def _remedy(desk: Desk, named: Named, name: str) -> str:
     if record is not None:
         return f"it means {named.name}@{record.digest} now"
     return f"write NAME@DIGEST, e.g. {named.name}@sha256:…; see `mirror ls {named.name}`"
-
-
-def _pin(desk: Desk, name: str, digest: Digest) -> tuple[Pinned, set[Digest]]:
-    """Pin what is known of an image; return that, and what of it is not here."""
-    layout = desk.opened.layout
-    pins = ImagePins(layout)
-    before = pins.read(name, digest)
-    tree = grow(layout, name, digest)
-    pinned = Pinned(name, digest, tree.manifests, tree.blobs, time.time(), operator())
-    pins.write(pinned)
-    # Something of it may have been evicted before it was pinned.
-    if files.modified(layout.blob(digest)) is None:
-        if before is None:
-            pins.remove(name, digest)
-        raise NotHere(f"{name}@{digest} is not here any more", "pull it through this mirror, then pin it again")
-    after: Tree = grow(layout, name, digest)
-    return pinned, after.absent
 
 
 def _alone(desk: Desk, pinned: Pinned) -> dict[Digest, int]:

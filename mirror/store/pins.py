@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mirror import logs
-from mirror.errors import DigestInvalid, NameInvalid
+from mirror.errors import DigestInvalid, NameInvalid, NotHere
 from mirror.oci.digest import Digest
 from mirror.oci.reference import check_name
 from mirror.store import files
 from mirror.store.layout import Layout
 from mirror.store.sets import Sets
+from mirror.store.trees import grow
 
 _LIMIT = 16 * 1024 * 1024  # bytes of a record: an index of ten thousand images is far below it
 _SCHEMA = 1
@@ -114,6 +116,26 @@ class ImagePins:
         if gone:
             files.sync_folder(str(self._layout.pins))
         return gone
+
+
+def pin_image(layout: Layout, name: str, digest: Digest, who: str) -> tuple[Pinned, set[Digest]]:
+    """Pin an image with what is known of it; return that, and what of it is not here: the rest stays from now on.
+
+    For threads. Raises NotHere where the image is not here, Corrupt where its manifest cannot be read, OSError,
+    StoreError.
+    """
+    pins = ImagePins(layout)
+    before = pins.read(name, digest)
+    tree = grow(layout, name, digest)
+    pinned = Pinned(name, digest, tree.manifests, tree.blobs, time.time(), who)
+    pins.write(pinned)
+    # Something of it may have been evicted before that.
+    absent = {one for one in pinned.content if files.modified(layout.blob(one)) is None}
+    if digest in absent:
+        if before is None:
+            pins.remove(name, digest)
+        raise NotHere(f"{name}@{digest} is not here any more", "pull it through this mirror, then pin it again")
+    return pinned, absent
 
 
 def _entries(content: Mapping[Digest, int]) -> list[dict[str, str | int]]:

@@ -1,0 +1,499 @@
+"""A machine of rules: pulls, pushes, pins, purges, evictions, garbage collection and scrubs, two processes on one store.
+
+The model knows what must be here: what is pinned and was here when it was, what was pushed and is named or young. All
+of that stays, whatever is done at once; and whoever pulls gets the right bytes, whatever is taken away meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from mirror.admin.scrub import Scrubber
+from mirror.content.answers import Target
+from mirror.content.heal import Healer
+from mirror.errors import MirrorError, NotHere
+from mirror.metrics import Metrics
+from mirror.oci.digest import Digest
+from mirror.store.pins import ImagePins, pin_image
+from mirror.store.purge import Purged, Purger
+from mirror.store.sets import Sets
+from tests.faults.invariants import downloads_can_go_on, sealed_files_hash_to_their_names, tags_name_what_is_a_manifest
+from tests.model.universe import ALL_BLOBS, IMAGES, MANIFESTS, REPOSITORIES, TRUTH, parts
+from tests.peers.images import Image
+from tests.peers.scripted import ScriptedRegistry
+from tests.unit.content.conftest import read
+from tests.unit.content.hosted_bed import Shelf, image
+
+Result = TypeVar("Result")
+
+APPS = ("apps/a", "apps/b")
+ATTEMPTS = 4  # a pull may join a download that another one's end ends
+
+names = st.sampled_from(REPOSITORIES)
+numbers = st.integers(0, 1)
+apps = st.sampled_from(APPS)
+which = st.integers(0, 1)
+layers = st.lists(st.sampled_from(ALL_BLOBS), min_size=1, max_size=3, unique=True).map(tuple)
+generations = st.integers(1, 2)
+# What `purge` is given: the repository, a tag, a manifest, or a blob.
+purges = st.tuples(names, st.sampled_from(["all", "tag", "manifest", "blob"]), numbers)
+
+
+def tag_of(number: int) -> str:
+    return f"v{number}"
+
+
+def target_of(name: str) -> Target:
+    return Target("lab", name, f"lab/{name}")
+
+
+def hosted(name: str) -> Target:
+    return Target("", name, name, hosted=True)
+
+
+def needs(one: Image) -> set[str]:
+    return {one.digest, *parts(one)}
+
+
+def step(**draws: Any) -> Callable[[Callable[..., None]], Any]:
+    """As `rule`, and write down what was done: threads are real, so a second run may not show what went wrong."""
+
+    def wrap(function: Callable[..., None]) -> Any:
+        @functools.wraps(function)
+        def run(self: Keeping, **drawn: Any) -> None:
+            self.journal.append(f"{function.__name__}({', '.join(f'{k}={v!r}' for k, v in drawn.items())})")
+            with self.explained():
+                function(self, **drawn)
+
+        return rule(**draws)(run)
+
+    return wrap
+
+
+class Keeping(RuleBasedStateMachine):
+    """Two processes on one store, one upstream that is always well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.folder = Path(tempfile.mkdtemp(prefix="care-model-"))
+        self.upstream = ScriptedRegistry()
+        self.shelves: list[Shelf] = []
+        self.pins: dict[str, set[str]] = {}  # what pins: the digests that were here when it was written
+        self.manifests: dict[str, dict[str, set[str]]] = {name: {} for name in APPS}
+        self.bodies: dict[str, bytes] = {}
+        self.young: set[str] = set()
+        self.spoilt: set[str] = set()  # damaged, until a scrub
+        self.lost: set[str] = set()  # damaged, and nobody can give it again
+        self.journal: list[str] = []
+
+    # -- what the rules are made of ------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def explained(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            error.add_note("\n".join([f"after {len(self.journal)} steps:", *self.journal[-40:]]))
+            raise
+
+    def do(self, work: Awaitable[Result]) -> Result:
+        async def bounded() -> Result:
+            async with asyncio.timeout(60):
+                return await work
+
+        return self.loop.run_until_complete(bounded())
+
+    @property
+    def layout(self):
+        return self.shelves[0].layout
+
+    @property
+    def stored(self) -> set[str]:
+        return self.shelves[0].stored()
+
+    @property
+    def named(self) -> set[str]:
+        """All that was pushed and may not go."""
+        return {
+            digest for found in self.manifests.values() for manifest, of in found.items() for digest in (manifest, *of)
+        }
+
+    @property
+    def live(self) -> set[str]:
+        """All that must be here."""
+        return (set().union(*self.pins.values()) | self.named | self.young) - self.spoilt - self.lost
+
+    async def open(self) -> Shelf:
+        document = {
+            "upstreams": {"lab": {"endpoints": [self.upstream.url], "tags": {"fresh_for": "0s"}}},
+            "hosted": ["apps/**"],
+        }
+        return Shelf(self.folder, document)
+
+    def purger(self, number: int) -> Purger:
+        return Purger(self.layout, self.shelves[number].room.space.eviction)
+
+    # -- the world -----------------------------------------------------------------------------------------------
+
+    @initialize()
+    def begin(self) -> None:
+        self.do(self.upstream.start())
+        for name in REPOSITORIES:
+            for number, one in enumerate(IMAGES[name]):
+                for blob in (one.config, *one.layers):
+                    self.upstream.add_blob(name, blob)
+                self.upstream.add_manifest(name, one.manifest, one.media_type, tag_of(number))
+        self.shelves = [self.do(self.open()) for _ in range(2)]
+
+    @step(number=which)
+    def restart(self, number: int) -> None:
+        self.do(self.shelves[number].close())
+        self.shelves[number] = self.do(self.open())
+
+    @step()
+    def grow_old(self) -> None:
+        self.shelves[0].age()
+        self.young = set()
+
+    @step(pick=st.integers(0, 20), how=st.sampled_from(["flip", "delete"]))
+    def damage(self, pick: int, how: str) -> None:
+        stored = sorted(self.stored - self.spoilt)
+        if not stored:
+            return
+        digest = stored[pick % len(stored)]
+        path = Path(self.layout.blob(Digest.parse(digest)))
+        before = path.stat()
+        if how == "delete" or not before.st_size:
+            path.unlink()
+        else:
+            content = path.read_bytes()
+            path.chmod(0o600)
+            path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+            path.chmod(0o440)
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        self.spoilt.add(digest)
+        # Nothing is read before it is scrubbed: a sealed file is believed, which is not what is tried here.
+        self.scrubbed(0)
+
+    # -- one after the other -------------------------------------------------------------------------------------
+
+    @step(number=which, name=names, which_image=numbers)
+    def pull(self, number: int, name: str, which_image: int) -> None:
+        self.do(self.pulled(number, name, which_image))
+        one = IMAGES[name][which_image]
+        assert needs(one) <= self.stored
+        for pin, digests in self.pins.items():
+            if pin.startswith((f"lab/{name}@{one.digest}", f"set {one.digest}")):
+                digests |= needs(one)
+
+    async def pulled(self, number: int, name: str, which_image: int) -> None:
+        """Pull an image as a node does; every byte of it must come and be right."""
+        one = IMAGES[name][which_image]
+        answer = await self.asked(lambda: self.shelves[number].pull(tag_of(which_image), target_of(name)))
+        assert answer.body == one.manifest
+        for digest in parts(one):
+            assert await self.asked(lambda digest=digest: self.blob(number, name, digest)) == TRUTH[digest]
+        await self.settled(number)
+
+    async def blob(self, number: int, name: str, digest: str) -> bytes:
+        content = self.shelves[number].content
+        target, parsed = target_of(name), Digest.parse(digest)
+        answer = content.blob_now(target, parsed) or await content.blob(target, parsed, None)
+        await asyncio.sleep(0)  # whoever purges now takes it from under a reader
+        return await read(answer)
+
+    async def asked(self, ask: Callable[[], Awaitable[Result]]) -> Result:
+        for attempt in range(ATTEMPTS):
+            try:
+                return await ask()
+            except MirrorError:
+                if attempt == ATTEMPTS - 1:
+                    raise
+                await asyncio.sleep(0.02)
+        raise AssertionError
+
+    async def settled(self, number: int) -> None:
+        room = self.shelves[number].room
+        while room.content._fetcher._fills or room.content._members._grants:
+            await asyncio.sleep(0.002)
+
+    @step(number=which, name=apps, chosen=layers)
+    def push(self, number: int, name: str, chosen: tuple[str, ...]) -> None:
+        self.do(self.pushed(number, name, chosen))
+        self.took(name, chosen)
+
+    async def pushed(self, number: int, name: str, chosen: tuple[str, ...]) -> None:
+        shelf = self.shelves[number]
+        for digest in chosen:
+            await shelf.blob(TRUTH[digest], hosted(name))
+        await shelf.manifest(body_of(chosen), "latest", hosted(name))
+
+    def took(self, name: str, chosen: tuple[str, ...]) -> None:
+        digest = str(Digest.of(body_of(chosen)))
+        self.bodies[digest] = body_of(chosen)
+        self.manifests[name][digest] = set(chosen)
+        self.young |= {digest, *chosen}
+        self.lost -= {digest, *chosen}
+
+    @step(number=which, name=apps, pick=st.integers(0, 20))
+    def delete(self, number: int, name: str, pick: int) -> None:
+        known = sorted(self.manifests[name])
+        if known:
+            digest = known[pick % len(known)]
+            self.do(self.shelves[number].hosted.delete_manifest(hosted(name), Digest.parse(digest), "ci"))
+            del self.manifests[name][digest]
+
+    @step(name=names, which_image=numbers)
+    def pin(self, name: str, which_image: int) -> None:
+        self.pinned(name, which_image)
+
+    def pinned(self, name: str, which_image: int) -> None:
+        one = IMAGES[name][which_image]
+        key = f"lab/{name}@{one.digest}"
+        try:
+            made, absent = pin_image(self.layout, f"lab/{name}", Digest.parse(one.digest), "model")
+        except NotHere:
+            return
+        assert {str(digest) for digest in made.content} == needs(one)
+        self.pins[key] = needs(one) - {str(digest) for digest in absent}
+
+    @step(name=names, which_image=numbers)
+    def unpin(self, name: str, which_image: int) -> None:
+        one = IMAGES[name][which_image]
+        gone = ImagePins(self.layout).remove(f"lab/{name}", Digest.parse(one.digest))
+        assert gone == (self.pins.pop(f"lab/{name}@{one.digest}", None) is not None)
+
+    @step(name=names, which_image=numbers, generation=generations)
+    def keep_set(self, name: str, which_image: int, generation: int) -> None:
+        """A sync begins: its plan pins all of an image, here or not."""
+        self.give_up_set(generation)
+        one = IMAGES[name][which_image]
+        entries = [{"digest": digest, "size": len(TRUTH[digest])} for digest in sorted(needs(one))]
+        plan = json.dumps({"manifests": entries[:1], "blobs": entries[1:]}).encode()
+        Sets(self.layout).write("prod", generation, plan)
+        self.pins[f"set {one.digest} {generation}"] = needs(one) & self.stored
+
+    @step(generation=generations)
+    def drop_set(self, generation: int) -> None:
+        self.give_up_set(generation)
+
+    def give_up_set(self, generation: int) -> None:
+        Sets(self.layout).remove("prod", generation)
+        self.pins = {key: found for key, found in self.pins.items() if not key.endswith(f" {generation}")}
+
+    @step(number=which, what=purges, dry_run=st.booleans())
+    def purge(self, number: int, what: tuple[str, str, int], dry_run: bool) -> None:
+        before, live = self.stored, self.live
+        total, gone = self.purged(number, what, dry_run=dry_run)
+        assert total.contents == len(gone)
+        assert not gone & live, "what is live is said to go"
+        if dry_run:
+            assert self.stored == before
+            again, really = self.purged(number, what)
+            assert (again, really) == (total, gone), "a dry run says something else than what is done"
+        assert self.stored == before - gone
+        name, kind, _ = what
+        others = {digest for other in REPOSITORIES if other != name for digest in self.known(other)}
+        if kind == "all":
+            left = self.known(name) & self.stored
+            kept = set().union(*self.pins.values()) | self.known_pins()
+            assert left <= kept | others | self.shelves[0].marked(), "something stays that nothing keeps"
+
+    def known_pins(self) -> set[str]:
+        return {str(digest) for one in ImagePins(self.layout).list() for digest in one.content} | {
+            str(entry["digest"])
+            for number in Sets(self.layout).generations("prod")
+            for kind in ("manifests", "blobs")
+            for entry in json.loads(Sets(self.layout).read("prod", number) or b"")[kind]
+        }
+
+    def known(self, name: str) -> set[str]:
+        rows = self.shelves[0].pushes.rows
+        return {*map(str, rows.list(f"lab/{name}")), *map(str, rows.list_blobs(f"lab/{name}"))}
+
+    def purged(self, number: int, what: tuple[str, str, int], *, dry_run: bool = False) -> tuple[Purged, set[str]]:
+        """Purge, in this thread; return what was said."""
+        name, kind, which_image = what
+        one, canonical = IMAGES[name][which_image], f"lab/{name}"
+        gone: set[str] = set()
+
+        def say(digest: Digest, size: int) -> None:
+            assert size == len(TRUTH[str(digest)])
+            gone.add(str(digest))
+
+        purger = self.purger(number)
+        if kind == "all":
+            return purger.repository(canonical, say, dry_run=dry_run), gone
+        if kind == "tag":
+            return purger.tag(canonical, tag_of(which_image), say, dry_run=dry_run), gone
+        digest = one.digest if kind == "manifest" else parts(one)[-1]
+        return purger.digest(canonical, Digest.parse(digest), say, dry_run=dry_run), gone
+
+    @step(number=which, needed=st.sampled_from([1, 100_000, 10**9]))
+    def evict(self, number: int, needed: int) -> None:
+        self.shelves[number].room.space.eviction.free(needed)
+
+    @step(number=which)
+    def collect(self, number: int) -> None:
+        before = self.stored
+        _, gone = self.do(asyncio.to_thread(self.shelves[number].collect))
+        assert not set(gone) & self.live
+        assert self.stored == before - set(gone)
+
+    @step(number=which)
+    def scrub(self, number: int) -> None:
+        self.scrubbed(number)
+
+    def scrubbed(self, number: int) -> None:
+        spoilt, self.spoilt = self.spoilt, set()
+        wanted = set().union(*self.pins.values()) | self.named | self.young
+        self.do(self._scrub(number))
+        # What was pushed and no upstream has is lost: there it is only said.
+        self.lost |= (spoilt & wanted) - self.stored
+        assert not {digest for digest in self.lost if self.has_upstream(digest)}, (
+            "what an upstream has is not had again"
+        )
+
+    def has_upstream(self, digest: str) -> bool:
+        known = {one for name in REPOSITORIES for one in self.known(name)}
+        return digest in TRUTH and digest in known
+
+    async def _scrub(self, number: int) -> None:
+        room = self.shelves[number].room
+        healer = Healer(self.layout, room.content, room.readers)
+        scrubber = Scrubber(self.layout, room.quarantine, Metrics(), healer.heal, room.readers)
+        await scrubber.all(0, lambda _: None)
+
+    # -- all at once ---------------------------------------------------------------------------------------------
+
+    @step(
+        pulls=st.lists(st.tuples(which, names, numbers), min_size=1, max_size=4),
+        pushes=st.lists(st.tuples(which, apps, layers), max_size=2),
+        takes=st.lists(
+            st.one_of(
+                purges.map(lambda what: ("purge", what)),
+                st.just(("gc", None)),
+                st.just(("scrub", None)),
+                st.sampled_from([1, 10**9]).map(lambda needed: ("evict", needed)),
+            ),
+            min_size=1,
+            max_size=4,
+        ),
+        pins=st.lists(st.tuples(names, numbers), max_size=1),
+    )
+    def at_once(
+        self,
+        pulls: list[tuple[int, str, int]],
+        pushes: list[tuple[int, str, tuple[str, ...]]],
+        takes: list[tuple[str, Any]],
+        pins: list[tuple[str, int]],
+    ) -> None:
+        """Nodes pull and somebody pushes and pins, while others purge, evict, collect garbage and scrub."""
+        self.do(self._at_once(pulls, pushes, takes, pins))
+        for _, name, chosen in pushes:
+            self.took(name, chosen)
+        # A tag may mean what went in the moment before it was written; the next pull brings that again.
+        for name in REPOSITORIES:
+            for number in (0, 1):
+                self.do(self.pulled(0, name, number))
+
+    async def _at_once(
+        self,
+        pulls: list[tuple[int, str, int]],
+        pushes: list[tuple[int, str, tuple[str, ...]]],
+        takes: list[tuple[str, Any]],
+        pins: list[tuple[str, int]],
+    ) -> None:
+        async def push(number: int, name: str, chosen: tuple[str, ...]) -> None:
+            await self.pushed(number, name, chosen)
+
+        await asyncio.gather(
+            *(self.pulled(*one) for one in pulls),
+            *(push(*one) for one in pushes),
+            *(self._take(number % 2, *one) for number, one in enumerate(takes)),
+            *(asyncio.to_thread(self.pinned, *one) for one in pins),
+        )
+
+    async def _take(self, number: int, how: str, what: Any) -> None:
+        shelf = self.shelves[number]
+        if how == "purge":
+            await asyncio.to_thread(self.purged, number, what)
+        elif how == "gc":
+            with contextlib.suppress(MirrorError):  # somebody else is at it
+                await asyncio.to_thread(shelf.collect)
+        elif how == "scrub":
+            await self._scrub(number)
+        else:
+            await asyncio.to_thread(shelf.room.space.eviction.free, what)
+
+    # -- what must hold ------------------------------------------------------------------------------------------
+
+    @invariant()
+    def nothing_live_is_lost(self) -> None:
+        if not self.shelves:
+            return
+        with self.explained():
+            missing = self.live - self.stored
+            assert not missing, f"lost: {missing}"
+            assert sealed_files_hash_to_their_names(self.layout) == []
+            assert tags_name_what_is_a_manifest(self.layout) == []
+            assert downloads_can_go_on(self.layout, TRUTH.get) == []
+
+    def teardown(self) -> None:
+        try:
+            if self.shelves:
+                with self.explained():
+                    self.end()
+        finally:
+            for shelf in self.shelves:
+                self.do(shelf.close())
+            self.do(self.upstream.stop())
+            self.do(self.loop.shutdown_default_executor())
+            self.loop.close()
+            shutil.rmtree(self.folder)
+
+    def end(self) -> None:
+        """What was pushed is pulled. Then everything is given up, and all of it goes."""
+        for name, found in self.manifests.items():
+            for digest, of in found.items():
+                if not self.lost & {digest, *of}:
+                    assert self.do(self.shelves[1].pull(Digest.parse(digest), hosted(name))).body == self.bodies[digest]
+        for one in ImagePins(self.layout).list():
+            ImagePins(self.layout).remove(one.name, one.digest)
+        for generation in (1, 2):
+            self.give_up_set(generation)
+        self.pins = {}
+        for name in REPOSITORIES:
+            self.purged(0, (name, "all", 0))
+        assert self.stored & MANIFESTS == set()
+        assert self.stored <= self.shelves[0].marked() | {
+            digest for name in REPOSITORIES for digest in self.known(name)
+        }, "only what was pushed is left"
+        for name in APPS:
+            for digest in list(self.manifests[name]):
+                self.do(self.shelves[1].hosted.delete_manifest(hosted(name), Digest.parse(digest), "ci"))
+            self.manifests[name] = {}
+        self.shelves[0].age()
+        self.young = set()
+        self.do(asyncio.to_thread(self.shelves[0].collect))
+        self.shelves[0].room.space.eviction.free(10**9)
+        assert self.stored == set()
+
+
+def body_of(chosen: tuple[str, ...]) -> bytes:
+    """Return the image whose config and layers are these blobs."""
+    first, *rest = (TRUTH[digest] for digest in chosen)
+    return image(*rest, config=first)
