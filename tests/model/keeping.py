@@ -1,4 +1,4 @@
-"""A machine of rules: pulls, pushes, pins, purges, evictions, garbage collection and scrubs, two processes on one store.
+"""A machine of rules: pulls, pushes, pins, purges, evictions, gc and scrubs by two processes, many of them at once.
 
 The model knows what must be here: what is pinned and was here when it was, what was pushed and is named or young. All
 of that stays, whatever is done at once; and whoever pulls gets the right bytes, whatever is taken away meanwhile.
@@ -195,6 +195,7 @@ class Keeping(RuleBasedStateMachine):
         self.do(self.pulled(number, name, which_image))
         one = IMAGES[name][which_image]
         assert needs(one) <= self.stored
+        self.lost -= self.stored
         for pin, digests in self.pins.items():
             if pin.startswith((f"lab/{name}@{one.digest}", f"set {one.digest}")):
                 digests |= needs(one)
@@ -362,7 +363,10 @@ class Keeping(RuleBasedStateMachine):
         wanted = set().union(*self.pins.values()) | self.named | self.young
         self.do(self._scrub(number))
         # What was pushed and no upstream has is lost: there it is only said.
-        self.lost |= (spoilt & wanted) - self.stored
+        self.lost = (self.lost | spoilt & wanted) - self.stored
+        for found in self.manifests.values():
+            for digest in self.lost & set(found):
+                del found[digest]  # what it named may go with it
         assert not {digest for digest in self.lost if self.has_upstream(digest)}, (
             "what an upstream has is not had again"
         )
@@ -409,6 +413,7 @@ class Keeping(RuleBasedStateMachine):
         for name in REPOSITORIES:
             for number in (0, 1):
                 self.do(self.pulled(0, name, number))
+        self.lost -= self.stored
 
     async def _at_once(
         self,
