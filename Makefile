@@ -11,7 +11,7 @@ OUT ?= dist
 COMPILE := $(UV) pip compile -q --universal --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check fmt install uninstall bundle image lock bench bench-quick bench-sync bench-sync-quick conformance model drills push-drills tools clean
+.PHONY: help serve test check fmt install uninstall bundle image lock bench bench-quick bench-sync bench-sync-quick conformance model drills machines push-drills tools clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -57,6 +57,9 @@ drills: $(VENV)/dev ## Sync, carry and load releases of full size with everythin
 
 push-drills: $(VENV)/dev ## Kill the service two hundred times while clients push (10 minutes)
 	PUSH_DRILLS=200 PUSHES=200 $(RUN) -m pytest -s tests/faults/test_push_drills.py tests/faults/test_push_kill.py
+
+machines: $(VENV)/dev ## Install the bundle on a Debian under systemd, with everything going wrong (3 minutes, as root)
+	MACHINES=1 $(RUN) -m pytest tests/install
 
 tools: ## Build the Go programs that tests pull with, into .tools/bin
 	.ci/tools

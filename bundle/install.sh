@@ -180,7 +180,7 @@ uninstall() {
   STORE=/var/lib/mirror
   store_drop_in
   [ "$(readlink "$DESTDIR$BINDIR/mirror")" != "$PREFIX/bin/mirror" ] || rm -f "$DESTDIR$BINDIR/mirror"
-  rm -rf "${DESTDIR:?}$PREFIX" "$DESTDIR$PREFIX.new" "$DESTDIR$PREFIX.old"
+  rm -rf "$DESTDIR$PREFIX" "$DESTDIR$PREFIX.new" "$DESTDIR$PREFIX.old"
   if booted; then systemctl daemon-reload; fi
   live || return 0
   say "mirror is gone. The store $left, /etc/mirror and the user mirror are still here: remove them if nobody needs them."

@@ -101,7 +101,7 @@ def make(folder: str, prefix: str) -> None:
     os.chmod(program, 0o755)
     python = os.path.join(programs, "python3")
     # Now, because the service may not write here; with the paths that will be.
-    compiling = [python, "-I", "-m", "compileall", "-q", "-s", folder, "-p", prefix, packages]
+    compiling = [python, "-I", "-m", "compileall", "-q", "-j", "0", "-s", folder, "-p", prefix, packages]
     if subprocess.call(compiling, stdout=subprocess.DEVNULL) != 0:
         shutil.rmtree(folder)
         sys.exit("install: compiling failed")
