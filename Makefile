@@ -11,7 +11,7 @@ OUT ?= dist
 COMPILE := $(UV) pip compile -q --universal --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check fmt install uninstall bundle image lock bench bench-quick bench-sync bench-sync-quick conformance model drills machines push-drills tools clean
+.PHONY: help serve test check fmt install uninstall bundle image man lock bench bench-quick bench-sync bench-sync-quick conformance model drills machines push-drills tools clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -82,6 +82,9 @@ image: ## Build the container image into OUT=dist, as mirror-VERSION.oci.tar: BA
 	  --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git describe --always --dirty --abbrev=40 --exclude '*' 2>/dev/null) -t localhost/mirror:$(VERSION) .
 	rm -f $(OUT)/mirror-$(VERSION).oci.tar
 	$(BUILDAH) push -q localhost/mirror:$(VERSION) oci-archive:$(OUT)/mirror-$(VERSION).oci.tar:localhost/mirror:$(VERSION)
+
+man: $(VENV)/runtime ## Make man pages and shell completion from the commands, into build/share
+	$(RUN) bundle/manual.py build/share
 
 lock: $(VENV)/dev ## Lock the newest versions that pyproject.toml allows, with hashes
 	$(COMPILE) --upgrade pyproject.toml requirements/build.in -o requirements/runtime.txt
