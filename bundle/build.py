@@ -151,6 +151,8 @@ def lay_out(tree: Path, pythons: list[str], machine: str, cache: Path, image: Pa
         shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("quickstart*", ".*"))
     for name in ("LICENSE", "README.md", "CHANGELOG.md"):
         shutil.copy(ROOT / name, tree / "docs" / name)
+    manual = [sys.executable, str(ROOT / "bundle" / "manual.py"), str(tree / "share")]
+    subprocess.run(manual, env={**os.environ, "SOURCE_DATE_EPOCH": str(_time())}, stdout=subprocess.DEVNULL, check=True)
     if image is not None:
         (tree / "image").mkdir()
         shutil.copyfile(image, tree / "image" / "mirror.oci.tar")

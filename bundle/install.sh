@@ -87,6 +87,13 @@ make_user() {
   [ -d /etc/mirror/sets ] || install -d -m 0750 -o root -g mirror /etc/mirror/sets
 }
 
+take_share() { # man pages and completion, of this release or another: all are called mirror
+  rm -f "$DESTDIR"/usr/local/share/man/man1/mirror.1 "$DESTDIR"/usr/local/share/man/man1/mirror-*.1
+  for shell in bash-completion/completions/mirror zsh/site-functions/_mirror fish/vendor_completions.d/mirror.fish; do
+    rm -f "$DESTDIR/usr/local/share/$shell"
+  done
+}
+
 relabel() { # SELinux: files moved here keep the label of where they were made
   if command -v restorecon >/dev/null; then
     restorecon -R "$PREFIX" "$BINDIR/mirror" "$LIBDIR/systemd/system" /etc/mirror 2>/dev/null || true
@@ -122,6 +129,7 @@ install_program() {
   put 644 "$here/systemd/mirror.sysusers.conf" "$DESTDIR$LIBDIR/sysusers.d/mirror.conf"
   put 644 "$here/systemd/mirror.tmpfiles.conf" "$DESTDIR$LIBDIR/tmpfiles.d/mirror.conf"
   if [ -d "$here/share" ]; then # man pages, completion
+    take_share
     mkdir -p "$DESTDIR/usr/local/share"
     cp -R "$here/share/." "$DESTDIR/usr/local/share/"
   fi
@@ -174,6 +182,7 @@ uninstall() {
     rm -f "$DESTDIR$LIBDIR/systemd/system/$unit"
   done
   rm -f "$DESTDIR$LIBDIR/sysusers.d/mirror.conf" "$DESTDIR$LIBDIR/tmpfiles.d/mirror.conf"
+  take_share
   drop_in=$DESTDIR/etc/systemd/system/mirror.service.d/store.conf
   left=$(sed -n 's/^ReadWritePaths=//p' "$drop_in" 2>/dev/null || true)
   left=${left:-/var/lib/mirror}
