@@ -132,8 +132,12 @@ class Supervisor:
     def _start(self, worker: Worker) -> None:
         pipes = [other.pipe for other in self._all() if other.pipe >= 0]
         crew = worker.crew
+        foreign = [sock for sock in self._sockets() if sock not in crew.sockets]
 
         def work(index: int, pipe: int) -> int | None:
+            # An address that is given up is free only when nobody has it open.
+            for sock in foreign:
+                sock.close()
             return crew.run(WorkerContext(index, crew, self._slots, self._board, pipe))
 
         worker.start(work, (*self._wake, *self._private, *pipes), self._flush)

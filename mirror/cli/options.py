@@ -54,20 +54,26 @@ def configured(given: dict[str, Any]) -> Config:
     try:
         return read_config(given)
     except ConfigurationError as error:
-        _refuse(error, as_json=given.get("as_json", False))
+        refuse(error, as_json=given.get("as_json", False))
+
+
+def config_path(given: dict[str, Any]) -> Path:
+    """Return which file the configuration is read from."""
+    return given["config_file"] or Path(os.environ.get("MIRROR_CONFIG") or DEFAULT_CONFIG)
 
 
 def read_config(given: dict[str, Any]) -> Config:
     """Return the configuration, with what the common options change of it. Raises ConfigurationError."""
     from mirror.config import load
 
-    config = load(given["config_file"] or Path(os.environ.get("MIRROR_CONFIG") or DEFAULT_CONFIG))
+    config = load(config_path(given))
     level = "warning" if given["quiet"] else config.log.level
     log = config.log.model_copy(update={"level": level, "format": given["log_format"] or config.log.format})
     return config.model_copy(update={"log": log})
 
 
-def _refuse(error: ConfigurationError, *, as_json: bool) -> NoReturn:
+def refuse(error: ConfigurationError, *, as_json: bool) -> NoReturn:
+    """Print every problem of a configuration, and exit with 78."""
     command = click.get_current_context().info_name
     if as_json:
         from mirror.admin.check import report_invalid

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from mirror.cli.offline import run
-from mirror.cli.options import common, configured
+from mirror.cli.options import common, config_path, configured, read_config, refuse
 
 
 @click.command(epilog="See also: mirror check, mirror verify, mirror scrub, docs/operations.md")
@@ -19,9 +19,17 @@ def status(**given: Any) -> None:
     Exits with 0 when it is available and nothing is wrong with it, 1 when something is, 75 when no service answers.
     """
     from mirror.cli import status as work
+    from mirror.errors import ConfigurationError
 
-    config = configured(given)
-    sys.exit(work.status(config, as_json=given["as_json"], quiet=given["quiet"]))
+    try:
+        config, wrong = read_config(given), None
+    except ConfigurationError as error:
+        # A service that runs knows a better one: it is asked where what can be read of this one says.
+        config, wrong = work.read_places(config_path(given)), error
+    code = work.status(config, wrong, as_json=given["as_json"], quiet=given["quiet"])
+    if code is None and wrong is not None:
+        refuse(wrong, as_json=given["as_json"])
+    sys.exit(code)
 
 
 @click.command(epilog="See also: mirror check, mirror history, mirror verify, docs/operations.md")

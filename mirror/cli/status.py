@@ -5,41 +5,70 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from mirror.cli.asking import NobodyAnswers, ask
-from mirror.cli.outcome import FAILED, TEMPORARY, Outcome, count_text, size_text
+from mirror.cli.outcome import FAILED, INVALID, TEMPORARY, Outcome, count_text, size_text
 from mirror.config import Config
-from mirror.errors import MirrorError
+from mirror.config.document import read
+from mirror.errors import ConfigurationError, MirrorError
 from mirror.outside import run_as_owner
 
 _SHOWN = 20  # downloads and sets named to a person; --json has them all
 
 
-def status(config: Config, *, as_json: bool, quiet: bool) -> int:
-    """Ask the service, print its report and return the exit code. Root asks as root, the store's owner as such."""
+def read_places(path: Path) -> Config:
+    """Return what a configuration that is not valid says of where its service is to be found; else the defaults."""
+    try:
+        data = read(path).data
+        places = {
+            section: {key: data[section][key]}
+            for section, key in (("storage", "path"), ("admin", "socket"))
+            if isinstance(data.get(section), dict) and isinstance(data[section].get(key), str)
+        }
+        return Config.model_validate(places, context={"base": path.absolute().parent})
+    except (ConfigurationError, ValidationError, AttributeError):
+        return Config()
+
+
+def status(config: Config, wrong: ConfigurationError | None, *, as_json: bool, quiet: bool) -> int | None:
+    """Ask the service, print its report and return the exit code. Root asks as root, the store's owner as such.
+
+    `wrong` is what is wrong with the configuration file by now: None is returned if no service answers then.
+    """
     outcome = Outcome("status", as_json=as_json, quiet=quiet)
+    found: list[dict[str, Any]] = []
 
     def look(_outside: object = None) -> int:
         try:
             facts, at = ask(config, "GET", "/status")
         except NobodyAnswers as error:
+            if wrong is not None:
+                return INVALID
             outcome.note(TEMPORARY, "no_service", error.what, "", error.remedy)
         except MirrorError as error:
             outcome.note_error(error)
         else:
+            found.append(facts)
             _report(outcome, {**facts, "socket": str(at)})
+            for problem in wrong.problems if wrong is not None else ():
+                what = f"the service could not start again with this file: {problem.what}"
+                outcome.note(FAILED, problem.code, what, problem.where, problem.remedy)
         return outcome.finish()
 
     try:
-        return look()
+        code = look()
     except PermissionError:
         # The store's folder is closed to others: that says who may ask, and how.
         try:
-            return run_as_owner(config.storage.path, look)
+            code = run_as_owner(config.storage.path, look)
         except MirrorError as error:
             outcome.note_error(error)
             return outcome.finish()
+    return None if wrong is not None and not found else code
 
 
 def _report(outcome: Outcome, facts: dict[str, Any]) -> None:
