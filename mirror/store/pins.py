@@ -18,6 +18,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.reference import check_name
 from mirror.store import files
 from mirror.store.layout import Layout
+from mirror.store.manifests import Manifests
 from mirror.store.sets import Sets
 from mirror.store.trees import grow
 
@@ -124,18 +125,24 @@ def pin_image(layout: Layout, name: str, digest: Digest, who: str) -> tuple[Pinn
     For threads. Raises NotHere where the image is not here, Corrupt where its manifest cannot be read, OSError,
     StoreError.
     """
-    pins = ImagePins(layout)
+    pins, rows = ImagePins(layout), Manifests(layout)
     before = pins.read(name, digest)
+    if not _has(rows, name, digest):
+        raise NotHere(f"{name} is not known to have {digest}", "pull it through this mirror first")
     tree = grow(layout, name, digest)
     pinned = Pinned(name, digest, tree.manifests, tree.blobs, time.time(), who)
     pins.write(pinned)
-    # Something of it may have been evicted before that.
+    # Something of it may have been evicted or purged before that.
     absent = {one for one in pinned.content if files.modified(layout.blob(one)) is None}
-    if digest in absent:
+    if digest in absent or not _has(rows, name, digest):
         if before is None:
             pins.remove(name, digest)
         raise NotHere(f"{name}@{digest} is not here any more", "pull it through this mirror, then pin it again")
     return pinned, absent
+
+
+def _has(rows: Manifests, name: str, digest: Digest) -> bool:
+    return rows.modified(name, digest) is not None or rows.is_member(name, digest)
 
 
 def _entries(content: Mapping[Digest, int]) -> list[dict[str, str | int]]:

@@ -21,7 +21,7 @@ from mirror.store.layout import Layout
 from mirror.store.manifests import Manifests
 from mirror.store.references import References
 from mirror.store.repositories import find_repositories
-from mirror.store.sets import Pins
+from mirror.store.sets import Pins, Sets
 from mirror.store.tags import Tags
 
 Gone = Callable[[Digest, int], None]
@@ -52,6 +52,7 @@ class Purger:
         self._layout = layout
         self._eviction = eviction
         self._pins = Pins(layout)
+        self._sets = Sets(layout)
         self._hosted = Hosted(layout)
         self._rows = Manifests(layout)
         self._tags = Tags(layout)
@@ -138,7 +139,7 @@ class Purger:
     ) -> Purged:
         total = Purged(len(tags), len(manifests))
         if not dry_run:
-            self._drop_rows(name, tags, manifests)
+            total.manifests = self._drop_rows(name, tags, manifests)
         # Asked now, because somebody may have pulled meanwhile.
         needed: set[Digest] = set()
         for other in self._rows.list(name):
@@ -173,27 +174,36 @@ class Purger:
     def _stays(self, digest: Digest) -> bool:
         return str(digest) in self._pins.digests() or self._hosted.has(digest)
 
-    def _drop_rows(self, name: str, tags: Collection[str], manifests: Collection[Digest]) -> None:
+    def _drop_rows(self, name: str, tags: Collection[str], manifests: Collection[Digest]) -> int:
+        """Drop tags and rows of manifests, but for those that were pinned just now; return how many manifests."""
         for tag in tags:
             self._tags.remove(name, tag)
         _sync(self._layout.tags(name))
+        dropped = 0
         for digest in manifests:
-            files.remove(self._layout.manifest(name, digest))
-            files.remove(self._layout.referrers(name, digest))
+            if self._drop(digest, self._layout.manifest(name, digest)):
+                files.remove(self._layout.referrers(name, digest))
+                dropped += 1
         # A pull that was under way may have made a tag mean what has just gone.
         for tag, digest in self._meanings(name).items():
             if digest in manifests and self._rows.modified(name, digest) is None:
                 self._tags.remove(name, tag)
         for folder in self._algorithms(name):
             _sync(folder)
+        return dropped
 
     def _drop_members(self, name: str, contents: Collection[Digest]) -> None:
         for digest in contents:
-            files.remove(self._layout.membership(name, digest))
+            self._drop(digest, self._layout.membership(name, digest))
         # A manifest that came meanwhile may name some of it: this lets whoever misses a row derive them all anew.
         for folder in self._algorithms(name):
             with suppress(FileNotFoundError):
                 os.utime(folder)
+
+    def _drop(self, digest: Digest, row: str) -> bool:
+        """Remove a row unless its content is pinned: what is pinned keeps its names. Nobody pins it meanwhile."""
+        with self._sets.pinning():
+            return str(digest) not in self._pins.digests() and files.remove(row)
 
     def _algorithms(self, name: str) -> tuple[str, ...]:
         folder = self._layout.manifests(name)

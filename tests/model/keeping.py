@@ -453,6 +453,10 @@ class Keeping(RuleBasedStateMachine):
         with self.explained():
             missing = self.live - self.stored
             assert not missing, f"lost: {missing}"
+            rows = self.shelves[0].pushes.rows
+            for one in ImagePins(self.layout).list():
+                known = rows.modified(one.name, one.digest) is not None or rows.is_member(one.name, one.digest)
+                assert known, f"{one} is pinned and has lost its name"
             assert sealed_files_hash_to_their_names(self.layout) == []
             assert tags_name_what_is_a_manifest(self.layout) == []
             assert downloads_can_go_on(self.layout, TRUTH.get) == []
