@@ -48,8 +48,8 @@ async def purge(desk: Desk, outcome: Outcome, given: str, *, dry_run: bool) -> N
     if total.contents > _SHOWN:
         outcome.say(f"… and {total.contents - _SHOWN} more")
     rows = f"{count_text(total.tags, 'tag')} and {count_text(total.manifests, 'manifest')}"
-    word = "would go" if dry_run else "gone"
-    outcome.say(f"{rows} {word}; {count_text(total.contents, 'content')}, {size_text(total.bytes)} freed")
+    word, freed = ("would go", "would be freed") if dry_run else ("gone", "freed")
+    outcome.say(f"{rows} {word}; {count_text(total.contents, 'content')}, {size_text(total.bytes)} {freed}")
     if total.pinned:
         outcome.say(f"{count_text(total.pinned, 'content')} stay: pinned, or pushed here")
     if total.shared:

@@ -4,36 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import click
 import pytest
-import yaml
-from click.testing import CliRunner, Result
 
 from mirror.admin import scrub as scrubbing
-from mirror.cli import care, hosted, offline
-from mirror.content.answers import Target
 from mirror.oci.digest import Digest
 from mirror.offline.plan import Image as PlannedImage
 from mirror.offline.plan import Plan, PlannedBlob, PlannedManifest
 from mirror.store import strays
-from mirror.store.layout import Layout
 from mirror.store.sets import Sets
 from tests.faults.invariants import broken, sealed_files_hash_to_their_names
 from tests.peers.images import OCI_LAYER, Image, digest_of, make_image, noise
-from tests.peers.scripted import ScriptedRegistry
-from tests.tools.threads import LoopThread
-from tests.unit.content.conftest import read
+from tests.unit.cli.care_bed import Site, Upstream
 from tests.unit.content.hosted_bed import Shelf
 
-MIRROR = click.Group("mirror", {one.name: one for one in (*care.COMMANDS, *hosted.COMMANDS, *offline.COMMANDS)})
 BASE = noise(3000, 77)
 FIRST, SECOND = make_image(BASE, noise(1000, 1), seed=1), make_image(BASE, noise(500, 2), seed=2)
+IMAGES = {("team/a", "v1"): FIRST, ("team/b", "v1"): SECOND}
 A, B = "lab/team/a", "lab/team/b"
 
 
@@ -42,97 +32,15 @@ def loop_never_blocks() -> None:
     """A command serves nobody beside what it does, so its loop may wait for the disk."""
 
 
-class Upstream(LoopThread):
-    """A registry with two repositories that share a layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.registry = ScriptedRegistry()
-
-    async def _open(self) -> None:
-        await self.registry.start()
-        for name, tag, image in (("team/a", "v1", FIRST), ("team/b", "v1", SECOND)):
-            for blob in (image.config, *image.layers):
-                self.registry.add_blob(name, blob)
-            self.registry.add_manifest(name, image.manifest, image.media_type, tag)
-
-    async def _close(self) -> None:
-        await self.registry.stop()
-
-
-class Site:
-    """A store, its configuration, and the commands on it."""
-
-    def __init__(self, folder: Path, url: str) -> None:
-        self.folder = folder
-        self.document: dict[str, Any] = {"upstreams": {"lab": {"endpoints": [url]}}}
-        self.layout = Layout(folder / "store")
-        self.with_shelf(self.pull_all)
-
-    def configure(self, **changes: Any) -> None:
-        self.document |= changes
-        storage = {"path": str(self.folder / "store"), "keep_free": "0%"}
-        (self.folder / "mirror.yaml").write_text(yaml.safe_dump({"storage": storage, **self.document}))
-
-    def with_shelf(self, work: Callable[[Shelf], Awaitable[Any]]) -> Any:
-        """Do what a service would do, and end."""
-
-        async def all_of_it() -> Any:
-            shelf = Shelf(self.folder, self.document)
-            try:
-                return await work(shelf)
-            finally:
-                await shelf.close()
-
-        return asyncio.run(all_of_it())
-
-    async def pull_all(self, shelf: Shelf) -> None:
-        for name, image in (("team/a", FIRST), ("team/b", SECOND)):
-            await self.pull(shelf, name, image)
-
-    async def pull(self, shelf: Shelf, name: str, image: Image) -> None:
-        target = Target("lab", name, f"lab/{name}")
-        assert (await shelf.pull("v1", target)).body == image.manifest
-        for blob in (image.config, *image.layers):
-            answer = await shelf.content.blob(target, Digest.parse(digest_of(blob)), None)
-            assert await read(answer) == blob
-
-    def run(self, *words: str, code: int = 0) -> Result:
-        command, *rest = words
-        done = CliRunner().invoke(MIRROR, [command, "--config", str(self.folder / "mirror.yaml"), *rest])
-        assert done.exit_code == code, f"{done.output}\n{done.exception!r}"
-        return done
-
-    def told(self, *words: str, code: int = 0) -> dict[str, Any]:
-        return json.loads(self.run(*words, "--json", "-q", code=code).stdout)
-
-    def stored(self) -> set[str]:
-        return {f"{path.parent.name}:{path.name}" for path in self.layout.blobs.glob("*/*")}
-
-    def path(self, content: bytes) -> Path:
-        return Path(self.layout.blob(Digest.of(content)))
-
-    def flip(self, content: bytes) -> None:
-        """Change a bit under the seal, as a disk does."""
-        path = self.path(content)
-        before = path.stat()
-        path.chmod(0o600)
-        with path.open("r+b") as file:
-            file.write(bytes([content[0] ^ 1]))
-        path.chmod(0o440)
-        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-        assert sealed_files_hash_to_their_names(self.layout)
-
-
 @pytest.fixture
 def upstream() -> Iterator[Upstream]:
-    with Upstream() as opened:
+    with Upstream(IMAGES) as opened:
         yield opened
 
 
 @pytest.fixture
 def site(tmp_path: Path, upstream: Upstream) -> Site:
-    made = Site(tmp_path, upstream.registry.url)
+    made = Site(tmp_path, upstream)
     made.configure()
     return made
 
