@@ -110,14 +110,22 @@ class Explain:
         name, ns = spelled.name, spelled.ns
         if rest and first.lower() in self._own:
             name, first = rest, rest.partition("/")[0]
-        elif rest and ns is None and ("." in first or ":" in first or first == "localhost"):
-            # A client that has this mirror configured asks it for the rest, with the host as `ns` or in the path.
-            try:
-                return self._content.decide(check_name(rest), first)
-            except NameUnknown:
-                if ":" in first:
-                    raise
+        elif rest and ns is None and first not in self._config.upstreams and _is_host(first):
+            return self._decide_by_host(name, first, rest)
         return self._content.decide(check_name(name), ns)
+
+    def _decide_by_host(self, name: str, host: str, rest: str) -> tuple[Target, str]:
+        """Return what a name means whose host is no upstream's key, for a client that has this mirror configured."""
+        try:
+            return self._content.decide(check_name(rest), host)
+        except NameUnknown:
+            if ":" in host:
+                raise
+            target, why = self._content.decide(check_name(name), None)
+            # Whoever writes the host means that registry, and not one of that name at the default upstream.
+            if target.upstream and target.upstream == self._config.default_upstream and not target.aliased:
+                raise
+            return target, why
 
     def _clients(self, target: Target) -> dict[str, Any]:
         """Return what clients without a login may do, and which rules there are for this repository."""
@@ -281,6 +289,10 @@ def _pull(answer: str, what: str, remedy: str = "") -> dict[str, str]:
 
 def _kind(target: Target) -> str:
     return "proxied" if target.upstream else "hosted" if target.hosted else "set"
+
+
+def _is_host(text: str) -> bool:
+    return "." in text or ":" in text or text == "localhost"
 
 
 def _own_hosts(config: Config) -> frozenset[str]:
