@@ -71,8 +71,8 @@ install: $(VENV)/runtime ## Install the service on this host: DESTDIR, PREFIX=/o
 uninstall: ## Take the service away again; the store and /etc/mirror stay
 	DESTDIR=$(DESTDIR) PREFIX=$(PREFIX) bundle/install.sh --uninstall
 
-bundle: $(VENV)/runtime ## Make one tar that installs the service without a network; IMAGE=FILE takes an oci-archive along
-	$(RUN) bundle/build.py $(if $(IMAGE),--image $(IMAGE))
+bundle: $(VENV)/runtime ## Make one tar that installs the service without a network; after `make image` with that image in it
+	$(RUN) bundle/build.py --output $(OUT) $(addprefix --image ,$(or $(IMAGE),$(wildcard $(OUT)/mirror-$(VERSION).oci.tar)))
 
 image: ## Build the container image into OUT=dist, as mirror-VERSION.oci.tar: BASE=IMAGE; WHEELS=FOLDER instead of an index
 	mkdir -p $(OUT)

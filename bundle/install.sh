@@ -168,7 +168,18 @@ install_container() {
   say "Next:  $here/docs/container.md"
 }
 
+uninstall_container() {
+  if booted; then systemctl --quiet stop mirror.service 2>/dev/null || true; fi
+  rm -f "$QUADLETS/mirror.container" "$QUADLETS/mirror.volume"
+  if booted; then systemctl daemon-reload; fi
+  say "The quadlet is gone. The volume with the store, /etc/mirror and the image are still here: podman volume ls."
+}
+
 uninstall() {
+  if live && [ ! -e "$PREFIX/$MARK" ] && [ -e "$QUADLETS/mirror.container" ]; then
+    uninstall_container
+    return
+  fi
   [ -e "$DESTDIR$PREFIX/$MARK" ] || fail "there is no mirror in $DESTDIR$PREFIX: PREFIX says where it is"
   if booted; then
     for unit in mirror.socket mirror.service; do

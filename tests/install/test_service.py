@@ -25,6 +25,9 @@ HOST = "mirror.lab"
 ADMIN = "admin"
 PORT = 5000
 
+# The first of them makes a Debian.
+pytestmark = pytest.mark.timeout(300)
+
 # `make machines` runs these too, and so does CI.
 in_full = pytest.mark.skipif(not os.environ.get("MACHINES"), reason="takes minutes: make machines")
 

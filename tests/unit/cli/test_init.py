@@ -1,0 +1,196 @@
+"""`mirror init`: from nothing to a configuration that serves, and what it never touches."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import os
+import re
+import ssl
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from mirror.config import load
+from tests.tools.mirror import Mirror
+from tests.tools.processes import free_port
+
+
+def init(*arguments, code=0, **environment):
+    done = subprocess.run(
+        [sys.executable, "-m", "mirror", "init", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """Return the report of a first run, and the folder."""
+    folder = tmp_path / "etc"
+    said = init(
+        "--config",
+        folder / "mirror.yaml",
+        "--host",
+        "Mirror.Lab",
+        "--host",
+        "10.0.0.5",
+        "--store",
+        tmp_path / "s",
+        "--json",
+    )
+    return json.loads(said), folder
+
+
+def names(path: Path) -> list[str]:
+    certificate = x509.load_pem_x509_certificate(path.read_bytes())
+    found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return [str(name.value) for name in found]
+
+
+def test_everything_is_made_with_the_rights_that_it_needs(begun):
+    report, folder = begun
+    assert report["ok"]
+    assert report["kept"] == []
+    assert sorted(report["made"]) == sorted(str(path) for path in folder.iterdir())
+    modes = {path.name: oct(stat.S_IMODE(path.stat().st_mode)) for path in folder.iterdir()}
+    assert modes == {
+        "mirror.yaml": "0o644",
+        "ca.crt": "0o644",
+        "ca.key": "0o600",
+        "tls.crt": "0o644",
+        "tls.key": "0o640",
+        "htpasswd": "0o640",
+        "pull-secret.json": "0o640",
+    }
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o750
+    assert names(folder / "tls.crt") == ["mirror.lab", "10.0.0.5", "localhost", "127.0.0.1", "::1"]
+    config = load(folder / "mirror.yaml")
+    assert config.clients.anonymous == "none"
+    assert "mirror init --host mirror.lab --host 10.0.0.5" in (folder / "mirror.yaml").read_text()
+    password = report["user"]["password"]
+    assert len(password) >= 20
+    assert not any(password in path.read_text() for path in folder.iterdir())
+
+
+def test_a_strict_client_trusts_the_certificate_by_the_ca_alone(begun):
+    _, folder = begun
+    command = ["openssl", "verify", "-x509_strict", "-purpose", "sslserver", "-verify_hostname", "mirror.lab"]
+    subprocess.run([*command, "-CAfile", folder / "ca.crt", folder / "tls.crt"], check=True, capture_output=True)
+
+
+def test_what_it_wrote_serves_over_tls_to_its_user_and_to_nobody_else(begun, tmp_path):
+    report, folder = begun
+    port, metrics = free_port(), free_port()
+    text = (folder / "mirror.yaml").read_text().replace("0.0.0.0:5000", f"127.0.0.1:{port}")
+    (folder / "mirror.yaml").write_text(f"{text}\nmetrics: {{listen: 127.0.0.1:{metrics}}}\nworkers: 1\n")
+    command = [sys.executable, "-m", "mirror", "serve", "--config", str(folder / "mirror.yaml")]
+    served = Mirror(tmp_path / "m", {"tls": {}})
+    served.command, served.address = command, f"127.0.0.1:{port}"
+    served.start()
+    try:
+        login = base64.b64encode(f"admin:{report['user']['password']}".encode()).decode()
+        trusting = ssl.create_default_context(cafile=str(folder / "ca.crt"))
+        for headers, expected in (({"Authorization": f"Basic {login}"}, 200), ({}, 401)):
+            connection = http.client.HTTPSConnection("localhost", port, context=trusting, timeout=20)
+            connection.request("GET", "/v2/", headers=headers)
+            assert connection.getresponse().status == expected
+            connection.close()
+    finally:
+        served.stop()
+
+
+def test_the_password_is_shown_once_and_three_commands_follow(tmp_path):
+    path = tmp_path / "mirror.yaml"
+    said = init("--config", path)
+    assert len(re.findall(r"has the password  \S{20}  which", said)) == 1
+    commands = [line.strip() for line in said.splitlines() if line.startswith("  ")]
+    assert len(commands) == 3
+    assert f"mirror check --online --config {path}" in commands[1]
+    assert "has the password" not in init("--config", path)
+
+
+def test_a_second_run_changes_nothing_and_brings_back_what_was_moved_away(begun):
+    _, folder = begun
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    report = json.loads(init("--config", folder / "mirror.yaml", "--host", "other", "--json"))
+    assert report["made"] == []
+    assert report["user"] is None
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    for name in ("tls.crt", "tls.key"):
+        (folder / name).unlink()
+    report = json.loads(init("--config", folder / "mirror.yaml", "--host", "other", "--json"))
+    assert sorted(report["made"]) == [str(folder / "tls.crt"), str(folder / "tls.key")]
+    assert names(folder / "tls.crt")[0] == "other"
+    issuer = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
+    x509.load_pem_x509_certificate((folder / "tls.crt").read_bytes()).verify_directly_issued_by(issuer)
+    kept = [path for path in before if path.name not in ("tls.crt", "tls.key")]
+    assert all(path.read_bytes() == before[path] for path in kept)
+
+
+def test_a_certificate_of_ones_own_needs_no_ca(tmp_path):
+    for name in ("tls.crt", "tls.key"):
+        (tmp_path / name).write_text("mine")
+    report = json.loads(init("--config", tmp_path / "mirror.yaml", "--json"))
+    assert report["ca"] is None
+    assert not (tmp_path / "ca.crt").exists()
+    assert (tmp_path / "tls.crt").read_text() == "mine"
+
+
+def test_a_configuration_of_ones_own_gets_the_files_that_it_names(tmp_path):
+    (tmp_path / "mirror.yaml").write_text("clients: {anonymous: pull, htpasswd: users}\n")
+    report = json.loads(init("--config", tmp_path / "mirror.yaml", "--json"))
+    assert report["made"] == [str(tmp_path / "users")]
+    assert report["kept"] == [str(tmp_path / "mirror.yaml")]
+
+
+@pytest.mark.parametrize("half", ["tls.crt", "tls.key", "ca.crt", "ca.key"])
+def test_half_a_pair_is_an_error(tmp_path, half):
+    (tmp_path / half).write_text("")
+    assert f"{tmp_path / half} is here without" in init("--config", tmp_path / "mirror.yaml", code=78)
+    assert not (tmp_path / "htpasswd").exists()
+
+
+def test_an_authority_that_is_none_is_an_error(tmp_path):
+    for name in ("ca.crt", "ca.key"):
+        (tmp_path / name).write_text("nothing")
+    assert "no certificate and its key" in init("--config", tmp_path / "mirror.yaml", code=78)
+    assert not (tmp_path / "tls.crt").exists()
+
+
+def test_an_authority_with_another_ones_key_is_an_error(begun, tmp_path):
+    _, folder = begun
+    init("--config", tmp_path / "other" / "mirror.yaml")
+    (tmp_path / "other" / "ca.key").replace(folder / "ca.key")
+    for name in ("tls.crt", "tls.key"):
+        (folder / name).unlink()
+    assert "not the one of its certificate" in init("--config", folder / "mirror.yaml", code=78)
+
+
+def test_what_is_wrong_is_said_before_anything_is_written(tmp_path):
+    assert "not a host name" in init("--config", tmp_path / "a" / "mirror.yaml", "--host", "a:5000", code=2)
+    assert "cannot be written" in init("--config", tmp_path / "a" / "b" / "mirror.yaml", code=78)
+    (tmp_path / "mirror.yaml").write_text("lissten: x\n")
+    assert "lissten" in init("--config", tmp_path / "mirror.yaml", code=78)
+    assert [path.name for path in tmp_path.iterdir()] == ["mirror.yaml"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+def test_somebody_who_may_not_write_there_is_told_sudo(tmp_path):
+    script = (
+        "import os, sys; sys.path.insert(0, os.getcwd()); import mirror.cli.init, mirror.cli.beginning;"
+        "from mirror.cli.outcome import Outcome; from pathlib import Path; os.setuid(65534)\n"
+        "path, outcome = Path('/etc/mirror-of-nobody/mirror.yaml'), Outcome('init', as_json=True)\n"
+        "try: mirror.cli.beginning.begin(path, (), None, outcome)\n"
+        "except Exception as error: print(error)"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert "sudo mirror init" in said
