@@ -118,13 +118,9 @@ def _corrupt(facts: Facts) -> Iterator[Trouble]:
     bad = scrub.get("bad") if isinstance(scrub, dict) else None
     count = len(bad) if isinstance(bad, list | dict) else bad
     if isinstance(count, int) and count > 0:
-        what = f"the last scrub found {count} contents that do not hash to their names"
-        yield Trouble(
-            "ContentCorrupt",
-            what,
-            facts["store"]["path"],
-            "check the disk (dmesg, SMART); `mirror scrub` heals what it can",
-        )
+        what = f"{count} contents are damaged or missing, as the last scrub found"
+        remedy = "check the disk (dmesg, SMART); mirror scrub heals what it can and lists the rest (--missing FILE)"
+        yield Trouble("ContentCorrupt", what, facts["store"]["path"], remedy)
 
 
 def _sets(facts: Facts) -> Iterator[Trouble]:

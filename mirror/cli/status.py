@@ -129,8 +129,19 @@ def _work_lines(facts: dict[str, Any]) -> Iterator[str]:
         yield _row("notifications", f"{waiting} wait, for {count_text(len(facts['notifications']), 'webhook')}")
     keeps = {True: "done", False: "nobody does it", None: "not known yet"}[facts["housekeeping"]]
     yield _row("housekeeping", keeps)
-    if facts["scrub"]:
-        yield _row("scrub", ", ".join(f"{key} {_plain(key, value)}" for key, value in sorted(facts["scrub"].items())))
+    yield from _scrub_lines(facts["scrub"] or {})
+
+
+def _scrub_lines(scrub: dict[str, Any]) -> Iterator[str]:
+    if scrub.get("when"):
+        bad = len(scrub.get("bad") or ())
+        words = f"{count_text(bad, 'content')} damaged or missing" if bad else "nothing is damaged"
+        yield _row("scrub", f"{_size(scrub.get('bytes'))} hashed, ended {_ago(scrub['when'])}: {words}")
+    for key in ("background", "command"):
+        one = scrub.get(key)
+        if isinstance(one, dict) and one.get("began") and not one.get("ended"):
+            name = "" if scrub.get("when") else "scrub"
+            yield _row(name, f"a pass is under way, {_size(one.get('bytes'))} hashed so far")
 
 
 def _upstream_lines(upstreams: list[dict[str, Any]]) -> Iterator[str]:
@@ -159,14 +170,6 @@ def _set_lines(sets: list[dict[str, Any]]) -> Iterator[str]:
 
 def _row(name: str, text: str) -> str:
     return f"{name:<15}{text}"
-
-
-def _plain(key: str, value: Any) -> str:
-    if isinstance(value, list | dict):
-        return str(len(value))
-    if isinstance(value, float | int) and not isinstance(value, bool) and 1e9 < value < 1e11 and "byte" not in key:
-        return _date(float(value))
-    return size_text(value) if "byte" in key and isinstance(value, int | float) else str(value)
 
 
 def _size(size: float | None) -> str:
