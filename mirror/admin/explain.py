@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 from mirror.config import Config, matches
+from mirror.config.access import ANYBODY
 from mirror.content.answers import Target
 from mirror.content.service import Content
 from mirror.errors import Denied, MirrorError, NameInvalid, NameUnknown
@@ -19,6 +20,7 @@ from mirror.registry.clients import ANONYMOUS
 from mirror.store import files
 from mirror.store.layout import Layout
 from mirror.store.manifests import Manifests
+from mirror.store.sets import Pins
 from mirror.store.tags import Tags
 from mirror.store.threads import Threads
 from mirror.upstream.client import UpstreamClient
@@ -84,6 +86,7 @@ class Explain:
         self._readers = readers
         self._access = Access(config.clients.anonymous, config.clients.rules, catalog=config.clients.catalog)
         self._own = _own_hosts(config)
+        self._pins = Pins(layout)
 
     async def __call__(self, text: str) -> dict[str, Any]:
         """Return the explanation of a name. Raises InvalidRequest where it is none."""
@@ -142,7 +145,9 @@ class Explain:
         verbs = sorted(self._access.verbs(ANONYMOUS, target.name))
         if not target.hosted:
             verbs = [verb for verb in verbs if verb == "pull"]
-        decides = rules[0]["where"] if rules else f"clients.anonymous: {self._config.clients.anonymous}"
+        named = (rule["where"] for rule in rules if not {ANONYMOUS.name, ANYBODY}.isdisjoint(rule["who"]))
+        without = "rules are for it, and none names anonymous" if rules else ""
+        decides = next(named, without) or f"clients.anonymous: {self._config.clients.anonymous}"
         return {"anonymous": verbs, "decided_by": decides, "rules": rules}
 
     async def _upstream(self, target: Target) -> dict[str, Any]:
@@ -172,7 +177,7 @@ class Explain:
 
     def _here(self, target: Target, reference: Digest | str) -> dict[str, Any]:
         """Return what the store has of an image. For threads."""
-        found: dict[str, Any] = {"digest": None, "tag": None, "pinned_by": "", "manifest": False, "contents": None}
+        found: dict[str, Any] = {"digest": None, "tag": None, "pinned_by": [], "manifest": False, "contents": None}
         digest: Digest | None
         if isinstance(reference, Digest):
             digest = reference
@@ -181,7 +186,7 @@ class Explain:
         if digest is None:
             return found
         found["digest"] = str(digest)
-        found["pinned_by"] = self._content.known.holder(digest)
+        found["pinned_by"] = self._pins.holders([str(digest)])[str(digest)]
         row = Manifests(self._layout).manifest(target.name, digest)
         found["member"] = row is not None or Manifests(self._layout).is_member(target.name, digest)
         found["manifest"] = files.modified(self._layout.blob(digest)) is not None
@@ -255,7 +260,7 @@ class Explain:
         if not target.upstream:
             if here["manifest"] and here["member"]:
                 return _pull("HIT", f"{name} is served from here")
-            holder = f"it is part of set {here['pinned_by']}" if here["pinned_by"] else ""
+            holder = f"{', '.join(here['pinned_by'])} needs it: mirror verify" if here["pinned_by"] else ""
             return _pull("404", f"{name} is not here", holder or "push it, or load or sync a set that holds it")
         away = upstream is not None and all(one["breaker"] != "closed" for one in upstream["endpoints"])
         if self._config.offline:

@@ -95,7 +95,8 @@ def _here_lines(here: dict[str, Any], reference: str) -> Iterator[str]:
         fresh = "fresh" if here["tag"]["fresh"] else "to be asked for again"
         yield _row("tag", f"{reference} means {here['digest']}, {fresh}: {here['tag']['why']}")
     if here["pinned_by"]:
-        yield _row("pinned", f"by set {here['pinned_by']}")
+        kinds = {"pin": "mirror pin"}
+        yield _row("pinned", f"by {', '.join(kinds.get(name, name) for name in here['pinned_by'])}")
     contents = here["contents"]
     if not here["manifest"]:
         yield _row("here", "not its manifest")

@@ -19,6 +19,7 @@ from mirror.config import load
 from mirror.content.answers import Target
 from mirror.errors import InvalidRequest
 from mirror.oci.digest import Digest
+from mirror.store.sets import Sets
 from mirror.store.tags import Earlier, TagRecord, Tags
 from tests.peers.scripted import ScriptedRegistry
 from tests.unit.content.conftest import Room, read
@@ -127,7 +128,10 @@ async def test_which_rule_decides(explain: Open) -> None:
         clients={
             "anonymous": "pull",
             "htpasswd": "users",
-            "rules": [{"who": "ann", "repositories": ["quay.io/org/team/**"], "may": ["pull"]}],
+            "rules": [
+                {"who": "ann", "repositories": ["quay.io/org/team/**"], "may": ["pull"]},
+                {"who": "*", "repositories": ["quay.io/org/free"], "may": ["pull"]},
+            ],
         },
     )
     found = await tell("quay.io/org/secret")
@@ -137,8 +141,14 @@ async def test_which_rule_decides(explain: Open) -> None:
     found = await tell("quay.io/org/team/app")
     assert found["clients"]["anonymous"] == []
     assert found["clients"]["rules"][0]["who"] == ["ann"]
-    assert found["clients"]["decided_by"].rpartition(":")[2].isdigit()
+    assert found["clients"]["rules"][0]["where"].rpartition(":")[2].isdigit()
+    assert "none names anonymous" in found["clients"]["decided_by"]
     assert found["pull"]["answer"] == "401"
+    found = await tell("quay.io/org/free")
+    assert (found["clients"]["anonymous"], found["clients"]["decided_by"]) == (
+        ["pull"],
+        found["clients"]["rules"][0]["where"],
+    )
     found = await tell("apps/mine:1")
     assert (found["kind"], found["pull"]["answer"]) == ("hosted", "404")
 
@@ -186,3 +196,19 @@ async def test_an_upstream_that_is_away(explain: Open) -> None:
     assert (await tell("lab/team/app:v1"))["pull"]["answer"] == "503"
     Tags(room.layout).write("lab/team/app", "v1", TagRecord(Digest.parse(DIGEST), "", 1.0), durable=False)
     assert (await tell("lab/team/app:v1"))["pull"]["answer"] == "STALE"
+
+
+async def test_what_a_set_pins_and_says(explain: Open) -> None:
+    tell, room = explain(upstreams={"quay.io": {}}, offline=True)
+    digest = f"sha256:{'c' * 64}"
+    images = [{"name": "quay.io/org/app", "image": f"quay.io/org/app@{digest}", "tags": ["v1"]}]
+    plan = {"manifests": [{"digest": digest, "size": 5}], "blobs": [], "images": images}
+    sets = Sets(room.layout)
+    sets.write("prod", 1, json.dumps(plan).encode())
+    sets.complete("prod", 1, Digest.parse(digest), "loaded")
+    found = await tell("quay.io/org/app:v1")
+    assert (found["here"]["digest"], found["here"]["pinned_by"]) == (digest, ["prod@1"])
+    assert found["here"]["tag"]["why"] == "an image set says what it means"
+    assert (found["here"]["manifest"], found["pull"]["answer"]) == (False, "404")
+    found = await tell("registry.gone/team/app")
+    assert found["kind"] == "unknown"
