@@ -14,22 +14,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from cryptography import x509
 
+from mirror.cli import main
 from mirror.config import load
 from tests.tools.mirror import Mirror
 from tests.tools.processes import free_port
 
 
-def init(*arguments, code=0, **environment):
-    done = subprocess.run(
-        [sys.executable, "-m", "mirror", "init", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **environment},
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
+def init(*arguments, code=0):
+    done = CliRunner().invoke(main, ["init", *map(str, arguments)])
+    assert done.exit_code == code, done.output
+    return done.output
 
 
 @pytest.fixture
