@@ -323,6 +323,46 @@ async def test_drain_lets_an_answer_end_and_closes_the_idle(serve):
         writer.close()
 
 
+async def test_a_drain_that_has_time_waits_for_the_next_request_of_who_is_idle(serve):
+    service = serve()
+    first, second = await service.connect(), await service.connect()
+    for reader, writer in (first, second):
+        writer.write(GET)
+        await read_answer(reader)
+    drain = asyncio.create_task(service.connections.drain(60, idle=1.0))
+    await asyncio.sleep(0.3)
+    first[1].write(GET)
+    assert b"close" in (await first[0].read()).lower()
+    assert not drain.done()
+    async with asyncio.timeout(10):
+        assert await second[0].read() == b""
+        await drain
+    for _, writer in (first, second):
+        writer.close()
+
+
+async def test_a_drain_may_be_given_less_time_while_it_runs(serve):
+    begun = asyncio.Event()
+
+    async def work(request):
+        begun.set()
+        await asyncio.sleep(60)
+        return web.Response()
+
+    service = serve(work)
+    reader, writer = await service.connect()
+    writer.write(GET)
+    await begun.wait()
+    unhurried = asyncio.create_task(service.connections.drain(3600, idle=5))
+    await asyncio.sleep(0.1)
+    unhurried.cancel()
+    async with asyncio.timeout(5):
+        await service.connections.drain(0.1)
+        assert await reader.read() == b""
+    assert service.connections.open == 0
+    writer.close()
+
+
 async def test_drain_ends_a_connection_that_keeps_asking(serve):
     async def work(request):
         await asyncio.sleep(0.01)

@@ -11,7 +11,7 @@ import pytest
 
 from mirror import listeners
 from mirror.errors import ConfigurationError
-from mirror.listeners import bind, close
+from mirror.listeners import bind, bind_each, close, give_up
 
 
 @pytest.fixture
@@ -126,3 +126,25 @@ def test_a_low_port_says_what_would_help():
     error = PermissionError(13, "Permission denied")
     assert "1024" in str(listeners._explain("127.0.0.1:443", ("127.0.0.1", 443), error))
     assert os.strerror(13) in str(listeners._explain("unix:/x", "/x", error))
+
+
+def test_what_is_held_stays_and_the_rest_is_opened(opened, tmp_path):
+    first = bind_each(["127.0.0.1:0", f"unix:{tmp_path}/s"])
+    second = bind_each(["127.0.0.1:0", "[::1]:0"], patience=0, held=first)
+    opened += [sock for found in (*first.values(), *second.values()) for sock in found]
+    assert second["127.0.0.1:0"] == first["127.0.0.1:0"]
+    assert second["[::1]:0"][0].family == socket.AF_INET6
+    taken = first["127.0.0.1:0"][0].getsockname()[1]
+    with pytest.raises(ConfigurationError):
+        bind_each([f"unix:{tmp_path}/new", f"127.0.0.1:{taken}"], patience=0, held=first)
+    assert not (tmp_path / "new").exists()
+    assert first["127.0.0.1:0"][0].fileno() >= 0
+
+
+def test_what_is_given_up_loses_its_name_though_others_have_it_open(tmp_path):
+    (listener,) = bind([f"unix:{tmp_path}/s"])
+    with listener.dup():
+        give_up([listener])
+    assert not (tmp_path / "s").exists()
+    assert listener.fileno() < 0
+    give_up([listener])

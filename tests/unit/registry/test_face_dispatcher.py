@@ -263,6 +263,14 @@ async def test_a_process_that_leaves_says_so_with_every_answer(content, face):
     assert (await face.ask("/livez")).status == 200
 
 
+async def test_a_process_that_is_replaced_is_ready_for_as_long_as_it_answers(content, face):
+    face.dispatcher.leave(replaced=True)
+    reply = await face.ask("/readyz")
+    assert (reply.status, reply.fields["connection"]) == (200, "close")
+    face.dispatcher.leave()
+    assert (await face.ask("/readyz")).status == 503
+
+
 async def test_parsed_targets_are_remembered_within_bounds(content, monkeypatch):
     monkeypatch.setattr(middleware, "_ROUTES_REMEMBERED", 3)
     monkeypatch.setattr(middleware, "_TARGET_REMEMBERED", 60)
