@@ -2,62 +2,113 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import OrderedDict
 
-from mirror.content.answers import Quota, Target
+from mirror.content.answers import Quota
+from mirror.errors import TooLarge
 from mirror.oci.digest import Digest
 from mirror.store import files
 from mirror.store.layout import Layout
+from mirror.store.ledger import Ledger, Place
 from mirror.store.manifests import Manifests as Rows
 from mirror.store.repositories import find_repositories
 from mirror.store.threads import Threads
 from mirror.store.uploads import Uploads as StoredUploads
 
-_LASTS = 5.0  # seconds that a count is believed; other processes push too
+_LASTS = 5.0  # seconds that a count is believed; what is deleted meanwhile is not seen
 _LASTS_SHARE = 20  # of the time that counting takes, at least this many times it is believed
 _REMEMBERED = 256
 
+REMEDY = "delete what is not needed, or ask for a larger quota"
+
 
 class _Count:
-    """What was counted, and until when that is believed."""
+    """What was counted, until when that is believed, and up to which place what came since is in it."""
 
-    __slots__ = ("quota", "size", "until")
+    __slots__ = ("held", "place", "stored", "until")
 
-    def __init__(self, quota: Quota, size: int, until: float) -> None:
-        self.quota = quota
-        self.size = size
+    def __init__(self, stored: int, held: int, place: Place, until: float) -> None:
+        self.stored = stored
+        self.held = held  # by uploads under way
+        self.place = place
         self.until = until
 
 
 class Quotas:
-    """Counts what quotas speak of, now and then; between two counts it adds what this process stores."""
+    """Counts what quotas speak of, now and then; between two counts it adds what any process has stored."""
 
     def __init__(self, layout: Layout, uploads: StoredUploads, threads: Threads) -> None:
         self._layout = layout
         self._rows = Rows(layout)
         self._uploads = uploads
         self._threads = threads
+        self._ledger = Ledger(layout)
         self._counts: OrderedDict[str, _Count] = OrderedDict()
+        self._lock = threading.Lock()
 
     async def used(self, quota: Quota) -> int:
-        """Return how many bytes of a quota are used. Raises OSError."""
+        """Return how many bytes of a quota are used, by what is stored and what is under way. Raises OSError."""
         known = self._counts.get(quota.key)
-        if known is not None and time.monotonic() < known.until:
-            return known.size
-        began = time.monotonic()
-        size = await self._threads.complete(self._count, quota)
-        ended = time.monotonic()
-        self._counts[quota.key] = _Count(quota, size, ended + max(_LASTS, _LASTS_SHARE * (ended - began)))
-        if len(self._counts) > _REMEMBERED:
-            self._counts.popitem(last=False)
-        return size
+        if known is None or time.monotonic() > known.until or self._ledger.end() != known.place:
+            known = await self._threads.complete(self._current, quota)
+        return known.stored + known.held
 
-    def grown(self, target: Target, size: int) -> None:
-        """Add what has just come to a repository to what is counted."""
-        for count in self._counts.values():
-            if count.quota.covers(target.name):
-                count.size += size
+    async def take(self, name: str, size: int, quota: Quota | None) -> None:
+        """Count a blob that a repository is about to have: whoever comes to this later, in any process, sees it.
+
+        Raises TooLarge where the quota has no room for it, OSError.
+        """
+        await self._threads.complete(self._take, name, size, quota)
+
+    async def give_back(self, name: str, size: int) -> None:
+        """Take back what was counted of a blob that the repository did not get."""
+        if size:
+            await self._threads.complete(self._ledger.add, name, -size)
+
+    def _take(self, name: str, size: int, quota: Quota | None) -> None:
+        if quota is None:
+            self._ledger.add(name, size)
+            return
+        with self._lock:
+            known = self._known(quota)
+            self._ledger.add(name, size)
+            if not self._read_on(quota, known):
+                known.stored += size  # begun anew by just this line
+            left = quota.limit - (known.stored - size)
+        if left < size:
+            self._ledger.add(name, -size)
+            raise TooLarge(f"the quota for {name} has {max(left, 0)} of {quota.limit} bytes left", REMEDY)
+
+    def _current(self, quota: Quota) -> _Count:
+        with self._lock:
+            return self._known(quota)
+
+    def _known(self, quota: Quota) -> _Count:
+        """Return a count that has all that came until now."""
+        known = self._counts.get(quota.key)
+        if known is None or time.monotonic() > known.until or not self._read_on(quota, known):
+            known = self._counts[quota.key] = self._count_anew(quota)
+            if len(self._counts) > _REMEMBERED:
+                self._counts.popitem(last=False)
+        return known
+
+    def _read_on(self, quota: Quota, known: _Count) -> bool:
+        """Add what came since to a count; False where that is not known any more."""
+        found = self._ledger.since(known.place)
+        if found is None:
+            return False
+        lines, known.place = found
+        known.stored += sum(size for name, size in lines if quota.covers(name))
+        return True
+
+    def _count_anew(self, quota: Quota) -> _Count:
+        began = time.monotonic()
+        place = self._ledger.end()  # what comes while this counts may be counted twice, and not never
+        stored, held = self._count(quota), self._uploads.held(quota.covers)
+        ended = time.monotonic()
+        return _Count(stored, held, place, ended + max(_LASTS, _LASTS_SHARE * (ended - began)))
 
     def _count(self, quota: Quota) -> int:
         digests: set[Digest] = set()
@@ -66,4 +117,4 @@ class Quotas:
                 digests.update(self._rows.list(name))
                 digests.update(self._rows.list_blobs(name))
         sizes = (files.modified(self._layout.blob(digest)) for digest in digests)
-        return sum(found[2] for found in sizes if found is not None) + self._uploads.held(quota.covers)
+        return sum(found[2] for found in sizes if found is not None)

@@ -17,9 +17,9 @@ from mirror.content.answers import Quota, Target, UploadState
 from mirror.content.hashes import Hashes
 from mirror.content.members import Members
 from mirror.content.mounts import Mounts
-from mirror.content.quotas import Quotas
+from mirror.content.quotas import REMEDY, Quotas
 from mirror.content.receive import Bound, Receiver, refusal
-from mirror.errors import DigestMismatch, NotYet, RangeOutOfOrder, StoreFull
+from mirror.errors import DigestMismatch, NotYet, RangeOutOfOrder, StoreFull, TooLarge
 from mirror.oci.digest import Digest
 from mirror.store.blobs import OpenBlob
 from mirror.store.hosted import Hosted
@@ -171,11 +171,13 @@ class Uploads:
         size = await self._mounts.find(digest, source, may_pull)
         if size is None:
             return False
-        if not self._members.now(target, digest):
-            (await self._bound(target, 0, quota)).check(size)
-        with _refusing():
-            if not await self._mounts.adopt(target, digest, size):
-                return False
+        counted = await self._count(target, digest, size, quota)
+        async with self._given_back(target, counted):
+            with _refusing():
+                adopted = await self._mounts.adopt(target, digest, size)
+        if not adopted:
+            await self._quotas.give_back(target.name, counted)
+            return False
         self._note_stored("blob_mounted", target, digest, size, who)
         return True
 
@@ -239,7 +241,15 @@ class Uploads:
                 "nothing of them was kept: push the blob anew",
             )
         size = upload.size
-        await self._threads.complete(self._commit, target, upload, digest, size)
+        try:
+            counted = await self._count(target, digest, size, quota)
+        except TooLarge:
+            # Others came first with what was left, and what waits here would only take more of it.
+            await self._threads.complete(upload.drop)
+            self._hashes.forget(upload.identity)
+            raise
+        async with self._given_back(target, counted):
+            await self._threads.complete(self._commit, target, upload, digest, size)
         self._hashes.forget(upload.identity)
         self._note_stored("blob_pushed", target, digest, size, upload.note.who)
         return size
@@ -254,7 +264,6 @@ class Uploads:
 
     def _note_stored(self, event: str, target: Target, digest: Digest, size: int, who: str) -> None:
         self._used(digest, size)
-        self._quotas.grown(target, size)
         _log.info(event, name=target.name, digest=str(digest), bytes=size, who=who)
 
     async def _bound(self, target: Target, offset: int, quota: Quota | None) -> Bound:
@@ -269,8 +278,24 @@ class Uploads:
         return Bound(
             offset + left,
             f"the quota for {target.name} has {left} of {quota.limit} bytes left",
-            "delete what is not needed, or ask for a larger quota",
+            REMEDY,
         )
+
+    async def _count(self, target: Target, digest: Digest, size: int, quota: Quota | None) -> int:
+        """Count a blob that is about to be the repository's; return how much more that has by it. Raises TooLarge."""
+        if self._members.now(target, digest):
+            return 0
+        await self._quotas.take(target.name, size, quota)
+        return size
+
+    @asynccontextmanager
+    async def _given_back(self, target: Target, counted: int) -> AsyncIterator[None]:
+        """Take back what was counted where the block fails."""
+        try:
+            yield
+        except BaseException:
+            await self._quotas.give_back(target.name, counted)
+            raise
 
     # -- one request at a time -------------------------------------------------------------------------------
 

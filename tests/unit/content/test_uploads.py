@@ -489,6 +489,63 @@ async def test_a_quota_is_not_counted_for_each_push(pushes: Pushes, monkeypatch:
         await pushes.uploads.put_whole(APP, DIGEST, never(), 4, "ci", quota)
 
 
+async def test_a_quota_holds_among_processes(make: Callable[..., Pushes]) -> None:
+    """What one has counted grows by what another stores, at once."""
+    both, quota = (make(), make()), Quota("team", 5000, lambda name: name.startswith("team/"))
+    for number in range(4):
+        body = os.urandom(1000)
+        await both[number % 2].uploads.put_whole(APP, Digest.of(body), pieces(body), None, "ci", quota)
+    await make().uploads.put_whole(OTHER, Digest.of(bytes(900)), pieces(bytes(900)), None, "ci")
+    for pushes in both:
+        with pytest.raises(TooLarge, match=r"100 of 5000 bytes left"):
+            await pushes.uploads.put_whole(APP, DIGEST, never(), 101, "ci", quota)
+        with pytest.raises(TooLarge, match=r"100 of 5000 bytes left"):
+            await pushes.uploads.put_whole(APP, DIGEST, pieces(bytes(60), bytes(41)), None, "ci", quota)
+    assert both[0].room.stored() == both[1].room.stored()
+
+
+async def test_a_quota_holds_for_those_that_come_at_once(make: Callable[..., Pushes]) -> None:
+    """All of them are let in, because nothing is here yet; whoever ends first gets what there is."""
+    both, quota = (make(), make()), Quota("app", 5000, APP.name.__eq__)
+    bodies = [os.urandom(1500) for _ in range(8)]
+    gate = asyncio.Event()
+
+    async def held(body: bytes) -> AsyncIterator[bytes]:
+        yield body[:700]
+        await gate.wait()
+        yield body[700:]
+
+    pushing = [
+        asyncio.create_task(
+            both[number % 2].uploads.put_whole(APP, Digest.of(body), held(body), len(body), "ci", quota)
+        )
+        for number, body in enumerate(bodies)
+    ]
+    await asyncio.sleep(0.2)
+    gate.set()
+    ended = await asyncio.gather(*pushing, return_exceptions=True)
+    assert [type(one) for one in ended].count(TooLarge) == 5
+    assert [one for one in ended if not isinstance(one, TooLarge)] == [1500] * 3
+    assert list(both[0].room.layout.uploads.iterdir()) == []
+    # What was refused is given back.
+    body = os.urandom(500)
+    await both[0].uploads.put_whole(APP, Digest.of(body), pieces(body), None, "ci", quota)
+
+
+async def test_what_fails_at_its_end_does_not_count(pushes: Pushes, monkeypatch: pytest.MonkeyPatch) -> None:
+    quota = Quota("app", 1000, APP.name.__eq__)
+    body = os.urandom(900)
+    with monkeypatch.context() as patched:
+        patched.setattr(pushes.uploads, "_commit", _fails)
+        with pytest.raises(StoreError):
+            await pushes.uploads.put_whole(APP, Digest.of(body), pieces(body), None, "ci", quota)
+    await pushes.uploads.put_whole(APP, Digest.of(body), pieces(body), None, "ci", quota)
+
+
+def _fails(*_: object) -> None:
+    raise StoreError("the disk is sick")
+
+
 # -- mounting
 
 
