@@ -381,3 +381,23 @@ def test_uninstall_leaves_what_is_not_the_programs(site: Site) -> None:
     assert site.machine.sh("find /usr/local /etc/systemd -name '*mirror*'") == ""
     assert site.machine.run("ls", "-A", f"{store}/blobs/sha256").split()
     assert site.machine.run("id", "-un", "mirror").strip() == "mirror"
+
+
+@in_full
+def test_where_no_python_fits_the_container_image_is_taken(site: Site) -> None:
+    # What podman makes of it is tried with the image itself.
+    site.machine.write("/usr/local/bin/podman", '#!/bin/sh\necho "$@" >>/root/podman.log\necho 0123abcd\n', 0o755)
+    missing = site.machine.run("env", "PYTHON=python2", "/root/bundle/install.sh", code=1)
+    assert "this bundle brings no container image. Install Python 3.11" in missing
+    site.machine.write("/root/bundle/image/mirror.oci.tar", "an image")
+    said = site.machine.run("env", "PYTHON=python2", "/root/bundle/install.sh")
+    assert "Next:  /root/bundle/docs/container.md" in said
+    version = site.machine.read("/root/bundle/VERSION").split()[0]
+    assert site.machine.read("/root/podman.log").splitlines() == [
+        "pull -q oci-archive:/root/bundle/image/mirror.oci.tar",
+        f"tag 0123abcd localhost/mirror:{version} localhost/mirror:latest",
+    ]
+    quadlets = "/etc/containers/systemd"
+    assert site.machine.run("ls", quadlets).split() == ["mirror.container", "mirror.volume"]
+    site.machine.run("/root/bundle/install.sh", "--uninstall")
+    assert site.machine.run("ls", quadlets) == ""
