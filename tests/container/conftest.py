@@ -1,0 +1,68 @@
+"""One image for all tests: built on a base made from Debian's packages, without a network, as `make image` does."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.container.engine import Engine
+from tests.tools.clients import run
+from tests.tools.programs import ROOT, Programs
+
+NAME = "localhost/mirror:latest"
+# Unpacked and not configured: what Python runs from, in a tenth of the time that a whole Debian takes.
+_PACKAGES = "ca-certificates,coreutils,dash,python3,python3-venv"
+# Wheels for the base's Python, not for the one that runs the tests.
+_FITTING = (
+    *("--implementation", "cp", "--python-version", "3.11", "--abi", "cp311", "--abi", "abi3", "--abi", "none"),
+    *("--platform", f"manylinux_2_28_{os.uname().machine}", "--platform", f"manylinux_2_17_{os.uname().machine}"),
+    *("--platform", f"manylinux2014_{os.uname().machine}"),
+)
+
+
+@pytest.fixture(scope="session")
+def home() -> Iterator[Path]:
+    """A folder with a short name, for podman."""
+    with tempfile.TemporaryDirectory(prefix="m-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def archive(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The image as `make image` leaves it, an oci-archive."""
+    if os.geteuid() != 0:
+        pytest.skip("only root makes a base of Debian's packages")
+    maker, buildah, make = (programs.find(name) for name in ("mmdebstrap", "buildah", "make"))
+    folder = tmp_path_factory.mktemp("image")
+    base, wheels, out = folder / "base", folder / "wheels", folder / "out"
+    base.mkdir()
+    options = ["--quiet", "--variant=extract", "--dpkgopt=path-exclude=/usr/share/doc/*", f"--include={_PACKAGES}"]
+    made = subprocess.Popen([maker, *options, "bookworm", str(base / "root.tar")])
+    download = [sys.executable, "-m", "pip", "-q", "download", "--require-hashes", "--only-binary", ":all:", *_FITTING]
+    run([*download, "-d", str(wheels), "-r", str(ROOT / "requirements" / "runtime.txt")], timeout=300)
+    assert made.wait(300) == 0
+    storage = [buildah, "--root", str(folder / "root"), "--runroot", str(folder / "run"), "--storage-driver", "vfs"]
+    (base / "Containerfile").write_text("FROM scratch\nADD root.tar /\n")
+    run([*storage, "build", "-q", "-t", "localhost/base", str(base)], timeout=300)
+    told = [f"BUILDAH={' '.join(storage)}", "BUILD_FLAGS=-q --isolation chroot", "BASE=localhost/base"]
+    run([make, "-C", str(ROOT), "image", *told, f"WHEELS={wheels}", f"OUT={out}"], timeout=300)
+    shutil.rmtree(folder / "root")  # pytest keeps what is left of three sessions
+    (made_here,) = out.iterdir()
+    return made_here
+
+
+@pytest.fixture(scope="session")
+def engine(programs: Programs, home: Path, archive: Path) -> Engine:
+    """podman, which has the image under NAME and can run it."""
+    engine = Engine(programs, home)
+    engine.load(archive, NAME)
+    if why := engine.cannot_run(NAME):
+        pytest.skip(f"no container runs here: {why}")
+    return engine
