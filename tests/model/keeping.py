@@ -367,9 +367,10 @@ class Keeping(RuleBasedStateMachine):
         for found in self.manifests.values():
             for digest in self.lost & set(found):
                 del found[digest]  # what it named may go with it
-        assert not {digest for digest in self.lost if self.has_upstream(digest)}, (
-            "what an upstream has is not had again"
-        )
+        # What was pushed within a day may be on its way, and so may be what a generation needs that is not complete.
+        images = (found for pin, found in self.pins.items() if not pin.startswith("set "))
+        left = {one for one in (self.lost - self.young) & self.named.union(*images) if self.has_upstream(one)}
+        assert not left, f"what an upstream has is not had again: {left}"
 
     def has_upstream(self, digest: str) -> bool:
         known = {one for name in REPOSITORIES for one in self.known(name)}
@@ -487,7 +488,8 @@ class Keeping(RuleBasedStateMachine):
         self.pins = {}
         for name in REPOSITORIES:
             self.purged(0, (name, "all", 0))
-        assert self.stored & MANIFESTS == set()
+        # An image that was pushed may be the very same as one that was pulled.
+        assert self.stored & MANIFESTS <= self.shelves[0].marked()
         assert self.stored <= self.shelves[0].marked() | {
             digest for name in REPOSITORIES for digest in self.known(name)
         }, "only what was pushed is left"
@@ -498,8 +500,9 @@ class Keeping(RuleBasedStateMachine):
         self.shelves[0].age()
         self.young = set()
         self.do(asyncio.to_thread(self.shelves[0].collect))
-        self.shelves[0].room.space.eviction.free(10**9)
-        assert self.stored == set()
+        for _ in range(2):  # without an index a scan of the files is believed for some seconds
+            self.shelves[0].room.space.eviction.free(10**9)
+        assert self.stored == set(), f"marked: {self.shelves[0].marked()}"
 
 
 def body_of(chosen: tuple[str, ...]) -> bytes:
