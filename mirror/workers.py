@@ -30,7 +30,7 @@ _LONGEST_WHY = 1000  # bytes
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4  # prctl(2)
-_NOTE = 64 * 1024  # bytes that a process may say of itself
+_NOTE = 256 * 1024  # bytes that a process may say of itself
 
 
 @dataclass(frozen=True, slots=True)

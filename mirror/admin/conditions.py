@@ -100,7 +100,7 @@ def _store(facts: Facts) -> Iterator[Trouble]:
         yield Trouble(
             "StoreUnusable", "the store's file system does not answer", store["path"], "see whether its disk does"
         )
-    elif store["room_bytes"] + store["evictable_bytes"] < LITTLE_ROOM:
+    elif store["room_bytes"] is not None and store["room_bytes"] + store["evictable_bytes"] < LITTLE_ROOM:
         free, total, kept = (_size(store[key]) for key in ("free_bytes", "total_bytes", "keep_free_bytes"))
         what = f"there is no room and nothing may be evicted: {free} are free of {total}, {kept} are to stay free"
         freeing = ", ".join(f"{name} {_size(size)}" for name, size in store["would_free"][:_NAMED])

@@ -11,6 +11,7 @@ from mirror.upstream.client import UpstreamClient
 from mirror.workers import Board
 
 _PERIOD = 1.0  # seconds
+_LONGEST_ERROR = 300  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,33 +62,33 @@ class Health:
 
     def upstreams(self) -> dict[str, list[Seen]]:
         """Return of each upstream how its endpoints fare, in the order in which they are asked."""
-        self._post()
         serving = [worker["index"] for worker in self._board.service().get("workers", ())]
-        notes = [self._board.read(index) for index in {*serving, self._index}]
-        return {
-            name: [self._latest(name, place, notes) for place in range(len(client.health()))]
-            for name, client in self._upstreams.items()
-        }
-
-    def _latest(self, name: str, place: int, notes: list[dict[str, Any]]) -> Seen:
-        own = self._upstreams[name].health()[place].endpoint
-        # A worker that is about to be replaced may know other endpoints.
-        found = (one for note in notes for one in note.get("upstreams", {}).get(name, ()) if one["endpoint"] == own)
-        return Seen(**max(found, key=lambda one: float(one["judged"])))
+        notes = [self._board.read(index).get("upstreams", {}) for index in serving if index != self._index]
+        found = {}
+        for name, client in self._upstreams.items():
+            # A sibling that is about to be replaced may know other endpoints.
+            told = {one["endpoint"]: [one] for one in _told(client)}
+            for note in notes:
+                for one in note.get(name, ()):
+                    told.get(one["endpoint"], []).append(one)
+            found[name] = [Seen(**max(seen, key=lambda one: float(one["judged"]))) for seen in told.values()]
+        return found
 
     def _post(self) -> None:
-        told = {
-            name: [
-                {
-                    "endpoint": one.endpoint,
-                    "breaker": one.breaker,
-                    "asked_again": one.asked_again,
-                    "last_error": one.last_error[:300],
-                    "credential": one.credential,
-                    "judged": one.judged,
-                }
-                for one in client.health()
-            ]
-            for name, client in self._upstreams.items()
+        """Post what is known of endpoints that were asked: of the others nobody has anything to tell."""
+        told = {name: [one for one in _told(client) if one["judged"]] for name, client in self._upstreams.items()}
+        self._board.post(self._index, {"upstreams": {name: seen for name, seen in told.items() if seen}})
+
+
+def _told(client: UpstreamClient) -> list[dict[str, Any]]:
+    return [
+        {
+            "endpoint": one.endpoint,
+            "breaker": one.breaker,
+            "asked_again": one.asked_again,
+            "last_error": one.last_error[:_LONGEST_ERROR],
+            "credential": one.credential,
+            "judged": one.judged,
         }
-        self._board.post(self._index, {"upstreams": told})
+        for one in client.health()
+    ]

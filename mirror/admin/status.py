@@ -145,13 +145,14 @@ class Status:
         found: dict[str, Any] = {"path": str(storage.path), "cache_size": storage.cache_size}
         disk = forecast = None
         with suppress(OSError, StoreError):
-            disk, forecast = self._space.disk(), self._space.forecast()
+            disk = self._space.disk()
+            forecast = self._space.forecast()  # not known while the index is away
         found |= {
             "total_bytes": disk.total if disk else None,
             "free_bytes": disk.free if disk else None,
             "keep_free_bytes": storage.keep_free.of(disk.total) if disk else None,
-            "room_bytes": forecast.free if forecast else 0,
-            "evictable_bytes": forecast.evictable if forecast else 0,
+            "room_bytes": forecast.free if forecast else None,
+            "evictable_bytes": forecast.evictable if forecast else None,
         }
         try:
             found["content_bytes"] = self._index.total()
@@ -161,7 +162,7 @@ class Status:
         try:
             found["pinned_bytes"] = self._pins.size()
             found["promised_bytes"] = self._space.promised()
-            scarce = found["room_bytes"] + found["evictable_bytes"] < LITTLE_ROOM
+            scarce = forecast is not None and sum(forecast) < LITTLE_ROOM
             found["would_free"] = self._would_free() if scarce else []
         except (OSError, StoreError):
             found |= {"pinned_bytes": None, "promised_bytes": None, "would_free": []}

@@ -108,6 +108,7 @@ def test_a_service_that_is_well() -> None:
     running = {"set": "prod", "generation": 6, "state": "running", "missing": 3}
     assert find_troubles(facts(sets=[unfinished, running], scrub=None, certificate=None)) == []
     assert find_troubles(facts(scrub={"bad": "?"}, housekeeping=None)) == []
+    assert find_troubles(facts(store={"room_bytes": None, "evictable_bytes": None})) == []
 
 
 @pytest.mark.parametrize(
@@ -195,6 +196,9 @@ async def test_the_report_holds_what_the_store_and_the_workers_know(
     assert found["fetches"] == [
         {"digest": str(digest), "upstream": "quay.io", "repository": "org/app", "size": 100, "received": 5}
     ]
+    # What a sibling says that knows an endpoint no more counts for nothing.
+    board.post(1, {"upstreams": {"quay.io": [seen, {**seen, "endpoint": "https://old.lab"}], "gone": [seen]}})
+    assert [len(one["endpoints"]) for one in (await tell())["upstreams"]] == [1, 1]
     away = {one["name"]: one for one in found["upstreams"]}["quay.io"]
     assert (away["state"], away["endpoints"][0]["last_error"]) == ("away", "no route")
     assert [one["code"] for one in found["problems"]] == ["upstream_away"]
