@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bundle import build
-from tests.install.machine import Machine, debian
+from tests.install.machine import Machine, MachineError, debian
 from tests.tools.programs import Programs
 
 
@@ -31,7 +31,12 @@ def machines(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> It
 
     def boot() -> Machine:
         made.append(Machine(programs, image, tmp_path_factory.mktemp("machine") / f"root{len(made)}"))
-        made[-1].boot()
+        try:
+            made[-1].boot()
+        except (MachineError, TimeoutError) as error:
+            if os.environ.get("REQUIRE_TOOLS"):
+                raise
+            pytest.skip(f"systemd does not boot in namespaces here: {error}")
         return made[-1]
 
     yield boot
