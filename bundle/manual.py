@@ -110,7 +110,7 @@ def _see_also(command: click.Command, context: click.Context) -> Iterator[str]:
     documents = []
     for one in filter(None, epilog.split(", ")):
         (names if one.startswith(f"{_PROGRAM} ") else documents).append(one)
-    for one in dict.fromkeys(name.replace(" ", "-") for name in names):
+    for one in dict.fromkeys(name.partition(" -")[0].replace(" ", "-") for name in names):
         yield f"\\fB{_text(one)}\\fR(1)"
     yield from (_text(one) for one in documents)
 

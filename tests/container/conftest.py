@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.container.engine import Engine
+from tests.container.engine import Engine, storage_options
 from tests.tools.clients import run
 from tests.tools.programs import ROOT, Programs
 
@@ -48,7 +48,7 @@ def archive(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Pat
     download = [sys.executable, "-m", "pip", "-q", "download", "--require-hashes", "--only-binary", ":all:", *_FITTING]
     run([*download, "-d", str(wheels), "-r", str(ROOT / "requirements" / "runtime.txt")], timeout=300)
     assert made.wait(300) == 0
-    storage = [buildah, "--root", str(folder / "root"), "--runroot", str(folder / "run"), "--storage-driver", "vfs"]
+    storage = [buildah, *storage_options(programs, folder)]
     (base / "Containerfile").write_text("FROM scratch\nADD root.tar /\n")
     run([*storage, "build", "-q", "-t", "localhost/base", str(base)], timeout=300)
     told = [f"BUILDAH={' '.join(storage)}", "BUILD_FLAGS=-q --isolation chroot", "BASE=localhost/base"]

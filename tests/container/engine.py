@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,14 +19,26 @@ _WAYS = (("runc",), ("crun", "--cgroups=disabled"))
 _LIMITS = ("--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024")
 
 
+def storage_options(programs: Programs, home: Path) -> list[str]:
+    """Return what tells buildah and podman to keep images below `home`, by overlay where this kernel allows it here."""
+    places = ["--root", str(home / "root"), "--runroot", str(home / "run")]
+    for driver in ("overlay", "vfs"):
+        options = [*places, "--storage-driver", driver]
+        done = subprocess.run([programs.find("buildah"), *options, "info"], capture_output=True, check=False)
+        if done.returncode == 0:
+            return options
+        shutil.rmtree(home / "root", ignore_errors=True)
+    raise AssertionError(f"buildah keeps no images here: {done.stderr.decode()}")
+
+
 class Engine:
     """podman over the folder `home`, whose name must be short: a socket's path has 107 characters."""
 
     def __init__(self, programs: Programs, home: Path) -> None:
         self._programs = programs
-        self.storage = ["--root", str(home / "root"), "--runroot", str(home / "run"), "--storage-driver", "vfs"]
+        storage = storage_options(programs, home)
         own = ["--cgroup-manager", "cgroupfs", "--events-backend", "none", "--tmpdir", str(home / "tmp")]
-        self._podman = [programs.find("podman"), *self.storage, *own]
+        self._podman = [programs.find("podman"), *storage, *own]
         self._policy = home / "policy.json"
         self._policy.write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
         self._environment = {"HOME": str(home), "XDG_RUNTIME_DIR": str(home)}
