@@ -251,11 +251,24 @@ class Keeping(RuleBasedStateMachine):
 
     @step(number=which, name=apps, pick=st.integers(0, 20))
     def delete(self, number: int, name: str, pick: int) -> None:
+        self.delete_one(number, name, pick)
+
+    def delete_one(self, number: int, name: str, pick: int) -> None:
         known = sorted(self.manifests[name])
         if known:
             digest = known[pick % len(known)]
             self.do(self.shelves[number].hosted.delete_manifest(hosted(name), Digest.parse(digest), "ci"))
             del self.manifests[name][digest]
+
+    @step(number=which)
+    def abandon(self, number: int) -> None:
+        """All that was pushed is deleted, and collected once it is old: what is pinned or cached otherwise stays."""
+        for name in APPS:
+            for _ in list(self.manifests[name]):
+                self.delete_one(number, name, 0)
+        self.shelves[0].age()
+        self.young = set()
+        self.collected(number)
 
     @step(name=names, which_image=numbers)
     def pin(self, name: str, which_image: int) -> None:
@@ -349,6 +362,9 @@ class Keeping(RuleBasedStateMachine):
 
     @step(number=which)
     def collect(self, number: int) -> None:
+        self.collected(number)
+
+    def collected(self, number: int) -> None:
         before = self.stored
         _, gone = self.do(asyncio.to_thread(self.shelves[number].collect))
         assert not set(gone) & self.live

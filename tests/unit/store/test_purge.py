@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from mirror.config import Amount, Storage
+from mirror.errors import NotHere
 from mirror.oci.digest import Digest
 from mirror.store import ingest
 from mirror.store.hosted import Hosted
 from mirror.store.index import Index
 from mirror.store.layout import Layout
 from mirror.store.manifests import Manifests
-from mirror.store.pins import ImagePins, Pinned
+from mirror.store.pins import ImagePins, Pinned, pin_image
 from mirror.store.probe import prepare
 from mirror.store.purge import Purged, Purger
 from mirror.store.quarantine import Quarantine
@@ -211,6 +212,44 @@ def test_what_is_pinned_stays_whatever_is_purged(cache: Cache, form: str) -> Non
     assert (tags, manifests) == (["v1"], {first})
     assert {str(one) for one in (first, *blobs)} == keeps
     assert cache.space.eviction.free(10**9) == 0
+
+
+@pytest.mark.parametrize("what", ["all", "tag", "digest"])
+def test_an_image_that_is_pinned_meanwhile_keeps_its_names(
+    cache: Cache, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = cache.image(A, 1, "v1")
+    before = cache.stored()
+    real = Tags.remove
+
+    def remove(tags: Tags, name: str, tag: str, *, durable: bool = False) -> bool:
+        pin_image(cache.layout, A, first, "me")
+        return real(tags, name, tag, durable=durable)
+
+    monkeypatch.setattr(Tags, "remove", remove)
+    total = cache.purge(A, {"all": None, "tag": "v1", "digest": first}[what])
+    assert (total.manifests, total.contents, total.pinned) == (0, 0, 3)
+    assert cache.stored() == before
+    assert cache.known(A) == ([], {first}, {Digest.of(noise(400, 1)), Digest.of(b"{}")})
+
+
+@pytest.mark.parametrize("what", ["content", "row"])
+def test_an_image_that_goes_while_it_is_pinned_is_not_pinned(
+    cache: Cache, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = cache.image(A, 1, "v1")
+    real = ImagePins.write
+
+    def write(pins: ImagePins, pinned: Pinned) -> None:
+        os.unlink(cache.layout.blob(first) if what == "content" else cache.layout.manifest(A, first))
+        real(pins, pinned)
+
+    monkeypatch.setattr(ImagePins, "write", write)
+    with pytest.raises(NotHere, match="not here any more"):
+        pin_image(cache.layout, A, first, "me")
+    assert ImagePins(cache.layout).list() == []
+    with pytest.raises(NotHere):
+        pin_image(cache.layout, B, first, "me")
 
 
 def test_what_was_pushed_stays(cache: Cache) -> None:
