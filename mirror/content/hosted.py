@@ -13,21 +13,24 @@ from typing import Protocol
 
 from mirror import logs
 from mirror.content import pushed as pushing
-from mirror.content.answers import Stored, Target
+from mirror.content.answers import Quota, Stored, Target
 from mirror.content.immutable import Immutable
 from mirror.content.locks import Locks
 from mirror.content.manifest_store import ManifestStore
 from mirror.content.pushed import Pushed
+from mirror.content.quotas import Quotas
 from mirror.content.receive import refusal
 from mirror.errors import DigestMismatch, NotHere, StoreFull, TagImmutable, TooLarge
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.reference import check_tag
+from mirror.store.ingest import boot_id
 from mirror.store.layout import Layout
 from mirror.store.space import Space
 from mirror.store.tags import TagRecord, Tags
 from mirror.store.threads import Threads
 from mirror.store.upload import writing
+from mirror.store.uploads import Uploads as StoredUploads
 
 _log = logs.get("content.hosted")
 
@@ -71,6 +74,7 @@ class Hosted:
         history: int,
         immutable: Immutable | None = None,
         events: Events | None = None,
+        quotas: Quotas | None = None,
     ) -> None:
         self._manifests = manifests
         self._tags = tags
@@ -81,6 +85,7 @@ class Hosted:
         self._history = history
         self._immutable = immutable or Immutable()
         self._events = events
+        self._quotas = quotas
 
     @classmethod
     def open(
@@ -107,6 +112,7 @@ class Hosted:
             history=history,
             immutable=immutable,
             events=events,
+            quotas=Quotas(layout, StoredUploads(layout, boot_id()), threads),
         )
 
     # -- manifests -------------------------------------------------------------------------------------------
@@ -119,8 +125,9 @@ class Hosted:
         content_type: str,
         tags: Sequence[str],
         who: str,
+        quota: Quota | None = None,
     ) -> Stored:
-        """Take a manifest under its digest, or a tag, and let further `tags` name it too.
+        """Take a manifest under its digest, or a tag, and let further `tags` name it too. It counts for a quota.
 
         When this returns all of it is on disk. Raises ManifestRefused, DigestMismatch, ManifestBlobUnknown, TooLarge,
         TagImmutable, TagInvalid, NotYet, StoreError.
@@ -139,7 +146,8 @@ class Hosted:
             self._check_mutable(target, tag, self._tags.read(target.name, tag), digest)
         async with self._manifest(target, digest):
             with _refusing(target):
-                await self._threads.complete(self._manifests.put, target.name, pushed)
+                async with self._counted(target, digest, len(body), quota):
+                    await self._threads.complete(self._manifests.put, target.name, pushed)
             if not wanted:
                 await self._tell(target, pushed, (), who)
             for tag in wanted:
@@ -218,6 +226,20 @@ class Hosted:
         return moved
 
     # -- steps -----------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _counted(self, target: Target, digest: Digest, size: int, quota: Quota | None) -> AsyncIterator[None]:
+        """Count a manifest that the block makes the repository's. Raises TooLarge where the quota has no room."""
+        quotas = self._quotas
+        if quotas is None or await self._threads.complete(self._manifests.is_member, target.name, digest):
+            yield
+            return
+        await quotas.take(target.name, size, quota)
+        try:
+            yield
+        except BaseException:
+            await quotas.give_back(target.name, size)
+            raise
 
     async def _move(self, target: Target, tag: str, digest: Digest, media_type: str, who: str) -> TagRecord:
         """Let a tag, whose lock is held, mean `digest`: one rename."""

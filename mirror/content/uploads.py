@@ -285,7 +285,8 @@ class Uploads:
         """Count a blob that is about to be the repository's; return how much more that has by it. Raises TooLarge."""
         if self._members.now(target, digest):
             return 0
-        await self._quotas.take(target.name, size, quota)
+        with _refusing(), writing(target.name):
+            await self._quotas.take(target.name, size, quota)
         return size
 
     @asynccontextmanager

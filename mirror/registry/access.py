@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from mirror.config.access import ANONYMOUS, ANYBODY, AUTHENTICATED, VERBS, Anonymous, Rule, Verb
+from mirror.content.answers import Quota
 from mirror.registry.clients import Principal
 
 # What a token calls the right to list repositories, beside its repositories' names; no repository is called so.
@@ -59,8 +60,15 @@ class Access:
         return principal.scope is not None or (verb == "pull" and not rules)
 
     def deciding(self, principal: Principal, name: str) -> Rule | None:
-        """Return the rule that decides for a client in a repository, for its quota; None where no rule does."""
+        """Return the rule that decides for a client in a repository; None where no rule does."""
         return _first(principal, self._covering(name))
+
+    def quota(self, principal: Principal, name: str) -> Quota | None:
+        """Return the quota of the rule that decides for a client in a repository; None where there is none."""
+        rule = self.deciding(principal, name)
+        if rule is None or rule.quota is None:
+            return None
+        return Quota(repr((rule.who, rule.repositories, rule.quota)), rule.quota, rule.covers)
 
     def lists(self, principal: Principal) -> bool:
         """Tell whether a client may list repositories; which of them it sees, `visible` says."""

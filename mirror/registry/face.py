@@ -155,9 +155,16 @@ class Hosted(Protocol):
     """Manifests, tags and blobs of hosted repositories, as they are pushed and deleted. Raises MirrorError."""
 
     async def put_manifest(
-        self, target: Target, reference: Digest | str, body: bytes, content_type: str, tags: Sequence[str], who: str
+        self,
+        target: Target,
+        reference: Digest | str,
+        body: bytes,
+        content_type: str,
+        tags: Sequence[str],
+        who: str,
+        quota: Quota | None = None,
     ) -> Stored:
-        """Take a manifest under its digest or a tag; `tags` name it too."""
+        """Take a manifest under its digest or a tag; `tags` name it too. It counts for a quota as blobs do."""
         ...
 
     async def delete_manifest(self, target: Target, digest: Digest, who: str) -> None:

@@ -10,7 +10,8 @@ from mirror.content.answers import ManifestAnswer, Target
 from mirror.errors import ManifestRefused, TooLarge
 from mirror.oci.digest import Digest
 from mirror.registry import audit, ranges
-from mirror.registry.clients import principal_of
+from mirror.registry.access import Access
+from mirror.registry.clients import Principal, principal_of
 from mirror.registry.errors import Unsupported
 from mirror.registry.face import Content, Hosted
 from mirror.registry.flow import ClientGone
@@ -65,18 +66,20 @@ class ManifestWrites:
     DELETE …/manifests/<tag or digest>   202: deleted
     """
 
-    def __init__(self, content: Content, hosted: Hosted, responses: Responses, limit: int) -> None:
+    def __init__(self, content: Content, hosted: Hosted, responses: Responses, limit: int, access: Access) -> None:
         self._content = content
         self._hosted = hosted
         self._responses = responses
         self._limit = limit
+        self._access = access
 
     async def __call__(self, request: web.BaseRequest, route: Route, _arrived: float) -> Answer:
         """Answer one request; raises MirrorError. Without a deadline: a push that has begun is better ended."""
         target = hosted_target(self._content, route)
-        who = principal_of(request).name
+        principal = principal_of(request)
+        who = principal.name
         if request.method == "PUT":
-            return await self._put(request, route, target, who)
+            return await self._put(request, route, target, principal)
         if isinstance(route.reference, Digest):
             await self._hosted.delete_manifest(target, route.reference, who)
             audit.accepted(request, "delete", target.name, route.reference)
@@ -85,10 +88,13 @@ class ManifestWrites:
             audit.accepted(request, "delete", target.name, tags=[route.reference])
         return self._responses.compose(request, 202, f"Content-Length: 0\r\n{namespace_field(route.ns)}")
 
-    async def _put(self, request: web.BaseRequest, route: Route, target: Target, who: str) -> Answer:
+    async def _put(self, request: web.BaseRequest, route: Route, target: Target, principal: Principal) -> Answer:
         body = await self._read(request)
         content_type = request.headers.get("Content-Type", "")
-        stored = await self._hosted.put_manifest(target, route.reference, body, content_type, route.tags, who)
+        quota = self._access.quota(principal, target.name)
+        stored = await self._hosted.put_manifest(
+            target, route.reference, body, content_type, route.tags, principal.name, quota
+        )
         named = [route.reference] if isinstance(route.reference, str) else []
         audit.accepted(request, "push", target.name, stored.digest, [*named, *route.tags])
         folder = route.path.rpartition("/")[0]

@@ -116,7 +116,7 @@ class Dispatcher:
             kind: handler for kind, handler in self._handlers.items() if kind in (Kind.TOKEN, Kind.UPLOAD)
         }
         if hosted is not None:
-            self._writers[Kind.MANIFEST] = ManifestWrites(content, hosted, responses, manifest_limit)
+            self._writers[Kind.MANIFEST] = ManifestWrites(content, hosted, responses, manifest_limit, self._gate.access)
             self._writers[Kind.BLOB] = BlobDeletion(content, hosted, responses)
         self._routes: dict[str, Route] = {}
         self._prefix = os.urandom(4).hex()

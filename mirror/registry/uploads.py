@@ -69,7 +69,7 @@ class Uploads:
 
     async def _post(self, request: web.BaseRequest, route: Route, target: Target) -> Answer:
         wishes, who = route.wishes, principal_of(request)
-        quota = self._quota(who, target)
+        quota = self._access.quota(who, target.name)
         if wishes.mount is not None and await self._mount(route, target, wishes.mount, who, quota):
             return self._created(request, route, wishes.mount)
         digest = wishes.digest
@@ -99,7 +99,7 @@ class Uploads:
         digest = route.wishes.digest
         if request.method == "PUT" and digest is None:
             raise DigestInvalid("the digest is missing", "end an upload by PUT with ?digest=<digest>")
-        quota = self._quota(principal_of(request), target)
+        quota = self._access.quota(principal_of(request), target.name)
         start, length = _span(request)
         if request.method == "PUT" and digest is not None:
             if request.body_exists:
@@ -111,12 +111,6 @@ class Uploads:
         async with _reading(request) as chunks:
             state = await self._taking.append(target, route.upload, chunks, start, length, quota)
         return self._accepted(request, route, state)
-
-    def _quota(self, who: Principal, target: Target) -> Quota | None:
-        rule = self._access.deciding(who, target.name)
-        if rule is None or rule.quota is None:
-            return None
-        return Quota(repr((rule.who, rule.repositories, rule.quota)), rule.quota, rule.covers)
 
     def _accepted(self, request: web.BaseRequest, route: Route, state: UploadState) -> Answer:
         return self._responses.compose(request, 202, f"Content-Length: 0\r\n{place_fields(route, state)}")

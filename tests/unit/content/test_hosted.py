@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mirror.content.answers import Target
+from mirror.content.answers import Quota, Target
 from mirror.content.immutable import Immutable
 from mirror.content.manifest_store import BlobNamed
 from mirror.errors import (
@@ -528,3 +528,25 @@ async def _quietly(work: Any) -> None:
         await work
     except MirrorError:
         return
+
+
+# -- quotas ----------------------------------------------------------------------------------------------------------
+
+
+async def test_manifests_count_for_a_quota_as_blobs_do(shelf: Shelf) -> None:
+    quota = Quota("app", 3000, APP.name.__eq__)
+    await shelf.blob(b"{}")
+    filler = "x" * 1500
+    first, second = image(annotations={"a": filler}), image(annotations={"b": filler})
+    await shelf.hosted.put_manifest(APP, "v1", first, OCI_MANIFEST, (), "ci", quota)
+    for reference in ("v2", Digest.of(second)):
+        with pytest.raises(TooLarge, match="of 3000 bytes left"):
+            await shelf.hosted.put_manifest(APP, reference, second, OCI_MANIFEST, (), "ci", quota)
+    assert str(Digest.of(second)) not in shelf.stored()
+    # What is here already takes no more, under whichever tag.
+    await shelf.hosted.put_manifest(APP, "v2", first, OCI_MANIFEST, (), "ci", quota)
+    # What is refused for another reason is given back.
+    lost = image(noise(10, 9), annotations={"c": "x" * 500})
+    for _ in range(4):
+        with pytest.raises(ManifestBlobUnknown):
+            await shelf.hosted.put_manifest(APP, "v3", lost, OCI_MANIFEST, (), "ci", quota)
