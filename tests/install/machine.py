@@ -28,7 +28,7 @@ class MachineError(AssertionError):
 def debian(programs: Programs) -> Path:
     """Return the tar of a small Debian, made once for this checkout."""
     maker = programs.find("mmdebstrap")
-    options = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _LEFT_OUT]
+    options = ["--dpkgopt=force-unsafe-io", *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _LEFT_OUT)]
     command = [maker, "--quiet", "--variant=essential", f"--include={','.join(PACKAGES)}", *options, "bookworm"]
     folder = ROOT / ".tools" / "roots"
     folder.mkdir(parents=True, exist_ok=True)
