@@ -30,7 +30,9 @@ async def purge(desk: Desk, outcome: Outcome, given: str, *, dry_run: bool) -> N
         if len(listed) < _LISTED:
             listed.append((digest, size))
 
-    total = await asyncio.to_thread(_purge, Purger(desk.opened.layout, desk.opened.space.eviction), named, target.name,
+    # A name without an upstream may have been pushed to before mirror.yaml said otherwise.
+    purger = Purger(desk.opened.layout, desk.opened.space.eviction, keep_pushed=not target.upstream)
+    total = await asyncio.to_thread(_purge, purger, named, target.name,
                                     gone, dry_run=dry_run)  # fmt: skip
     if total == Purged():
         raise NotHere(f"nothing of {named} is here", "mirror ls shows what is")

@@ -44,13 +44,14 @@ class Purged:
 class Purger:
     """Drops what is cached of repositories. Everything blocks and is for threads.
 
-    The caller sees to it that the repository is not one that is pushed to. `gone` is called with each content that
-    goes, and its bytes; with `dry_run` nothing is changed.
+    The caller sees to it that the repository is not one that is pushed to; `keep_pushed`: it may have been. `gone` is
+    called with each content that goes, and its bytes; with `dry_run` nothing is changed.
     """
 
-    def __init__(self, layout: Layout, eviction: Eviction) -> None:
+    def __init__(self, layout: Layout, eviction: Eviction, *, keep_pushed: bool = False) -> None:
         self._layout = layout
         self._eviction = eviction
+        self._keep_pushed = keep_pushed
         self._pins = Pins(layout)
         self._sets = Sets(layout)
         self._hosted = Hosted(layout)
@@ -60,10 +61,9 @@ class Purger:
 
     def repository(self, name: str, gone: Gone, *, dry_run: bool = False) -> Purged:
         """Drop all of a repository but what is pinned, with the tags that mean it."""
-        pinned = self._pins.digests()
-        tags = [tag for tag, digest in self._meanings(name).items() if str(digest) not in pinned]
+        tags = [tag for tag, digest in self._meanings(name).items() if not self._is_kept(digest)]
         every = set(self._rows.list(name))
-        manifests = {digest for digest in every if str(digest) not in pinned}
+        manifests = {digest for digest in every if not self._is_kept(digest)}
         return self._purge(name, tags, manifests, every.union(self._rows.list_blobs(name)), gone, dry_run)
 
     def tag(self, name: str, tag: str, gone: Gone, *, dry_run: bool = False) -> Purged:
@@ -80,8 +80,8 @@ class Purger:
         if self._rows.modified(name, digest) is None:
             # The row of a blob stays where a manifest names it, as when it is evicted.
             return self._purge(name, [], set(), {digest}, gone, dry_run, {digest})
-        pinned = str(digest) in self._pins.digests()
-        tags = [] if pinned else [tag for tag, meant in self._meanings(name).items() if meant == digest]
+        kept = self._is_kept(digest)
+        tags = [] if kept else [tag for tag, meant in self._meanings(name).items() if meant == digest]
         return self._tree(name, tags, digest, gone, dry_run, asked={digest})
 
     # -- what to drop ----------------------------------------------------------------------------------------
@@ -91,13 +91,12 @@ class Purger:
     ) -> Purged:
         """Drop `tags`, and of a manifest with all under it what nothing else needs, or what was `asked` for."""
         tree = self._under(name, (root,))
-        pinned = self._pins.digests()
         meant = {digest for tag, digest in self._meanings(name).items() if tag not in tags}
-        needed = {one for one in tree if one in meant or str(one) in pinned}
+        needed = {one for one in tree if one in meant or self._is_kept(one)}
         for other in self._rows.list(name):
             if other not in tree:
                 needed.update(one for one in self._named(name, other) if one in tree)
-        needed -= {one for one in asked if str(one) not in pinned}
+        needed -= {one for one in asked if not self._is_kept(one)}
         kept = self._under(name, needed)
         dropped = tree - kept
         manifests = {one for one in dropped if self._rows.modified(name, one) is not None}
@@ -201,9 +200,13 @@ class Purger:
                 os.utime(folder)
 
     def _drop(self, digest: Digest, row: str) -> bool:
-        """Remove a row unless its content is pinned: what is pinned keeps its names. Nobody pins it meanwhile."""
+        """Remove a row unless its content is kept under its names. Nobody pins it meanwhile."""
         with self._sets.pinning():
-            return str(digest) not in self._pins.digests() and files.remove(row)
+            return not self._is_kept(digest) and files.remove(row)
+
+    def _is_kept(self, digest: Digest) -> bool:
+        """Tell whether a digest keeps its rows."""
+        return str(digest) in self._pins.digests() or (self._keep_pushed and self._hosted.has(digest))
 
     def _algorithms(self, name: str) -> tuple[str, ...]:
         folder = self._layout.manifests(name)

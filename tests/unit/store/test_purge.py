@@ -260,6 +260,19 @@ def test_what_was_pushed_stays(cache: Cache) -> None:
     assert cache.stored() == text(layer)
 
 
+def test_a_repository_that_was_pushed_to_keeps_all_of_that(cache: Cache) -> None:
+    first = cache.image(A, 1, "v1")
+    second = cache.image(A, 2, "v2")
+    for content in (first, Digest.of(noise(400, 1)), Digest.of(b"{}")):
+        Hosted(cache.layout).add(content)
+    cache.purger = Purger(cache.layout, cache.space.eviction, keep_pushed=True)
+    for what in ("v2", None, first, Digest.of(noise(400, 1))):
+        cache.purge(A, what)
+    assert cache.known(A) == (["v1"], {first}, {Digest.of(noise(400, 1)), Digest.of(b"{}")})
+    assert str(second) not in cache.stored()
+    assert cache.stored() == {str(first), *text(noise(400, 1), b"{}")}
+
+
 def test_an_image_is_given_up_again(cache: Cache) -> None:
     first = cache.image(A, 1, "v1")
     cache.pin(A, first)
