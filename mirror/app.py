@@ -33,6 +33,7 @@ from mirror.content.heal import Healer
 from mirror.content.service import Content, Rooms
 from mirror.errors import ConfigurationError, MirrorError, Problem, StoreError, StoreFull
 from mirror.metrics import LOG_DROPPED, Metrics
+from mirror.outside import owner_of
 from mirror.registry.access import Access
 from mirror.registry.bearer import Signer
 from mirror.registry.clients import Clients
@@ -169,7 +170,7 @@ def _become_owner(store: Path) -> None:
     if os.geteuid() != 0:
         return
     try:
-        owner = store.stat()
+        owner = owner_of(store)
     except OSError:
         return
     if owner.st_uid != 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import pwd
@@ -9,6 +10,7 @@ import select
 import shlex
 import signal
 import socket
+import stat
 import sys
 import traceback
 from collections.abc import Callable, Iterable
@@ -19,6 +21,7 @@ from mirror.outside.files import Direct, Outside
 from mirror.outside.handed import Handed, answer, encode, received
 from mirror.outside.library import Library
 
+_FIRST = "format"  # what every store has at its top, written before anything else
 _TICK = 100  # milliseconds between looks for signals and for the child's end …
 _LAST_TICK = 2  # … and when it has hung up, so that it is about to end
 _FORWARDED = (signal.SIGTERM, signal.SIGINT)
@@ -44,7 +47,7 @@ def run_as_owner(store: Path, work: Callable[[Outside], int]) -> int:
         raise StoreUnusable(
             f"{store} is not there yet, and {_called(user)} may not make it", f"run: {_command('sudo')}"
         )
-    if owner.st_uid == user:
+    if owner.st_uid == user or may_begin(store, owner):
         return work(Direct())
     if user != 0:
         raise StoreUnusable(
@@ -54,11 +57,29 @@ def run_as_owner(store: Path, work: Callable[[Outside], int]) -> int:
     return _run_in_child(owner, work)
 
 
+def owner_of(store: Path) -> os.stat_result:
+    """Return the status of what says whose a store is: its folder. Raises OSError.
+
+    The mount point of a volume that several users share is root's, and its group may write (Kubernetes' fsGroup). There
+    it is what the service wrote first, if it has.
+    """
+    status = os.stat(store)
+    if status.st_uid == 0 and status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            return os.lstat(store / _FIRST)
+    return status
+
+
+def may_begin(store: Path, owner: os.stat_result) -> bool:
+    """Tell whether a store that nobody has used may be ours: `owner_of` is a volume that we may write to."""
+    return owner.st_uid == 0 and stat.S_ISDIR(owner.st_mode) and os.access(store, os.W_OK | os.X_OK)
+
+
 def _owner(store: Path) -> os.stat_result | None:
-    """Return the status of the store, or of the folder that hides it from us; None where there is nothing."""
+    """Return what says whose the store is, or the folder that hides it from us; None where there is nothing."""
     for place in (store, *store.absolute().parents):
         try:
-            return os.stat(place)
+            return owner_of(store) if place == store else os.stat(place)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except PermissionError:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mirror.errors import StoreFull, StoreUnusable
+from mirror.outside import may_begin, owner_of
 from mirror.store import files
 from mirror.store.layout import Layout
 from mirror.store.lock import FileLock
@@ -63,18 +64,12 @@ def prepare(layout: Layout) -> tuple[str, ...]:
 
 
 def _check_owner(layout: Layout) -> None:
-    """Raise StoreUnusable if the store belongs to somebody else.
-
-    A volume whose mount point is root's but which lets us write (Kubernetes' fsGroup) is ours once the tree in it is.
-    """
+    """Raise StoreUnusable if the store belongs to somebody else."""
     user = os.geteuid()
-    owner = os.stat(layout.root).st_uid
-    if owner == 0 and user != 0 and os.access(layout.root, os.W_OK | os.X_OK):
-        made = files.look(str(layout.format))
-        owner = made.st_uid if made is not None else user
-    if owner == user:
+    owner = owner_of(layout.root)
+    if owner.st_uid == user or may_begin(layout.root, owner):
         return
-    name = _user_name(owner)
+    name = _user_name(owner.st_uid)
     raise StoreUnusable(
         f"the store {layout.root} belongs to {name}, and this runs as {_user_name(user)}", f"sudo -u {name} mirror …"
     )

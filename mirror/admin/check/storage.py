@@ -12,6 +12,7 @@ from mirror.admin.check.report import Finding
 from mirror.admin.check.surroundings import Surroundings, user_name
 from mirror.config import Config
 from mirror.errors import MirrorError, Problem
+from mirror.outside import owner_of
 
 # Tries what the store relies on in its directory, writing there: returns what it can live with, raises MirrorError
 # for what it cannot.
@@ -61,8 +62,10 @@ def _find_in_folder(config: Config, path: Path, where: str, around: Surroundings
     if not stat.S_ISDIR(status.st_mode):
         yield Finding("error", "store_unusable", f"{path} is not a directory", where, "name another path")
         return
-    if around.user.uid not in (0, status.st_uid):
-        owner = user_name(status.st_uid)
+    owned = owner_of(path)
+    unused = owned.st_uid == 0 and stat.S_ISDIR(owned.st_mode) and around.can_write_folder(path)
+    if around.user.uid not in (0, owned.st_uid) and not unused:
+        owner = user_name(owned.st_uid)
         file = f" --config {shlex.quote(str(config.source.path))}" if config.source.path else ""
         what = f"{path} belongs to {owner}, and this is {around.user.name}"
         yield Finding("error", "store_owner", what, where, f"sudo -u {owner} mirror check{file}")
@@ -73,7 +76,9 @@ def _find_in_folder(config: Config, path: Path, where: str, around: Surroundings
     elif not around.can_write_folder(path):
         what = f"the user {around.user.name} cannot write to {path}"
         yield Finding("error", "store_unusable", what, where, f"sudo chmod u+rwx {shown}")
-    if stat.S_IMODE(status.st_mode) & 0o077:
+    # A volume's mount point is open to its group; what is in it is not.
+    shared = status.st_uid == 0 and around.user.uid != 0
+    if stat.S_IMODE(status.st_mode) & 0o077 and not shared:
         what = f"others on this host can look into {path}"
         yield Finding("warning", "store_too_open", what, where, f"sudo chmod 0700 {shown}")
 

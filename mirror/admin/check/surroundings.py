@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from mirror.outside import owner_of
+
 _MEMORY = frozenset({"tmpfs", "ramfs"})
 # Memory file systems that everybody on a host shares: nothing there is a mounted secret for lying there.
 _SHARED = frozenset(Path(path) for path in ("/", "/tmp", "/run", "/var/run", "/dev/shm", "/dev", "/var/tmp"))  # noqa: S108 named to be excluded
@@ -145,7 +147,7 @@ def _mountinfo(mountinfo: Path) -> Iterator[tuple[Path, str, list[str]]]:
 def _owner(store: Path) -> User | None:
     """Return the owner of the store with all groups, or None where it does not exist or is root's."""
     try:
-        uid = store.stat().st_uid
+        uid = owner_of(store).st_uid
     except OSError:
         return None
     if uid == 0:
