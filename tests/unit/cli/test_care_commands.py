@@ -20,6 +20,7 @@ from tests.faults.invariants import broken, sealed_files_hash_to_their_names
 from tests.peers.images import OCI_LAYER, Image, digest_of, make_image, noise
 from tests.unit.cli.care_bed import Site, Upstream
 from tests.unit.content.hosted_bed import Shelf
+from tests.unit.content.push_bed import APP
 
 BASE = noise(3000, 77)
 FIRST, SECOND = make_image(BASE, noise(1000, 1), seed=1), make_image(BASE, noise(500, 2), seed=2)
@@ -200,6 +201,26 @@ def test_purge_leaves_what_was_pushed(site: Site) -> None:
     before = site.stored()
     assert "mirror gc" in site.run("purge", "team/app", code=1).output
     assert site.stored() == before
+
+
+def test_a_pinned_image_that_was_pushed_outlives_its_deletion(site: Site) -> None:
+    async def push(shelf: Shelf) -> str:
+        return str(Digest.of(await shelf.image(5, "v1")))
+
+    async def delete(shelf: Shelf) -> None:
+        await shelf.hosted.delete_manifest(APP, Digest.parse(digest), "ci")
+        shelf.age(2 * 86400)
+
+    digest = site.with_shelf(push)
+    pushed = {digest, *text(noise(500, 5), b"{}")}
+    name = f"team/app@{digest}"
+    site.run("pin", name)
+    site.with_shelf(delete)
+    assert site.told("gc")["freed_bytes"] == 0
+    assert pushed <= site.stored()
+    assert site.told("unpin", name, "--now")["freed_bytes"] == 0, "what was pushed is garbage collection's"
+    site.run("gc")
+    assert pushed.isdisjoint(site.stored())
 
 
 # -- scrub -----------------------------------------------------------------------------------------------------------
