@@ -1,28 +1,16 @@
-"""Scrubbing: a pass over all content at a bounded rate, what it finds put right, and what it found written down.
-
-`run/scrub.json` says how far the passes are and how the last one ended; `mirror status` and the next process read it:
-
-    {"schema": 1,
-     "background": {…}, "command": {…},     passes under way: that of the service, and one that a person began
-     "last": {…},                           the last one that came to its end; of it:
-     "when": …, "bytes": …, "bad": […]}     when it ended, what it hashed, and what is still bad or missing
-
-A pass is {"began", "ended" (0 while under way; Unix times), "cursor" (a digest), "contents", "bytes", "bad", "healed",
-"missing", "strays", "unhealed": [digests, the first thousand]}. One process scrubs at a time, by a lock.
-"""
+"""Scrubbing: a pass over all content at a bounded rate, what it finds put right, and what it found written down."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
 
 from mirror import logs
-from mirror.errors import DigestInvalid, NotYet
+from mirror.admin.scrub_state import Pass, State
+from mirror.errors import NotYet
 from mirror.metrics import CORRUPT, SCRUB_ENDED, SCRUB_UNHEALED, SCRUBBED_BYTES, Metrics
 from mirror.oci.digest import Digest
 from mirror.store import files
@@ -38,88 +26,17 @@ from mirror.store.sets import Pins, Sets
 from mirror.store.strays import Stray, stray_content, stray_records
 from mirror.store.threads import Threads
 
-Who = Literal["background", "command"]
 Heal = Callable[[Digest], Awaitable[str]]  # returns why content could not be had again, empty where it is here
 
 EVERY = 7 * 86400.0  # seconds from the begin of a pass in the background to the begin of the next
 GRACE = 86400.0  # seconds since a push, in which its content comes
 _AGAIN = 60.0  # seconds between looks whether what was bad has come again
-_LISTED = 1000  # digests that the state holds
 _WRITE_EVERY = 15.0  # seconds between writes of the state
 _STEP = 16 * 1024 * 1024  # bytes that are read in one go
 _LEFTOVER = 86400.0  # seconds after which a write that never ended is removed
-_LIMIT = 1024 * 1024  # bytes of the state
 _PATIENCE = 60.0  # seconds for the one who scrubs in the background to let go
 
 _log = logs.get("scrub")
-
-
-@dataclass(slots=True)
-class Pass:
-    """One pass: how far it is and what it found. Times are Unix times, `ended` 0 while it is under way."""
-
-    began: float = 0.0
-    ended: float = 0.0
-    cursor: str = ""
-    contents: int = 0
-    bytes: int = 0
-    bad: int = 0
-    healed: int = 0
-    missing: int = 0
-    strays: int = 0
-    unhealed: list[str] = field(default_factory=list)
-
-    @classmethod
-    def parse(cls, found: Any) -> Pass | None:
-        """Return the pass that the state holds, None where it holds none."""
-        try:
-            made = cls(**{key: type(getattr(cls(), key))(found[key]) for key in cls.__slots__})
-            for text in (*made.unhealed, *([made.cursor] if made.cursor else ())):
-                Digest.parse(text)
-        except (TypeError, ValueError, LookupError, DigestInvalid):
-            return None
-        return made
-
-    def keep(self, digest: Digest) -> None:
-        """Note that `digest` is bad or missing and could not be had again."""
-        text = str(digest)
-        if text not in self.unhealed and len(self.unhealed) < _LISTED:
-            self.unhealed.append(text)
-
-
-class State:
-    """The file `run/scrub.json`. For threads."""
-
-    def __init__(self, layout: Layout) -> None:
-        self._path = str(layout.scrub)
-
-    def read(self, which: Literal["background", "command", "last"]) -> Pass | None:
-        """Return a pass, None where there is none."""
-        return Pass.parse(self._load().get(which))
-
-    def write(self, **passes: Pass | None) -> None:
-        """Replace passes by name; None takes one out. Raises OSError."""
-        document = self._load()
-        for name, one in passes.items():
-            document.pop(name, None)
-            if one is not None:
-                document[name] = asdict(one)
-        last = Pass.parse(document.get("last")) or Pass()
-        document |= {"schema": 1, "when": last.ended, "bytes": last.bytes, "bad": last.unhealed}
-        files.write_atomically(self._path, json.dumps(document, indent=1).encode(), durable=False)
-
-    def _load(self) -> dict[str, Any]:
-        raw = files.read_record(self._path, _LIMIT)
-        try:
-            found: Any = json.loads(raw or b"{}")
-        except (ValueError, RecursionError):
-            return {}
-        return found if isinstance(found, dict) else {}
-
-
-def last_pass(layout: Layout) -> Pass | None:
-    """Return how the last scrub of all content ended, None where there was none. For threads."""
-    return State(layout).read("last")
 
 
 @dataclass(slots=True)

@@ -7,7 +7,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from mirror.admin.scrub import Findings, Pass, Scrubber
+from mirror.admin.scrub import Findings, Scrubber
+from mirror.admin.scrub_state import Pass
 from mirror.cli.choose import choose_stored
 from mirror.cli.desk import Desk
 from mirror.cli.naming import find_target, parse_named

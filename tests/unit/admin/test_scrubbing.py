@@ -14,7 +14,8 @@ import pytest
 from mirror.admin import scrub as module
 from mirror.admin.delivery import Delivery
 from mirror.admin.housekeeping import Housekeeping, Periods
-from mirror.admin.scrub import EVERY, Pass, Scrubber, State, last_pass
+from mirror.admin.scrub import EVERY, Scrubber
+from mirror.admin.scrub_state import Pass, State, last_pass
 from mirror.config import Amount, Storage
 from mirror.errors import NotYet
 from mirror.metrics import Metrics

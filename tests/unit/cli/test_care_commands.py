@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mirror.admin import scrub as scrubbing
+from mirror.admin.scrub_state import State, last_pass
 from mirror.oci.digest import Digest
 from mirror.offline.plan import Image as PlannedImage
 from mirror.offline.plan import Plan, PlannedBlob, PlannedManifest
@@ -230,7 +231,7 @@ def test_scrub_of_a_sound_store(site: Site) -> None:
     told = site.told("scrub")
     assert (told["ok"], told["contents"], told["bad"], told["missing"], told["strays"]) == (True, 7, [], [], [])
     assert told["bytes"] == sum(path.stat().st_size for path in site.layout.blobs.glob("*/*"))
-    last = scrubbing.last_pass(site.layout)
+    last = last_pass(site.layout)
     assert last is not None
     assert (last.contents, last.bytes, last.unhealed) == (7, told["bytes"], [])
     assert last.ended >= last.began
@@ -373,10 +374,10 @@ def test_a_scrub_that_was_stopped_goes_on(site: Site, monkeypatch: pytest.Monkey
     monkeypatch.setattr(scrubbing.Scrub, "step", step)
     assert "run it again" in site.run("scrub", code=3).output
     monkeypatch.undo()
-    state = scrubbing.State(site.layout).read("command")
+    state = State(site.layout).read("command")
     assert state is not None
     before = state.contents
     done = site.run("scrub")
-    assert scrubbing.last_pass(site.layout).contents == len(digests)
-    assert scrubbing.State(site.layout).read("command") is None
+    assert last_pass(site.layout).contents == len(digests)
+    assert State(site.layout).read("command") is None
     assert (before == 0) or "goes on where" in done.output
