@@ -134,10 +134,15 @@ class Collector:
         return found
 
     def _named(self, name: str) -> Iterator[Digest]:
-        """Yield the manifests of a repository and what they name; all that it has, where one cannot be read."""
+        """Yield the manifests of a repository and what they name; all that it has, where one cannot be read or is lost.
+
+        What was pushed is not evicted: where its content is not here, a disk has lost it, and a push may bring it back.
+        """
         unreadable = False
+        hosted = self._is_hosted(name)
         for digest in self._rows.list(name):
             yield digest
+            unreadable = unreadable or (hosted and self._size(digest) is None)
             try:
                 yield from self._references.named(name, digest)
             except Corrupt as error:

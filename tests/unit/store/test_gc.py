@@ -123,14 +123,17 @@ async def test_cache_is_not_touched(shelf: Shelf) -> None:
     assert path.exists()
 
 
-@pytest.mark.parametrize("damage", [b"", b"{}", b"not json"])
-async def test_a_manifest_that_cannot_be_read_keeps_all_of_its_repository(shelf: Shelf, damage: bytes) -> None:
+@pytest.mark.parametrize("damage", [b"", b"{}", b"not json", None], ids=["empty", "another", "no JSON", "lost"])
+async def test_a_manifest_that_cannot_be_read_keeps_all_of_its_repository(shelf: Shelf, damage: bytes | None) -> None:
     body = await shelf.image(1, "v1")
     await shelf.blob(noise(30, 2))
     await shelf.blob(noise(30, 3), OTHER)
     path = Path(shelf.layout.blob(Digest.of(body)))
-    path.chmod(0o600)
-    path.write_bytes(damage)
+    if damage is None:
+        path.unlink()
+    else:
+        path.chmod(0o600)
+        path.write_bytes(damage)
     shelf.age()
     assert set(await collected(shelf)) == {str(Digest.of(noise(30, 3)))}
 
@@ -150,14 +153,19 @@ async def test_what_pushes_left_that_were_cut_off(shelf: Shelf) -> None:
     shelf.age()
     dry, _ = await asyncio.to_thread(lambda: shelf.collect(dry_run=True))
     total, gone = await asyncio.to_thread(shelf.collect)
-    assert gone == {str(Digest.of(noise(500, 2))): 500, str(Digest.of(noise(500, 3))): 500}
-    assert total.markers == dry.markers == 2  # NOWHERE, and the manifest whose row went
-    assert not shelf.pushes.hosted.has(NOWHERE)
+    assert gone == {}, "what a lost manifest named is kept as long as a tag asks for it"
+    assert total.markers == dry.markers == 1  # of the manifest whose row went
     assert list(layout.pushed_referrers(APP.name).glob("*/*/*")) == []
     assert (await shelf.pull("v1")).body == body
     # A tag is left with its row: what is lost may come back from a backup.
     assert os.path.exists(layout.manifest(APP.name, Digest.of(tagged)))
     assert not os.path.exists(layout.manifest(APP.name, Digest.of(lost)))
+    await shelf.hosted.delete_tag(APP, "lost", "ci")
+    assert (await asyncio.to_thread(shelf.collect))[0].rows == 1
+    total, gone = await asyncio.to_thread(shelf.collect)
+    assert gone == {str(Digest.of(noise(500, 2))): 500, str(Digest.of(noise(500, 3))): 500}
+    assert total.markers == 2  # NOWHERE, and the manifest
+    assert not shelf.pushes.hosted.has(NOWHERE)
 
 
 async def test_uploads_that_nobody_goes_on_with(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
