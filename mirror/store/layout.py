@@ -24,6 +24,7 @@
     ├── events/<queue>/<sequence>-<line>.json   what a webhook has not been told yet
     ├── tokens/<id>.json, .used                 a robot's token, and when it was used last; tokens/key signs our own
     ├── run/                                    sockets, housekeeping.lock, scrub.json
+    │   ├── pushed                              sizes of what was pushed lately, for quotas; derived
     │   └── locks/<hash>                        what is flocked; never renamed or deleted while anything runs
     ├── index/                                  size and time of use per digest; disposable
     └── quarantine/                             bad content with a note why
@@ -61,6 +62,7 @@ class Layout:
         self.locks = root / "run" / "locks"
         self.housekeeping_lock = root / "run" / "housekeeping.lock"
         self.scrub = root / "run" / "scrub.json"
+        self.ledger = root / "run" / "pushed"
         self.index = root / "index"
         self.quarantine = root / "quarantine"
         # The hot path joins strings: a Path costs ten times as much.

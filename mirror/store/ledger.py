@@ -23,7 +23,7 @@ class Ledger:
     """Lines of a size and a repository, only ever appended. It is derived: lost, it costs a count of what is here."""
 
     def __init__(self, layout: Layout) -> None:
-        self._path = str(layout.run / "pushed")
+        self._path = str(layout.ledger)
 
     def add(self, name: str, size: int) -> None:
         """Write down that a repository has `size` bytes more, or less; blocks for a moment.
