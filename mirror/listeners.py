@@ -30,7 +30,8 @@ def bind(
     """Return a listening socket for each of `addresses`: `host:port`, `[v6]:port`, `:port` or `unix:/path`.
 
     A host may stand for several. What `adopted` (sockets that the service manager opened) already listens on is taken
-    from there. An address in use is tried for `patience` seconds. Raises ConfigurationError, and then holds nothing.
+    from there, and each of them must be named. An address in use is tried for `patience` seconds. Raises
+    ConfigurationError, and then holds nothing.
     """
     opened = bind_each(addresses, patience=patience, adopted=adopted)
     return [listener for listeners in opened.values() for listener in listeners]
@@ -64,6 +65,9 @@ def bind_each(
                 if sock is not None:
                     found.append(sock)
                     fresh.append(sock)
+        taken = {sock for listeners in opened.values() for sock in listeners}
+        if idle := [where for where, sock in theirs.items() if sock not in taken]:
+            raise _unnamed(idle[0])
     except ConfigurationError:
         close(fresh)
         raise
@@ -182,6 +186,17 @@ def _explain(address: str, where: tuple[str, int] | str, error: OSError) -> Conf
         remedy = "use a port from 1024 on, or let systemd open it (mirror.socket)"
         return _problem("address-denied", f"{address} needs a privilege that this user lacks", remedy)
     return _problem("listen-address", f"cannot listen on {address}: {error.strerror}", "change listen")
+
+
+def _unnamed(where: tuple[str, int] | str) -> ConfigurationError:
+    """Return the error for a socket that the service manager has opened, and where clients would wait for ever."""
+    shown = (
+        f"{_UNIX}{where}"
+        if isinstance(where, str)
+        else f"{f'[{where[0]}]' if ':' in where[0] else where[0]}:{where[1]}"
+    )
+    what = f"the service manager has opened {shown}, which `listen` does not name"
+    return _problem("socket-unnamed", what, f"write `listen: {shown}`, or mend ListenStream= in mirror.socket")
 
 
 def _problem(code: str, what: str, remedy: str) -> ConfigurationError:

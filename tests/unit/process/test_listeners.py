@@ -116,6 +116,16 @@ def test_a_socket_that_somebody_else_took_over_is_not_removed(opened, tmp_path):
     assert path.is_socket()
 
 
+def test_an_adopted_socket_that_no_address_names_is_refused(opened):
+    with socket.create_server(("127.0.0.1", 0)) as adopted:
+        port = adopted.getsockname()[1]
+        with pytest.raises(
+            ConfigurationError, match=f"opened 127.0.0.1:{port}, which `listen` does not name"
+        ) as raised:
+            bind(["127.0.0.1:0"], patience=0, adopted=[adopted])
+        assert f"listen: 127.0.0.1:{port}" in str(raised.value.problems[0].remedy)
+
+
 def test_an_adopted_socket_is_not_bound_again(opened):
     adopted = socket.create_server(("127.0.0.1", 0))
     opened += bind([f"127.0.0.1:{adopted.getsockname()[1]}"], patience=0, adopted=[adopted])
