@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,8 @@ from tests.tools.programs import ROOT, Programs
 
 NAME = "localhost/mirror:latest"
 # Unpacked and not configured: what Python runs from, in a tenth of the time that a whole Debian takes.
-_PACKAGES = "ca-certificates,coreutils,dash,python3,python3-venv"
+_PACKAGES = "coreutils,dash,python3,python3-venv"
+_LEFT_OUT = ("/usr/share/doc/*", "/usr/share/locale/*", "/usr/lib/*/gconv/*")
 # Wheels for the base's Python, not for the one that runs the tests.
 _FITTING = (
     *("--implementation", "cp", "--python-version", "3.11", "--abi", "cp311", "--abi", "abi3", "--abi", "none"),
@@ -43,14 +44,20 @@ def archive(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Pat
     folder = tmp_path_factory.mktemp("image")
     base, wheels, out = folder / "base", folder / "wheels", folder / "out"
     base.mkdir()
-    options = ["--quiet", "--variant=extract", "--dpkgopt=path-exclude=/usr/share/doc/*", f"--include={_PACKAGES}"]
-    made = subprocess.Popen([maker, *options, "bookworm", str(base / "root.tar")])
-    download = [sys.executable, "-m", "pip", "-q", "download", "--require-hashes", "--only-binary", ":all:", *_FITTING]
-    run([*download, "-d", str(wheels), "-r", str(ROOT / "requirements" / "runtime.txt")], timeout=300)
-    assert made.wait(300) == 0
-    storage = [buildah, *storage_options(programs, folder)]
     (base / "Containerfile").write_text("FROM scratch\nADD root.tar /\n")
-    run([*storage, "build", "-q", "-t", "localhost/base", str(base)], timeout=300)
+    storage = [buildah, *storage_options(programs, folder)]
+    lean = [f"--dpkgopt=path-exclude={pattern}" for pattern in _LEFT_OUT]
+    options = ["--quiet", "--variant=extract", *lean, f"--include={_PACKAGES}"]
+    download = [sys.executable, "-m", "pip", "-q", "download", "--require-hashes", "--only-binary", ":all:", *_FITTING]
+
+    def make_base() -> None:
+        run([maker, *options, "bookworm", str(base / "root.tar")], timeout=300)
+        run([*storage, "build", "-q", "-t", "localhost/base", str(base)], timeout=300)
+
+    with ThreadPoolExecutor(1) as beside:
+        made = beside.submit(make_base)
+        run([*download, "-d", str(wheels), "-r", str(ROOT / "requirements" / "runtime.txt")], timeout=300)
+        made.result()
     told = [f"BUILDAH={' '.join(storage)}", "BUILD_FLAGS=-q --isolation chroot", "BASE=localhost/base"]
     run([make, "-C", str(ROOT), "image", *told, f"WHEELS={wheels}", f"OUT={out}"], timeout=300)
     shutil.rmtree(folder / "root")  # pytest keeps what is left of three sessions

@@ -11,6 +11,7 @@ from mirror import __version__
 from tests.container.conftest import NAME
 from tests.container.engine import Engine
 from tests.tools.processes import running
+from tests.tools.programs import ROOT
 
 pytestmark = [pytest.mark.clients, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -83,3 +84,19 @@ def test_it_says_why_it_does_not_start(engine: Engine, tmp_path: Path) -> None:
     closed = engine.attempt(NAME, *CONFINED, f"--volume={store}:/var/lib/mirror", "--network=none", command=())
     assert closed.returncode == 78
     assert "/var/lib/mirror" in closed.stderr
+
+
+def test_nothing_comes_in_unseen() -> None:
+    # Every wheel is compared with the lock's hashes in the one command that may ask an index.
+    text = (ROOT / "Containerfile").read_text().replace("\\\n", " ")
+    installs = [line for step in text.splitlines() for line in step.split("&&") if "bin/pip " in line]
+    asking = [line for line in installs if "--no-index" not in line]
+    assert len(installs) > 2
+    assert len(asking) == 1
+    assert "--require-hashes" in asking[0]
+    assert "--only-binary :all:" in asking[0]
+    assert "\nADD " not in text
+    lock = (ROOT / "requirements" / "runtime.txt").read_text()
+    pinned = [line for line in lock.splitlines() if "==" in line and not line.startswith((" ", "#"))]
+    assert pinned
+    assert all(line.endswith("\\") for line in pinned), "a requirement without a hash"
