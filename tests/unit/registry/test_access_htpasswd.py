@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import shutil
 import subprocess
@@ -85,6 +86,7 @@ async def test_every_spelling_of_bcrypt_is_taken(path: Path, kind: str) -> None:
         (f"a\x1bb:{GOOD}", "not the name"),
         (f"bob:{GOOD}", "further up"),
     ],
+    ids=itertools.count(),  # a hash is another one each time
 )
 def test_a_bad_line_is_named_and_its_hash_is_not_shown(line: str, what: str) -> None:
     with pytest.raises(ConfigurationError) as raised:
@@ -148,7 +150,9 @@ async def test_a_changed_file_is_taken_within_a_second(path: Path, users: Htpass
     assert users.generation == before + 2
 
 
-@pytest.mark.parametrize("content", ["alice:$2y$10$half", f"alice:{GOOD}\nbob", "alice:x\n" + "#" * (1 << 20)])
+@pytest.mark.parametrize(
+    "content", ["alice:$2y$10$half", f"alice:{GOOD}\nbob", "alice:x\n" + "#" * (1 << 20)], ids=itertools.count()
+)
 async def test_a_file_that_is_not_right_keeps_the_users_and_is_said_once(
     path: Path, users: Htpasswd, clock: Clock, content: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

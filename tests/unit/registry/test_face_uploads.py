@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from tests.unit.content import push_bed
 from tests.unit.content.push_bed import Pushes, pushing
 from tests.unit.registry.stage import Face, Reply
 
-BODY = os.urandom(1_500_000)
+BODY = random.Random(1).randbytes(1_500_000)
 DIGEST = Digest.of(BODY)
 DIGEST512 = Digest.of(BODY, "sha512")
 EMPTY = Digest.of(b"")
