@@ -96,6 +96,7 @@ def test_nothing_comes_in_unseen() -> None:
     assert "--require-hashes" in asking[0]
     assert "--only-binary :all:" in asking[0]
     assert "\nADD " not in text
+    assert f"\nARG VERSION={__version__}\n" in text
     lock = (ROOT / "requirements" / "runtime.txt").read_text()
     pinned = [line for line in lock.splitlines() if "==" in line and not line.startswith((" ", "#"))]
     assert pinned
