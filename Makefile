@@ -55,7 +55,7 @@ model: $(VENV)/dev ## The state machine for a long time (30 minutes)
 drills: $(VENV)/dev ## Sync, carry and load releases of full size with everything going wrong (20 minutes)
 	DRILLS=1 $(RUN) -m pytest tests/offline/test_drills.py
 
-push-drills: $(VENV)/dev ## Kill the service two hundred times while clients push (10 minutes)
+push-drills: $(VENV)/dev ## Kill the service two hundred times while clients push (20 minutes)
 	PUSH_DRILLS=200 PUSHES=200 $(RUN) -m pytest -s tests/faults/test_push_drills.py tests/faults/test_push_kill.py
 
 machines: $(VENV)/dev ## Install the bundle on a Debian under systemd, with everything going wrong (3 minutes, as root)
