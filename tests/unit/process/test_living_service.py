@@ -270,7 +270,8 @@ def hashed(password: str) -> str:
 def test_a_replaced_htpasswd_is_in_force_without_a_restart(make: Make, tmp_path: Path) -> None:
     users = tmp_path / "htpasswd"
     users.write_text(hashed("one"))
-    mirror = make({"clients": {"anonymous": "none", "htpasswd": str(users)}})
+    # One worker: another one, that nobody asked since, would look at the file only when it is bad.
+    mirror = make({"clients": {"anonymous": "none", "htpasswd": str(users)}, "workers": 1})
 
     def answer(password: str) -> int:
         login = base64.b64encode(f"ann:{password}".encode()).decode()

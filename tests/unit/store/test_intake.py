@@ -465,7 +465,7 @@ def test_a_kill_before_any_step(store: Store, kind: str) -> None:
 def test_a_kill_between_seal_and_rename_as_another_user_than_root(tmp_path: Path) -> None:
     """Only root may write to what is sealed: another user opens it anew."""
     tmp_path.chmod(0o755)
-    for parent in tmp_path.parents[:2]:
+    for parent in tmp_path.parents[:-2]:
         parent.chmod(0o755)
     home = tmp_path / "home"
     home.mkdir(mode=0o777)
