@@ -1,6 +1,8 @@
 # Every target sets up what it needs by itself: python3 (>= 3.11) and a package index are all that a machine must have.
 
 PYTHON ?= python3
+# Tests that run at a time: many of them wait for real processes.
+JOBS ?= 2
 VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check -q install --require-hashes
@@ -20,7 +22,7 @@ serve: $(VENV)/runtime ## Run the registry on 127.0.0.1:5000 with config/quickst
 	$(VENV)/bin/mirror serve --config config/quickstart.yaml
 
 test: $(VENV)/dev ## Run all tests; those that lack a system tool skip and say which
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n $(JOBS) --dist loadfile
 
 check: $(VENV)/dev ## Lint, formatting, types and import contracts
 	$(VENV)/bin/ruff check .
