@@ -22,7 +22,7 @@ serve: $(VENV)/runtime ## Run the registry on 127.0.0.1:5000 with config/quickst
 	$(VENV)/bin/mirror serve --config config/quickstart.yaml
 
 test: $(VENV)/dev ## Run all tests; those that lack a system tool skip and say which
-	$(RUN) -m pytest -n $(JOBS) --dist loadfile
+	$(RUN) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/dev ## Lint, formatting, types and import contracts
 	$(VENV)/bin/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import sys
@@ -37,13 +38,26 @@ def home() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def archive(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The image as `make image` leaves it, an oci-archive."""
+    """The image as `make image` leaves it, an oci-archive: one for all processes that test at the same time."""
     if os.geteuid() != 0:
         pytest.skip("only root makes a base of Debian's packages")
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    with (shared / "image.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        out = shared / "image" / "out"
+        if not out.exists():
+            _build(programs, shared / "image", out)
+    (made_here,) = out.iterdir()
+    return made_here
+
+
+def _build(programs: Programs, folder: Path, out: Path) -> None:
     maker, buildah, make = (programs.find(name) for name in ("mmdebstrap", "buildah", "make"))
-    folder = tmp_path_factory.mktemp("image")
-    base, wheels, out = folder / "base", folder / "wheels", folder / "out"
-    base.mkdir()
+    base, wheels = folder / "base", folder / "wheels"
+    shutil.rmtree(folder, ignore_errors=True)  # of a build that failed
+    base.mkdir(parents=True)
     (base / "Containerfile").write_text("FROM scratch\nADD root.tar /\n")
     storage = [buildah, *storage_options(programs, folder)]
     lean = [f"--dpkgopt=path-exclude={pattern}" for pattern in _LEFT_OUT]
@@ -59,10 +73,9 @@ def archive(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Pat
         run([*download, "-d", str(wheels), "-r", str(ROOT / "requirements" / "runtime.txt")], timeout=300)
         made.result()
     told = [f"BUILDAH={' '.join(storage)}", "BUILD_FLAGS=-q --isolation chroot", "BASE=localhost/base"]
-    run([make, "-C", str(ROOT), "image", *told, f"WHEELS={wheels}", f"OUT={out}"], timeout=300)
+    run([make, "-C", str(ROOT), "image", *told, f"WHEELS={wheels}", f"OUT={folder / 'made'}"], timeout=300)
+    (folder / "made").rename(out)
     shutil.rmtree(folder / "root")  # pytest keeps what is left of three sessions
-    (made_here,) = out.iterdir()
-    return made_here
 
 
 @pytest.fixture(scope="session")
