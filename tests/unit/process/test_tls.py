@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import gc
 import os
 import ssl
 
@@ -91,6 +92,22 @@ async def test_a_handshake_that_does_not_come_ends(serve, files, monkeypatch):
     service = serve(tls=ServerTls(files.certificate, files.key))
     assert await service.ask(b"") == b""
     assert service.connections.open == 0
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\n\r\n"], ids=["nothing", "no TLS"])
+async def test_a_handshake_that_failed_leaves_nothing_for_the_collector(serve, files, monkeypatch, sent):
+    monkeypatch.setattr("mirror.registry.connections._HANDSHAKE", 0.3)
+    service = serve(tls=ServerTls(files.certificate, files.key))
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            await service.ask(sent)
+        await asyncio.sleep(0.1)
+        kept = [one for one in gc.get_objects() if isinstance(one, asyncio.sslproto.SSLProtocol)]
+        assert kept == []
+    finally:
+        gc.enable()
 
 
 async def test_a_changed_certificate_is_shown_without_dropping_a_connection(serve, files, client):
