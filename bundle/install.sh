@@ -34,6 +34,11 @@ for path in "$PREFIX" "$STORE" "$BINDIR" "$LIBDIR"; do
 done
 PREFIX=${PREFIX%/} STORE=${STORE%/}
 [ -n "$PREFIX" ] && [ -n "$STORE" ] || fail "PREFIX and STORE are folders of their own, not /"
+for path in "$PREFIX" "$STORE"; do
+  case $path/ in
+    /home/*|/root/*|/run/user/*) fail "$path: the unit does not let the service see what is below /home, /root and /run/user" ;;
+  esac
+done
 live && [ "$(id -u)" != 0 ] && fail "this needs root: sudo $0 $*"
 
 # Prints the first Python that fits; without one, why each that is here does not, to standard error.
