@@ -167,8 +167,10 @@ def refusal(status: int, message: str) -> web.Response:
     return response
 
 
-def _sent(sock: socket.socket) -> tuple[int, int]:
+def _sent(sock: socket.socket | None) -> tuple[int, int]:
     """Return what the kernel still has to deliver (0: nothing), and a count that grows as the peer takes it."""
+    if sock is None:  # a TLS connection that is lost already, whose protocol is told in the next turn of the loop
+        return 0, 0
     if sock.family != socket.AF_UNIX:
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_SIZE)
         if len(info) >= _TCP_INFO_SIZE:

@@ -130,6 +130,29 @@ async def test_cuts_a_reader_that_never_reads(serve):
     assert service.count('mirror_connections_cut_total{why="write_stall"}') == 1
 
 
+async def test_a_connection_that_was_lost_since_the_last_look_does_not_end_the_sweep(serve, monkeypatch):
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def wait(request):
+        begun.set()
+        await go_on.wait()
+        return web.Response(text="whole")
+
+    service = serve(wait, header_timeout=3600, idle_timeout=3600, write_stall=3600)
+    reader, writer = await service.connect()
+    writer.write(GET)
+    await begun.wait()
+    ((connection, transport),) = service.connections._connections.items()
+    with monkeypatch.context() as patch:
+        # As TLS has it between the loss of the transport below and its own protocol's connection_lost.
+        patch.setitem(transport._extra, "socket", None)
+        await service.connections._sweep()
+        assert connection.stalled_for(transport, time.monotonic()) == 0
+    go_on.set()
+    assert (await read_answer(reader))[1] == b"whole"
+    writer.close()
+
+
 async def test_a_slow_reader_inside_one_sendfile_window_is_not_cut(serve, tmp_path):
     path = tmp_path / "blob"
     path.write_bytes(os.urandom(1 << 20))
