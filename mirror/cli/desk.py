@@ -17,16 +17,18 @@ from mirror.cli.outcome import INCOMPLETE, Outcome
 from mirror.config import Config
 from mirror.content.answers import Target
 from mirror.content.courtesy import SYNC
-from mirror.errors import ConfigurationError, MirrorError, Problem
+from mirror.errors import ConfigurationError, MirrorError, Problem, StoreError
 from mirror.metrics import Metrics
 from mirror.offline.here import Store
 from mirror.outside import Outside, run_as_owner
 from mirror.store import probe
 from mirror.store.blobs import Blobs
+from mirror.store.index import Index
 from mirror.store.layout import Layout
 from mirror.store.sets import Sets
 
 _FILE_LIMIT = 256 * 1024 * 1024
+_FLUSH_EVERY = 5.0  # seconds between writes of the uses, by which a service beside it counts and evicts what came
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,8 @@ async def _desk(config: Config, outside: Outside) -> AsyncIterator[Desk]:
         metrics = Metrics(upstreams=tuple(config.upstreams))
         who = f"{SYNC} {os.getpid()}"
         opened = await open_rooms(rooms, config, metrics, os.environ, who, courteous=True)
+        flushing = asyncio.create_task(_flush_uses(opened.index))
+        rooms.push_async_callback(_flush_last, opened.index, flushing)
         rooms.push_async_callback(opened.content.stop)
         await opened.content.settle()
 
@@ -145,3 +149,19 @@ async def _desk(config: Config, outside: Outside) -> AsyncIterator[Desk]:
             opened.quarantine.take(path, why)
 
         yield Desk(config, outside, opened, Sets(opened.layout), Store(opened.layout, Blobs(opened.layout, discard)))
+
+
+async def _flush_uses(index: Index) -> None:
+    """Write what was noted of content that came, again and again: no housekeeping does so for a command."""
+    while True:
+        await asyncio.sleep(_FLUSH_EVERY)
+        with suppress(StoreError):  # it stays noted
+            await asyncio.to_thread(index.flush)
+
+
+async def _flush_last(index: Index, flushing: asyncio.Task[None]) -> None:
+    """Write what is noted at the end; without the index, the rows come when a service compares it with the files."""
+    flushing.cancel()
+    await asyncio.gather(flushing, return_exceptions=True)
+    with suppress(StoreError):
+        await asyncio.to_thread(index.flush)
