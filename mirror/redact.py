@@ -18,8 +18,11 @@ _USERINFO = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^\s\"'<>?#]*@(?!sha(?:256|
 _QUERY = re.compile(r"(?i)(\b[a-z][a-z0-9+.-]*://[^\s\"'<>?#]*)[?#][^\s\"'<>]+|\?(?=[^\s\"'<>=]*=)[^\s\"'<>]+")
 _SCHEME = re.compile(r"\b((?i:bearer|basic|negotiate|aws4-hmac-sha256))[ \t]+(?=\S*[A-Z0-9_=])[A-Za-z0-9._~+/=,:-]{6,}")
 _HEADER = re.compile(r"(?im)\b((?:proxy-)?authorization|(?:set-)?cookie)([\"']?\s*[:=]\s*).+$")
+# The line of a file that a path names, as in /etc/mirror/htpasswd:7: it is no pair, whatever the file is called.
+_PLACE = r"(?<![^\s\"'(])(?=[^\s\"'(=:]*/)[^\s\"'(=:]++:\d{1,6}(?::(?=\s|$)|$)"
 _PAIR = re.compile(
-    r"(?i)\b([\w-]*(?:token|secret|password|passwd|api[_-]?key)|x-amz-[a-z0-9-]+)([\"']?\s*[:=]\s*)"
+    rf"(?i){_PLACE}|"
+    r"\b([\w-]*(?:token|secret|password|passwd|api[_-]?key)|x-amz-[a-z0-9-]+)([\"']?\s*[:=]\s*)"
     r"(\"[^\"]*\"|'[^']*'|[^\s\"',;&}\])]+)"
 )
 # Forms that are credentials wherever they stand: a JWT, and tokens with a maker's prefix.
@@ -37,7 +40,7 @@ def redact(text: str) -> str:
     text = _USERINFO.sub(r"\1", text)
     text = _QUERY.sub(lambda match: f"{match[1] or ''}?{MASK}", text)
     text = _SCHEME.sub(rf"\1 {MASK}", text)
-    text = _PAIR.sub(rf"\1\2{MASK}", text)
+    text = _PAIR.sub(lambda match: f"{match[1]}{match[2]}{MASK}" if match[1] else match[0], text)
     return _TOKEN.sub(MASK, text)
 
 

@@ -36,6 +36,12 @@ TEXTS = [
     f"password={CANARY}",
     f"client_secret={CANARY}&grant=x",
     f"x-amz-security-token: {CANARY}",
+    f"/etc/mirror/htpasswd:7:{CANARY}",
+    f"/etc/mirror/htpasswd: {CANARY}",
+    f"/etc/mirror/htpasswd:7: password: {CANARY}",
+    f"/etc/mirror/token:7{CANARY}: 1",
+    f"/login?/password={CANARY}",
+    f"password=/{CANARY}/token:7: refused",
     f"the token was {JWT}",
     f"dckr_pat_{CANARY}",
     f"ghp_{CANARY}",
@@ -60,12 +66,20 @@ def test_redact_takes_out_what_is_secret(text):
         "quay.io/a/b:v1.2 is not here: ask quay.io?",
         "the token service is away",
         "password_file: /etc/mirror/quay",
+        "/etc/mirror/htpasswd:7: this line has no colon",
+        "it cannot be read (secrets/pull-secret:12: no JSON)",
+        "/run/secrets/quay.token:3",
         "basic authentication",
         "GET /v2/library/alpine/manifests/latest",
     ],
 )
 def test_redact_leaves_alone_what_is_not(text):
     assert redact(text) == text
+
+
+@pytest.mark.parametrize("text", ["password: 1234: x", "token:123456:", "password=7:", "/a/password=123456: x"])
+def test_redact_takes_digits_for_a_line_only_after_a_path(text):
+    assert logs.MASK in redact(text)
 
 
 @pytest.mark.parametrize("form", ["logfmt", "json", "console"])
@@ -198,11 +212,17 @@ def test_identical_lines_are_counted_after_fifty(said, monkeypatch):
     assert "like=flood count=150" in text
 
 
-def test_kinds_of_lines_that_are_told_apart_are_bounded(said):
+def test_kinds_of_lines_that_are_told_apart_are_bounded_and_a_flood_hides_nothing_else(said):
     log = logs.get("test")
     for number in range(5000):
-        log.info("spread", number=number)
-    assert 1024 <= said().count("event=spread") <= 1024 + 50
+        log.warning("spread", number=number)
+        log.info("done", number=number)
+    for number in range(20):
+        log.warning("other", number=number)
+    text = said()
+    assert 1024 <= text.count("event=spread") <= 1024 + 50
+    assert text.count("event=done") == 5000, "what was done is said"
+    assert text.count("event=other") == 20
 
 
 def test_a_traceback_names_the_places_without_reading_sources(said):
