@@ -16,7 +16,23 @@ if TYPE_CHECKING:
     from mirror.config import Config
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """What the operating system refuses is said as one line, whichever command it ended."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise  # nobody reads our output: click's to answer
+        except OSError as error:
+            from mirror.cli.outcome import Outcome
+
+            outcome = Outcome(ctx.invoked_subcommand or "", as_json=False)
+            outcome.note_os_error(error)
+            ctx.exit(outcome.finish())
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="mirror")
 def main() -> None:
     """A pull-through caching mirror registry for OpenShift and Kubernetes.

@@ -107,6 +107,8 @@ def run(config: Config, outcome: Outcome, work: Callable[[Desk], Awaitable[None]
             asyncio.run(_work(config, outside, outcome, work))
         except MirrorError as error:
             outcome.note_error(error)
+        except OSError as error:
+            outcome.note_os_error(error)
         return outcome.finish()
 
     try:

@@ -70,7 +70,7 @@ async def verify(desk: Desk, given: str | None, outcome: Outcome, *, deep: bool,
         verdicts = [await asyncio.to_thread(look, one) for one in chosen]
     outcome.facts["sets"] = [verdict.as_dict() for verdict in verdicts]
     outcome.facts["deep"] = deep
-    _report(outcome, verdicts)
+    _report(desk, outcome, verdicts)
     if output is not None:
         missing = sorted({str(digest) for verdict in verdicts for digest in (*verdict.missing, *verdict.corrupt)})
         await asyncio.to_thread(desk.write, output, "".join(f"{digest}\n" for digest in missing).encode())
@@ -87,7 +87,7 @@ def _chosen(desk: Desk, given: str | None) -> list[Stored]:
     ]
 
 
-def _report(outcome: Outcome, verdicts: list[Verdict]) -> None:
+def _report(desk: Desk, outcome: Outcome, verdicts: list[Verdict]) -> None:
     rows: list[tuple[str, ...]] = [("set", "digests", "size", "missing", "corrupt", "openpgp", "sigstore", "state")]
     for one in verdicts:
         sigstore = one.sigstore.get("required", 0) + one.sigstore.get("present", 0)
@@ -109,6 +109,12 @@ def _report(outcome: Outcome, verdicts: list[Verdict]) -> None:
             )  # fmt: skip
         for problem in one.signatures:
             outcome.note(UNVERIFIED, "signature", problem, name, "sync or load the set again; see releases.keyring")
+        for digest in one.closed[:_SHOWN]:
+            path = desk.opened.layout.blob(digest)
+            outcome.note(
+                INCOMPLETE, "unreadable", f"{digest} is there, and the store's owner cannot read it", name,
+                f"look at the owner and the mode of {path}, or remove it and sync the set again",
+            )  # fmt: skip
         _note_missing(outcome, name, one)
     if verdicts and all(one.whole for one in verdicts):
         outcome.say("", "everything is here: you may cut the cable")
@@ -116,10 +122,11 @@ def _report(outcome: Outcome, verdicts: list[Verdict]) -> None:
 
 def _note_missing(outcome: Outcome, name: str, one: Verdict) -> None:
     remedy = "sync it again while online, or save what is missing on the other side with --want"
-    for digest, size in sorted(one.missing.items())[:_SHOWN]:
+    absent = sorted((digest, size) for digest, size in one.missing.items() if digest not in one.closed)
+    for digest, size in absent[:_SHOWN]:
         outcome.note(INCOMPLETE, "missing", f"{digest} ({size_text(size)}) is not here", name, remedy)
-    if len(one.missing) > _SHOWN:
-        outcome.note(INCOMPLETE, "missing", f"{len(one.missing) - _SHOWN} more digests are not here", name, remedy)
+    if len(absent) > _SHOWN:
+        outcome.note(INCOMPLETE, "missing", f"{len(absent) - _SHOWN} more digests are not here", name, remedy)
     for what in one.unnamed[:_SHOWN]:
         outcome.note(INCOMPLETE, "unnamed", f"{what} is not known under its name", name, "sync or load the set again")
     for what in one.graph[:_SHOWN]:

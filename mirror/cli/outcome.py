@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterable
 from typing import Any
@@ -27,6 +28,7 @@ UNVERIFIED = 4  # content or a signature is not what it must be
 NO_SPACE = 5
 TEMPORARY = 75  # EX_TEMPFAIL of sysexits.h
 INVALID = 78  # EX_CONFIG
+_CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _TELLING = (INVALID, UNVERIFIED, NO_SPACE, INCOMPLETE, TEMPORARY, FAILED)
 
 
@@ -77,6 +79,14 @@ class Outcome:
             self.problems += error.problems
         else:
             self.problems.append(Problem(_code(error), error.what, "", error.remedy))
+
+    def note_os_error(self, error: OSError) -> None:
+        """Note what the operating system refused: one line, whatever was under way."""
+        where, what = str(error.filename or ""), error.strerror or str(error)
+        if error.errno in _CLOSED:
+            self.note(INVALID, "store_unusable", f"this is refused ({what})", where, "look at its owner and mode")
+        else:
+            self.note(FAILED, "failed", f"this failed ({what})", where, "look at its disk, and at `dmesg`")
 
     def say(self, *lines: str) -> None:
         """Print lines for people; nothing where the report is JSON, or quiet."""

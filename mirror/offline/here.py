@@ -48,10 +48,19 @@ class Store:
 
     def has(self, digest: Digest, size: int) -> bool:
         """Tell whether the content is here, whole and verified. A file that is not sealed is hashed first."""
-        found = files.look(self.layout.blob(digest))
+        path = self.layout.blob(digest)
+        found = files.look(path)
         if found is None or not stat.S_ISREG(found.st_mode) or found.st_size != size:
             return False
+        if not files.may_read(path, found):
+            return False
         return files.is_sealed(found) or self.verify(digest)
+
+    def is_closed(self, digest: Digest) -> bool:
+        """Tell whether there is content that is not ours to read: somebody else's, whatever it holds."""
+        path = self.layout.blob(digest)
+        found = files.look(path)
+        return found is not None and not files.may_read(path, found)
 
     def verify(self, digest: Digest, progress: Callable[[int], None] = lambda _: None) -> bool:
         """Hash the content and say whether it is what its name says; bad content goes to quarantine."""

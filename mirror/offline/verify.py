@@ -27,6 +27,7 @@ class Verdict:
     digests: int
     bytes: int
     missing: dict[Digest, int] = field(default_factory=dict)
+    closed: list[Digest] = field(default_factory=list)  # those of `missing` that are there and cannot be read
     corrupt: list[Digest] = field(default_factory=list)
     unnamed: list[str] = field(default_factory=list)  # manifests that are here and not under their name
     signatures: list[str] = field(default_factory=list)  # OpenPGP signatures of releases that are missing or bad
@@ -54,6 +55,7 @@ class Verdict:
             "digests": self.digests,
             "bytes": self.bytes,
             "missing": [{"digest": str(digest), "size": size} for digest, size in sorted(self.missing.items())],
+            "unreadable": [str(digest) for digest in self.closed],
             "corrupt": [str(digest) for digest in self.corrupt],
             "unnamed": self.unnamed,
             "openpgp": {"releases": self.releases, "verified": self.signed, "problems": self.signatures},
@@ -83,6 +85,8 @@ def verify(
     for digest, size in content.items():
         if not store.has(digest, size):
             verdict.missing[digest] = size
+            if store.is_closed(digest):
+                verdict.closed.append(digest)
         elif deep and not store.verify(digest, progress):
             verdict.corrupt.append(digest)
     rows = Rows(store.layout)

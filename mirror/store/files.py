@@ -65,6 +65,17 @@ def look(path: str) -> os.stat_result | None:
         return None
 
 
+def may_read(path: str, found: os.stat_result) -> bool:
+    """Tell whether a sealed file, of which `look` found this, is ours to read: another owner's is closed to us."""
+    return found.st_uid == os.geteuid() or os.access(path, os.R_OK)
+
+
+def is_here(path: str) -> bool:
+    """Tell whether `path` leads to something that is ours to read."""
+    found = look(path)
+    return found is not None and may_read(path, found)
+
+
 def modified(path: str) -> tuple[int, int, int] | None:
     """Return (inode, mtime in ns, size) of `path`, or None where there is nothing: two equal ones are one content.
 

@@ -6,10 +6,11 @@ import errno
 import json
 import os
 import pwd
+import shlex
 import stat
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mirror.errors import StoreFull, StoreUnusable
@@ -41,6 +42,7 @@ def prepare(layout: Layout) -> tuple[str, ...]:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         _check_owner(layout)
         names = set(os.listdir(root))
+        _check_owners_below(layout, names)
     except OSError as error:
         raise StoreUnusable(f"the store {root} cannot be used ({error.strerror})", "see storage.path") from error
     try:
@@ -48,7 +50,7 @@ def prepare(layout: Layout) -> tuple[str, ...]:
         _make_tree(layout)
         _probe(layout)
     except OSError as error:
-        made = layout.format.exists() and all(folder.is_dir() for folder in _folders(layout))
+        made = all(os.access(path, os.F_OK) for path in (layout.format, *_folders(layout)))
         if error.errno == errno.EROFS and made:
             return (f"the store {root} is on a read-only file system: what is here is served, nothing is kept",)
         if error.errno in _FULL and made:
@@ -73,6 +75,33 @@ def _check_owner(layout: Layout) -> None:
     raise StoreUnusable(
         f"the store {layout.root} belongs to {name}, and this runs as {_user_name(user)}", f"sudo -u {name} mirror …"
     )
+
+
+def _check_owners_below(layout: Layout, names: set[str]) -> None:
+    """Raise StoreUnusable if the first two levels of folders hold somebody else's. Raises OSError."""
+    user = os.geteuid()
+    if user == 0:
+        return  # whom nothing is closed to
+    for path in _first_levels(layout, names):
+        owner = os.lstat(path).st_uid
+        if owner != user:
+            mine = os.lstat(layout.format).st_uid if layout.format.name in names else user
+            name = shlex.quote(_user_name(mine or user))
+            raise StoreUnusable(
+                f"{path} in the store belongs to {_user_name(owner)}, and this runs as {_user_name(user)}",
+                f"stop the service, then run: sudo chown -R {name}: {shlex.quote(str(layout.root))}",
+            )
+
+
+def _first_levels(layout: Layout, names: set[str]) -> Iterator[Path]:
+    """Yield what a store has at its top, and the folders in those that hold few. Raises OSError."""
+    ours = {folder.name for folder in _folders(layout)} | _KNOWN - {"lost+found"}
+    for name in sorted(names & ours):
+        yield layout.root / name
+    for folder in (layout.blobs, layout.hosted, layout.repositories, layout.sets, layout.run):
+        if folder.name in names:
+            with os.scandir(folder) as entries:
+                yield from (Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False))
 
 
 def _user_name(user: int) -> str:

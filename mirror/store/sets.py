@@ -220,12 +220,12 @@ class Pins:
         return size
 
     def missing(self) -> dict[tuple[str, int], int]:
-        """Return of each generation how many of its digests are not here."""
+        """Return of each generation how many of its digests are not here, or not ours to read."""
         with self._lock:
             self._read()
             plans = {key: found for key, (_, found) in self._plans.items()}
         return {
-            key: sum(1 for text in found if files.modified(self._layout.blob(Digest.parse(text))) is None)
+            key: sum(1 for text in found if not files.is_here(self._layout.blob(Digest.parse(text))))
             for key, found in plans.items()
         }
 
@@ -244,9 +244,7 @@ class Pins:
             chosen = [*(self._plans.get(key, (None, {}))[1] for key in generations)]
             chosen += [found for _, found in self._images.values()]
         wanted = {text: size for found in chosen for text, size in found.items()}
-        return {
-            text: size for text, size in wanted.items() if files.modified(self._layout.blob(Digest.parse(text))) is None
-        }
+        return {text: size for text, size in wanted.items() if not files.is_here(self._layout.blob(Digest.parse(text)))}
 
     def _look(self) -> tuple[tuple[object, ...], int]:
         """Return what changes when something is pinned or given up: the folders' times; and the latest of them."""

@@ -20,8 +20,9 @@ from mirror.offline.here import Store
 from mirror.offline.plan import Image, Plan, PlannedBlob, PlannedManifest
 from mirror.offline.sync import Brought, Progress, Sync
 from mirror.offline.verify import Verdict, verify
+from mirror.store import files
 from mirror.store.blobs import Blobs
-from mirror.store.sets import Sets
+from mirror.store.sets import Pins, Sets
 from tests.peers import faults
 from tests.peers.images import Image as UpstreamImage
 from tests.peers.images import noise
@@ -200,6 +201,23 @@ async def test_what_is_lost_after_completing_is_found(
     assert not deep.whole
     json.dumps(deep.as_dict())
     assert not os.path.exists(path)
+
+
+async def test_content_that_is_not_ours_to_read_is_missing(
+    make_room: Callable[..., Room], upstream: ScriptedRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = make_room()
+    plan = plan_of(upstream.add_image("team/app", layers=[noise(9_000, 1)]))
+    await run(room, plan)
+    assert await done(room, plan)
+    closed = Digest.of(noise(9_000, 1))
+    path = room.layout.blob(closed)
+    readable = files.may_read
+    monkeypatch.setattr(files, "may_read", lambda one, found: one != path and readable(one, found))
+    verdict = await look(room, plan)
+    assert (verdict.missing, verdict.closed, verdict.whole) == ({closed: 9_000}, [closed], False)
+    assert verdict.as_dict()["unreadable"] == [str(closed)]
+    assert await asyncio.to_thread(Pins(room.layout).missing) == {("prod", 1): 1}
 
 
 async def test_what_the_plan_could_not_find_keeps_it_from_being_whole(

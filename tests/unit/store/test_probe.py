@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import stat
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -121,6 +122,48 @@ def test_a_user_without_a_name_is_told_by_number(layout: Layout, monkeypatch: py
     with pytest.raises(StoreUnusable, match="#987654") as caught:
         prepare(layout)
     assert caught.value.remedy == "sudo -u #987654 mirror …"
+
+
+@pytest.mark.parametrize("place", ["blobs", "blobs/sha256", "repositories/quay.io", "format", "tokens"])
+def test_what_is_anothers_below_is_refused_by_name(layout: Layout, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("giving a directory away needs root")
+    prepare(layout)
+    for folder in ("blobs/sha256", "repositories/quay.io", "tokens"):
+        (layout.root / folder).mkdir(mode=0o700)
+    (layout.root / "lost+found").mkdir()
+    for path in (layout.root, *layout.root.rglob("*")):
+        os.chown(path, 4242, -1)
+    os.chown(layout.root / "lost+found", 0, -1)
+    monkeypatch.setattr(os, "geteuid", lambda: 4242)
+    assert prepare(layout) == ()
+    os.chown(layout.root / place, 987654, -1)
+    with pytest.raises(StoreUnusable, match=f"{place} in the store belongs to #987654") as caught:
+        prepare(layout)
+    owner = "#987654" if place == "format" else "#4242"
+    assert f"sudo chown -R '{owner}': {layout.root}" in caught.value.remedy
+
+
+def test_a_root_that_was_given_away_is_refused_without_a_look_inside(layout: Layout) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("giving a directory away needs root")
+    refused = 0
+    with tempfile.TemporaryDirectory() as open_folder:
+        os.chmod(open_folder, 0o755)
+        root = Path(open_folder) / "store"
+        prepare(Layout(root))
+        os.chown(root, 4242, -1)
+        child = os.fork()
+        if not child:
+            try:
+                os.setuid(4242)
+                prepare(Layout(root))
+            except StoreUnusable:
+                refused = 1
+            finally:
+                os._exit(refused)
+        _, ended = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(ended) == 1
 
 
 def use_roots_volume(root: Path) -> None:

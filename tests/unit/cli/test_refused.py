@@ -1,0 +1,37 @@
+"""What the operating system refuses ends a command with one line and a code, never with a traceback."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from mirror.cli import desk, main
+from mirror.cli.outcome import Outcome
+from mirror.config import load
+
+
+@pytest.mark.parametrize(("number", "code"), [(errno.EACCES, 78), (errno.EPERM, 78), (errno.EROFS, 78), (errno.EIO, 1)])
+def test_in_the_store(tmp_path: Path, capsys: pytest.CaptureFixture[str], number: int, code: int) -> None:
+    (tmp_path / "mirror.yaml").write_text(f"storage: {{path: {tmp_path}/store}}\n")
+
+    async def fail(_: desk.Desk) -> None:
+        raise OSError(number, os.strerror(number), "/the/store/blobs")
+
+    assert desk.run(load(tmp_path / "mirror.yaml"), Outcome("du", as_json=False), fail) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("mirror du: /the/store/blobs")
+    assert os.strerror(number) in line
+
+
+def test_anywhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "/etc/mirror")
+
+    monkeypatch.setattr("mirror.cli.options.read_config", fail)
+    done = CliRunner().invoke(main, ["check"])
+    assert done.exit_code == 78
+    assert done.stderr == "mirror check: /etc/mirror: this is refused (Permission denied): look at its owner and mode\n"
