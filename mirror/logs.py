@@ -25,6 +25,7 @@ FORMATS = ("logfmt", "json", "console")
 
 _SAME_A_MINUTE = 50  # identical lines; what is over it is counted (a malformed request must not fill a disk)
 _KINDS = 1024  # of lines that are told apart within a minute
+_LIBRARY = "library_message"
 _CAUSES, _FRAMES = 4, 12  # of an exception that are told
 _LONGEST_ERROR = 2000  # characters of an exception's text
 _LONGEST = 256  # characters of a value that a client chose
@@ -97,13 +98,17 @@ def _redact_event(_logger: object, _method: str, event: _Event) -> _Event:
 
 
 class _Repetition:
-    """Lets so many identical lines through a minute, and says how many more there were."""
+    """Lets so many identical warnings and errors through a minute, and says how many more there were.
+
+    Where there are too many kinds of them to be told apart, those of one event count as identical: a flood of one hides
+    no other. What is said of work that was done, a push say, is always said: its doing bounds it.
+    """
 
     def __init__(self) -> None:
         self._seen: dict[str, list[Any]] = {}
         self._until = 0.0
 
-    def __call__(self, _logger: object, _method: str, event: _Event) -> _Event:
+    def __call__(self, _logger: object, method: str, event: _Event) -> _Event:
         now = time.monotonic()
         if now >= self._until:
             ended, self._seen, self._until = self._seen, {}, now + 60
@@ -111,8 +116,11 @@ class _Repetition:
                 if count > _SAME_A_MINUTE:
                     get(__name__).warning("lines_suppressed", like=name, count=count - _SAME_A_MINUTE)
         same = str(event.pop("same", "") or repr(event))
+        if method in ("debug", "info") and event["event"] != _LIBRARY:
+            return event
         like = str(event.get("message", event["event"]))[:_LONGEST]
-        entry = self._seen.setdefault(same if len(self._seen) < _KINDS else "", [like, 0])
+        known = same in self._seen or len(self._seen) < _KINDS
+        entry = self._seen.setdefault(same if known else str(event["event"]), [like, 0])
         entry[1] += 1
         if entry[1] > _SAME_A_MINUTE:
             raise structlog.DropEvent
@@ -131,7 +139,7 @@ class _Bridge(logging.Handler):
             message = template
         get(record.name).log(
             record.levelno,
-            "library_message",
+            _LIBRARY,
             message=message,
             same=f"{record.name} {record.levelno} {kind} {template}",
             exc_info=record.exc_info,

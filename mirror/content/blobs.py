@@ -11,7 +11,7 @@ from mirror.content.answers import BlobAnswer, BlobHead, ByteRange, Cache, Range
 from mirror.content.coalesce import Coalesced
 from mirror.content.fetch import CLIENT_PATIENCE, Fetcher
 from mirror.content.fill import HOLD_BACK, Fill, FillGoneError
-from mirror.content.members import Members
+from mirror.content.members import Members, not_here
 from mirror.content.readers import GrowingFile, WholeFile
 from mirror.content.through import Chunks, pass_range, pass_whole
 from mirror.content.workshop import Source
@@ -295,10 +295,8 @@ class Blobs:
     def _asked(self, target: Target, digest: Digest) -> UpstreamClient:
         """Return the upstream to ask for a blob that is not here; raise NotHere where none may be asked."""
         client = self._client(target)
-        if client is None:
-            raise NotHere(f"{target.name} is not under any upstream, and {digest} is not here")
-        if self._offline:
-            raise NotHere(f"{digest} is not here and the mirror is offline", "fetch it while online")
+        if client is None or self._offline:
+            raise not_here(target, digest)
         return client
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import uuid
 
 from mirror.content.pushed import Pushed
-from mirror.errors import InvalidRequest, ManifestBlobUnknown, ManifestInvalid, NotHere
+from mirror.errors import InvalidRequest, ManifestBlobUnknown, ManifestInvalid, ManifestRefused, NotHere
 from mirror.oci import manifest
 from mirror.oci.digest import Digest
 from mirror.store import files, ingest
@@ -44,7 +44,10 @@ class ManifestStore:
         self._lock = GcLock(layout)
 
     def put(self, name: str, pushed: Pushed) -> None:
-        """Make a manifest one of the repository. Raises ManifestBlobUnknown, StoreFull, NotYet, OSError."""
+        """Make a manifest one of the repository.
+
+        Raises ManifestBlobUnknown, ManifestRefused, StoreFull, NotYet, OSError.
+        """
         self._space.reserve_upload(str(uuid.uuid4()), name, len(pushed.body))
         with self._lock.pushing():
             missing = [digest for digest, needed in pushed.needed.items() if not self._claim(name, digest) and needed]
@@ -54,10 +57,18 @@ class ManifestStore:
                     "push its blobs and manifests to this repository first",
                     tuple(map(str, missing)),
                 )
+            self._check_sizes(pushed)
             self._keep(pushed)
             if pushed.subject is not None and pushed.descriptor is not None:
                 self._referrers.add(name, pushed.subject, pushed.digest, pushed.descriptor)
             self._rows.add_manifest(name, pushed.digest, pushed.manifest.media_type, len(pushed.body))
+
+    def _check_sizes(self, pushed: Pushed) -> None:
+        """Raise ManifestRefused where what is here has another size than the manifest says: clients would refuse it."""
+        for one in pushed.manifest.named:
+            found = files.modified(self._layout.blob(one.digest))
+            if found is not None and found[2] != one.size:
+                raise ManifestRefused(f"{one.digest} has {found[2]} bytes, not the {one.size} that the manifest says")
 
     def is_member(self, name: str, digest: Digest) -> bool:
         """Tell whether a manifest is one of the repository."""

@@ -194,11 +194,9 @@ class Manifests:
         if target.hosted:
             raise NotHere(f"{target.name}@{digest} is not here")
         member = await self._members.find(target, digest)
-        client = self._clients.get(target.upstream)
         declared = member.media_type if member is not None else ""
         if member is None:
-            if client is None or self._offline:
-                raise NotHere(f"{target.name}@{digest} is not here", "the mirror is offline")
+            client = self._asked(target, f"{target.name}@{digest}")
             try:
                 declared = (await client.head_manifest(target.repository, str(digest))).media_type
             except (UpstreamNotFound, UpstreamDenied) as error:

@@ -23,6 +23,16 @@ _REBUILT = 10_000  # repositories whose last rebuild is remembered
 _log = logs.get("content.members")
 
 
+def not_here(target: Target, digest: Digest) -> NotHere:
+    """Return the error for a digest that a repository is not known to have and nobody can be asked for.
+
+    It must not say whether another repository has brought the content.
+    """
+    if not target.upstream:
+        return NotHere(f"{target.name} has no {digest} here")
+    return NotHere(f"{digest} is not here and the mirror is offline", "fetch it while online")
+
+
 class Members:
     """Membership of blobs, and of manifests that another manifest names."""
 
@@ -64,7 +74,7 @@ class Members:
         Raises NotHere where nobody can be asked, UpstreamError.
         """
         if client is None or self._offline:
-            raise NotHere(f"{target.name} is not known to have {digest}", "it is not here and the mirror is offline")
+            raise not_here(target, digest)
         return await self._proofs.run((target.name, digest), lambda: self._ask(client, target, digest))
 
     async def _ask(self, client: UpstreamClient, target: Target, digest: Digest) -> int:

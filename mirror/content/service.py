@@ -233,6 +233,8 @@ class Content:
 
     def _explained(self, error: NotHere, target: Target, reference: Digest | str) -> NotHere:
         """Say of content that should be here which set needs it, and what finds out more."""
+        if target.hosted:
+            return error  # sets hold nothing of what is pushed here, and what they hold is not for everybody to know
         known = self._sets.known
         digest = reference if isinstance(reference, Digest) else known.tags.get((target.name, reference))
         holder = known.holder(digest) if digest is not None else ""

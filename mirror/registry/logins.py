@@ -102,8 +102,10 @@ class Logins:
     async def identify(self, header: str) -> Principal:
         """Return whose Authorization header this is.
 
-        Raise LoginRefused, after a second if it may have been a guess, and NotYet when too many are being checked.
+        Raise LoginRefused, at the end of a second if it may have been a guess, and NotYet when too many are being
+        checked.
         """
+        began = asyncio.get_running_loop().time()
         if self._users is not None and not self._users.is_current:
             await self._users.look()
         key = self._key_of(header)
@@ -118,7 +120,7 @@ class Logins:
             if known.until > self._clock():
                 self._remember(key, known)
         if known.principal is None:
-            await self._wait()
+            await self._wait(began)
             raise LoginRefused("the name or the password is wrong", "log in again", known.who)
         if known.robot is not None and self._robots is not None:
             self._robots.note(known.robot.id)
@@ -221,11 +223,12 @@ class Logins:
     def _key_of(self, header: str) -> bytes:
         return hashlib.blake2b(header.encode("utf-8", "surrogateescape"), digest_size=16, key=self._key).digest()
 
-    async def _wait(self) -> None:
-        if self._delayed < _DELAYED:
+    async def _wait(self, began: float) -> None:
+        """Wait for the end of the delay that began so: how long a look at the password took is not to be seen."""
+        if self._delay and self._delayed < _DELAYED:
             self._delayed += 1
             try:
-                await asyncio.sleep(self._delay)
+                await asyncio.sleep(self._delay - (asyncio.get_running_loop().time() - began) % self._delay)
             finally:
                 self._delayed -= 1
 

@@ -85,6 +85,30 @@ async def test_nothing_is_taken_that_names_what_is_not_here(shelf: Shelf) -> Non
     await shelf.manifest(body, "v1")
 
 
+async def test_a_size_that_is_not_so_is_refused(shelf: Shelf) -> None:
+    layer = noise(400, 3)
+    await shelf.blob(layer)
+    await shelf.blob(b"{}")
+    document = json.loads(image(layer))
+    document["layers"][0]["size"] += 1
+    with pytest.raises(ManifestRefused, match="has 400 bytes, not the 401"):
+        await shelf.manifest(json.dumps(document).encode(), "v1")
+    with pytest.raises(NotHere):
+        await shelf.pull("v1")
+
+
+async def test_what_another_repository_holds_is_not_told(shelf: Shelf) -> None:
+    await shelf.image(1, "v1", OTHER)
+    told = []
+    for content in (noise(500, 1), b"nobody has this"):
+        digest = Digest.of(content)
+        for ask in (shelf.content.blob_head(APP, digest), shelf.content.blob(APP, digest, None)):
+            with pytest.raises(NotHere) as raised:
+                await ask
+            told.append(str(raised.value).replace(str(digest), "DIGEST"))
+    assert len(set(told)) == 1, told
+
+
 async def test_an_index_needs_its_manifests(shelf: Shelf) -> None:
     first = await shelf.image(1)
     second = image(noise(400, 2))

@@ -302,3 +302,18 @@ def test_a_key_has_32_bytes() -> None:
     with pytest.raises(ValueError):
         Signer(b"short")
     assert Signer(KEY).proof("a", "b") != Signer(KEY).proof("ab")
+
+
+@pytest.mark.parametrize(("took", "left"), [(0, 60), (25, 35), (80, 40)])
+async def test_how_long_a_look_took_is_not_seen(
+    make: Make, monkeypatch: pytest.MonkeyPatch, took: float, left: float
+) -> None:
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    bed = make(delay=60)
+    monkeypatch.setattr(logins.asyncio, "sleep", sleep)
+    await bed.logins._wait(asyncio.get_running_loop().time() - took)
+    assert [round(one) for one in waits] == [left]
