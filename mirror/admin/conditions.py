@@ -90,7 +90,18 @@ def _degraded(troubles: list[Trouble]) -> Condition:
 
 def find_troubles(facts: Facts) -> list[Trouble]:
     """Return all that keeps a service from being well, the gravest first."""
-    found = (_store, _corrupt, _sets, _upstreams, _certificate, _reload, _workers, _housekeeping, _notifications)
+    found = (
+        _store,
+        _corrupt,
+        _sets,
+        _upstreams,
+        _files,
+        _certificate,
+        _reload,
+        _workers,
+        _housekeeping,
+        _notifications,
+    )
     return [trouble for find in found for trouble in find(facts)]
 
 
@@ -146,6 +157,11 @@ def _upstreams(facts: Facts) -> Iterator[Trouble]:
             errors = "; ".join(dict.fromkeys(at["last_error"] for at in one["endpoints"] if at["last_error"]))
             what = f"upstream '{one['name']}' is away" + (f": {errors}" if errors else "")
             yield Trouble("UpstreamAway", what, where, "what is here is served meanwhile: mirror check --online")
+
+
+def _files(facts: Facts) -> Iterator[Trouble]:
+    for one in facts["refused"]:
+        yield Trouble("FileRefused", one["what"], one["where"], one["remedy"])
 
 
 def _certificate(facts: Facts) -> Iterator[Trouble]:

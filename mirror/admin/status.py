@@ -12,6 +12,7 @@ from typing import Any
 from mirror import __version__
 from mirror.admin.conditions import LITTLE_ROOM, conditions, find_troubles
 from mirror.admin.health import Health, Seen
+from mirror.admin.refused import RefusedFiles
 from mirror.admin.reload import Prepared
 from mirror.content.service import Content
 from mirror.errors import MirrorError, StoreError
@@ -53,6 +54,7 @@ class Status:
         self._metrics = metrics
         self._layout = Layout(self._config.storage.path)
         self._pins = Pins(self._layout)
+        self._refused = RefusedFiles(self._config)
 
     async def __call__(self) -> dict[str, Any]:
         """Return the report: facts, `conditions`, and under `problems` what is to be done."""
@@ -131,6 +133,7 @@ class Status:
         sets, busy = self._sets(locked)
         return {
             "changed": self._prepared.has_changed,
+            "refused": [one.as_dict() for one in self._refused.find()],
             "store": self._store(),
             "fetches": self._fetches(locked),
             "uploads": sum(1 for entry in _list(self._layout.uploads) if entry.endswith(".json")),

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 import structlog
+import trustme
 import yaml
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
+from mirror.admin import refused
 from mirror.admin.conditions import Trouble, conditions, find_troubles
 from mirror.admin.health import Health
 from mirror.admin.page import AdminPage
@@ -53,6 +55,7 @@ def facts(**changes: Any) -> dict[str, Any]:
         "certificate": {"path": "tls.crt", "expires": time.time() + 90 * 86400},
         "housekeeping": True,
         "notifications": {"ci.lab": 3},
+        "refused": [],
     }  # fmt: skip
     for key, value in changes.items():
         known = well[key]
@@ -64,6 +67,7 @@ def upstream(state: str, credential: str, error: str = "") -> list[dict[str, Any
     return [{"name": "lab", "state": state, "credential": credential, "endpoints": [{"last_error": error}]}]
 
 
+KEY = {"what": "tls.key is encrypted", "where": "mirror.yaml:3", "remedy": "decrypt it"}
 PROD = {"set": "prod", "generation": 5, "state": "incomplete", "missing": 3}
 BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"store": {"room_bytes": 0, "would_free": [("prod@1", 1 << 30)]}}, "StoreFull", "prod@1 1.0 GiB"),
@@ -76,6 +80,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"upstreams": upstream("away", "ok", "no route")}, "UpstreamAway", "online"),
     ({"certificate": {"expires": time.time() - 5}}, "CertificateExpired", "reread"),
     ({"certificate": {"expires": time.time() + 86400}}, "CertificateExpires", "reread"),
+    ({"refused": [KEY]}, "FileRefused", "decrypt it"),
     ({"reload": {"ok": False, "why": "mirror.yaml:3: no such key"}}, "ReloadRefused", "systemctl reload"),
     ({"workers": {"ready": 1}}, "WorkersMissing", "worker_ended"),
     ({"housekeeping": False}, "HousekeepingIdle", "duty_failed"),
@@ -245,6 +250,55 @@ async def test_what_would_free_how_much_and_what_a_scrub_noted(
     assert {"store_full", "content_corrupt"} <= {one["code"] for one in found["problems"]}
     room.layout.run.joinpath("scrub.json").write_text("half")
     assert (await tell())["scrub"] is None
+
+
+async def test_files_that_the_next_start_would_refuse_are_told_as_long_as_they_are_so(
+    status: Callable[..., tuple[Status, Room, Board]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refused, "_REMEMBERED", 0.0)
+    names = ("htpasswd", "pull-secret.json", "tls.crt", "tls.key")
+    users, secret, certificate, key = (tmp_path / name for name in names)
+
+    def write(name: str, content: bytes) -> None:
+        tmp_path.joinpath(name).write_bytes(content)
+        tmp_path.joinpath(name).chmod(0o644)  # open to others: which the service can live with
+
+    sound = {"htpasswd": b"", "pull-secret.json": b'{"auths": {"other.lab": {"auth": "broken"}}}'}
+    authority = trustme.CA()
+    pair, other = authority.issue_cert("localhost"), authority.issue_cert("localhost")
+    sound |= {"tls.crt": pair.cert_chain_pems[0].bytes(), "tls.key": pair.private_key_pem.bytes()}
+    for name, content in sound.items():
+        write(name, content)
+    tell, _, _ = status(
+        upstreams={"lab": {}},
+        clients={"htpasswd": str(users)},
+        pull_secrets=[str(secret)],
+        tls={"certificate": str(certificate), "key": str(key)},
+    )
+    assert (await tell())["refused"] == []
+    for name, content, what in (
+        ("htpasswd", b"# ours\nann\n", f"{users}:2: this line has no colon"),
+        ("pull-secret.json", b'{"auths": {', f"{secret} is not JSON"),
+        ("pull-secret.json", b"", f"{secret} is empty"),
+        ("tls.key", other.private_key_pem.bytes(), f"{key} is not the key of"),
+        ("tls.crt", b"half", f"{certificate} holds no certificate"),
+    ):
+        write(name, content)
+        found = await tell()
+        (problem,) = [one for one in found["problems"] if one["code"] == "file_refused"]
+        assert what in problem["what"]
+        assert problem["remedy"]
+        assert "mirror.yaml" in problem["where"]
+        assert problem["what"] in found["conditions"][2]["message"]
+        write(name, sound[name])
+    secret.unlink()
+    assert [f"there is no file {secret}"] == [one["what"] for one in (await tell())["refused"]]
+    write("pull-secret.json", sound["pull-secret.json"])
+    assert (await tell())["refused"] == []
+    # Whoever asks in a loop asks the files only now and then.
+    monkeypatch.setattr(refused, "_REMEMBERED", 3600.0)
+    secret.unlink()
+    assert (await tell())["refused"] == []
 
 
 # -- the page ------------------------------------------------------------------------------------------------------
