@@ -74,7 +74,11 @@ def read_config(given: dict[str, Any]) -> Config:
 
 def refuse(error: ConfigurationError, *, as_json: bool) -> NoReturn:
     """Print every problem of a configuration, and exit with 78."""
-    command = click.get_current_context().info_name
+    context = click.get_current_context()
+    command = context.info_name or ""
+    while (context := context.parent or context).parent is not None:
+        command = f"{context.info_name} {command}"
+    error = _with_line_to_type(error, command)
     if as_json:
         from mirror.admin.check import report_invalid
 
@@ -83,3 +87,20 @@ def refuse(error: ConfigurationError, *, as_json: bool) -> NoReturn:
         for problem in error.problems:
             click.echo(f"mirror {command}: {problem}", err=True)
     sys.exit(INVALID)
+
+
+def _with_line_to_type(error: ConfigurationError, command: str) -> ConfigurationError:
+    """Return an error with what somebody may type to whom the configuration is closed: it is root's and the service's.
+
+    What the service runs itself says what the service needs, too.
+    """
+    if not isinstance(error.__cause__, PermissionError) or os.geteuid() == 0:
+        return error
+    from mirror.errors import ConfigurationError, Problem
+    from mirror.outside import command_line
+
+    line = f"run: {command_line('sudo')}"
+    own = command in ("serve", "check")
+    return ConfigurationError(
+        [Problem(one.code, one.what, one.where, f"{one.remedy}, or {line}" if own else line) for one in error.problems]
+    )

@@ -87,7 +87,7 @@ def _read_text(path: Path) -> str:
         remedy = "name another with --config or $MIRROR_CONFIG; config/mirror.yaml shows every key"
         raise refuse("unreadable", "there is no such file", remedy) from None
     except OSError as error:
-        raise refuse("unreadable", f"cannot be read: {error.strerror}", "let the service's user read it") from None
+        raise refuse("unreadable", f"cannot be read: {error.strerror}", "let the service's user read it") from error
     if len(content) > _LARGEST:
         raise refuse("too_large", "is larger than 1 MiB", "this is hardly a configuration file")
     return decode(content, path)

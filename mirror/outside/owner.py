@@ -45,14 +45,14 @@ def run_as_owner(store: Path, work: Callable[[Outside], int]) -> int:
         if user == 0 or _may_make(store):
             return work(Direct())
         raise StoreUnusable(
-            f"{store} is not there yet, and {_called(user)} may not make it", f"run: {_command('sudo')}"
+            f"{store} is not there yet, and {_called(user)} may not make it", f"run: {command_line('sudo')}"
         )
     if owner.st_uid == user or may_begin(store, owner):
         return work(Direct())
     if user != 0:
         raise StoreUnusable(
             f"{store} belongs to {_called(owner.st_uid)}, not to {_called(user)}",
-            f"run: {_command('sudo', '-u', _named(owner.st_uid))}",
+            f"run: {command_line('sudo', '-u', _named(owner.st_uid))}",
         )
     return _run_in_child(owner, work)
 
@@ -110,7 +110,7 @@ def _named(user: int) -> str:
         return f"#{user}"
 
 
-def _command(*before: str) -> str:
+def command_line(*before: str) -> str:
     """Return this command line, to be pasted into a shell, behind `before`."""
     program, *arguments = sys.argv or ["mirror"]
     if os.path.basename(program) == "__main__.py":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,3 +36,24 @@ def test_anywhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
     done = CliRunner().invoke(main, ["check"])
     assert done.exit_code == 78
     assert done.stderr == "mirror check: /etc/mirror: this is refused (Permission denied): look at its owner and mode\n"
+
+
+@pytest.mark.parametrize("words", [["ls"], ["user", "list"], ["token", "list"], ["explain", "nginx"], ["check"]])
+def test_a_closed_configuration_names_the_line_to_type(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    path = tmp_path / "mirror.yaml"
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(os, "geteuid", lambda: 4242)
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/mirror", *words])
+    monkeypatch.setenv("MIRROR_CONFIG", str(path))
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 78
+    line = " ".join(["sudo", "mirror", *words])
+    service = "let the service's user read it, or " if words == ["check"] else ""
+    command = " ".join(word for word in words if word != "nginx")
+    assert done.stderr == f"mirror {command}: {path}: cannot be read: Permission denied: {service}run: {line}\n"
