@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
 from mirror import logs
 from mirror.admin.scrub_state import Pass, State
-from mirror.errors import NotYet
+from mirror.errors import Corrupt, NotYet
 from mirror.metrics import CORRUPT, SCRUB_ENDED, SCRUB_UNHEALED, SCRUBBED_BYTES, Metrics
 from mirror.oci.digest import Digest
 from mirror.store import files
@@ -20,6 +21,7 @@ from mirror.store.layout import Layout
 from mirror.store.lock import FileLock
 from mirror.store.manifests import Manifests
 from mirror.store.quarantine import Quarantine
+from mirror.store.references import References
 from mirror.store.repositories import find_repositories
 from mirror.store.scrub import YOUNG, Bad, Scrub
 from mirror.store.sets import Pins, Sets
@@ -29,7 +31,8 @@ from mirror.store.threads import Threads
 Heal = Callable[[Digest], Awaitable[str]]  # returns why content could not be had again, empty where it is here
 
 EVERY = 7 * 86400.0  # seconds from the begin of a pass in the background to the begin of the next
-GRACE = 86400.0  # seconds since a push, in which its content comes
+GRACE = 86400.0  # seconds since a push, in which its content comes, where no manifest names it yet
+_SETTLES = 1.0  # seconds in which a push that has its marker has its content too
 _AGAIN = 60.0  # seconds between looks whether what was bad has come again
 _WRITE_EVERY = 15.0  # seconds between writes of the state
 _STEP = 16 * 1024 * 1024  # bytes that are read in one go
@@ -81,6 +84,7 @@ class Scrubber:
         self._sets = Sets(layout)
         self._hosted = Hosted(layout)
         self._rows = Manifests(layout)
+        self._references = References(layout)
         # The pass in the background, between its steps.
         self._scrub: Scrub | None = None
         self._pass = Pass()
@@ -304,16 +308,41 @@ class Scrubber:
         """Return what is not here and must be: what is pinned, and what was pushed and is a part of some repository."""
         complete = [(current.set, current.generation) for current in self._sets.current()]
         found = {Digest.parse(text) for text in self._pins.absent(complete)}
-        until = time.time() - GRACE
-        lost = {
-            marker.digest
+        return found | self.lost()
+
+    def lost(self, names: Collection[str] | None = None) -> set[Digest]:
+        """Return what was pushed, is a part of some repository (or of one of `names`) and is not here. For threads.
+
+        In GRACE only what a pushed manifest names: that was here when the manifest came, the rest may be on its way.
+        """
+        absent = {
+            marker.digest: marker.pushed
             for marker in self._hosted.walk()
-            if marker.pushed < until and files.modified(self._layout.blob(marker.digest)) is None
+            if files.modified(self._layout.blob(marker.digest)) is None
         }
-        if lost:
-            named = {digest for digest in lost for name in find_repositories(self._layout) if self._has(name, digest)}
-            lost &= named  # the rest is garbage collection's
-        return found | lost
+        if not absent:
+            return set()
+        until = time.time() - GRACE
+        old: set[Digest] = set()
+        young: set[Digest] = set()
+        for name in find_repositories(self._layout) if names is None else names:
+            members = {digest for digest in absent if self._has(name, digest)}
+            old |= {digest for digest in members if absent[digest] < until}
+            young |= self._named(name, members - old - young)
+        # What is in neither is garbage collection's.
+        if young:
+            time.sleep(_SETTLES)  # a manifest may be pushed anew, or before what it names (sparse_indexes)
+        return old | self._absent(young)
+
+    def _named(self, name: str, digests: Collection[Digest]) -> set[Digest]:
+        """Return those of `digests` that are manifests of a repository, or that its pushed manifests name."""
+        found = {digest for digest in digests if self._rows.modified(name, digest) is not None}
+        waiting = set(digests) - found
+        for digest in self._rows.list(name) if waiting else ():
+            if self._hosted.has(digest):
+                with suppress(Corrupt):  # the pass says so of it
+                    found |= waiting.intersection(self._references.named(name, digest))
+        return found
 
     def _has(self, name: str, digest: Digest) -> bool:
         return self._rows.modified(name, digest) is not None or self._rows.is_member(name, digest)

@@ -56,7 +56,7 @@ async def scrub(desk: Desk, outcome: Outcome, wanted: Wanted) -> None:
             outcome.progress(f"goes on where a scrub was stopped, after {size_text(one.bytes)}; --restart begins anew")
         seen = one
 
-    chosen = None if wanted.what is None else await asyncio.to_thread(_chosen, desk, wanted.what)
+    chosen = None if wanted.what is None else await asyncio.to_thread(_chosen, desk, scrubber, wanted.what)
     total = await asyncio.to_thread(_size, desk, chosen)
     with shown("scrub", lambda: Step(seen.bytes, total), quiet=outcome.quiet):
         if chosen is None:
@@ -89,7 +89,7 @@ def _reconcile(desk: Desk, outcome: Outcome) -> None:
         outcome.say(f"the index: {count_text(added, 'row')} added, {dropped} dropped whose files are gone")
 
 
-def _chosen(desk: Desk, what: str) -> Collection[Digest]:
+def _chosen(desk: Desk, scrubber: Scrubber, what: str) -> Collection[Digest]:
     """Return the digests of a generation, or of a repository."""
     if desk.sets.generations(what.partition("@")[0]) if "/" not in what else False:
         return list(choose_stored(desk, what, complete=False).plan.content)
@@ -99,8 +99,9 @@ def _chosen(desk: Desk, what: str) -> Collection[Digest]:
     found = {*rows.list(target.name), *rows.list_blobs(target.name)}
     if not found:
         raise NotHere(f"nothing of {what} is here", "mirror ls shows what is")
-    # What was evicted is no loss.
-    return [digest for digest in found if files.modified(desk.opened.layout.blob(digest)) is not None]
+    # What was evicted is no loss; what was pushed is not evicted.
+    here = {digest for digest in found if files.modified(desk.opened.layout.blob(digest)) is not None}
+    return here | scrubber.lost([target.name])
 
 
 def _size(desk: Desk, chosen: Collection[Digest] | None) -> int:
