@@ -90,7 +90,7 @@ def serve(config: Config, environ: Mapping[str, str], reread: Callable[[], Confi
     try:
         preparation.bind(config)
         _become_owner(config.storage.path)
-        for warning in probe.prepare(Layout(config.storage.path)):
+        for warning in probe.prepare(Layout(config.storage.path), to_serve=True):
             _log.warning("store_limited", what=warning)
         admin = AdminSocket.open(config)
         preparation.admin = admin.listener if admin is not None else None
@@ -156,7 +156,7 @@ async def _check(config: Config, environ: Mapping[str, str], *, online: bool) ->
 
 
 def _probe_store(path: Path) -> list[Problem]:
-    return [Problem("store_limited", warning) for warning in probe.prepare(Layout(path))]
+    return [Problem("store_limited", warning) for warning in probe.prepare(Layout(path), to_serve=True)]
 
 
 def _refuse(reasons: Sequence[str]) -> int:

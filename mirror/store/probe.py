@@ -24,18 +24,19 @@ FORMAT = 1
 _FORMAT_LIMIT = 4096
 # What a store may hold beside the folders that every one has, and what a file system puts into its own root.
 _KNOWN = frozenset(("format", "pins", "signatures", "graph", "hosted", "events", "tokens", "lost+found"))
+_READ_ONLY = "mount it writable; a unit of systemd needs it in ReadWritePaths=, and not in ReadOnlyPaths="
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # SQLite's shared memory and locks are not to be trusted there; the index is disposable, so it is only said.
 _NETWORKED = frozenset(("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.glusterfs", "fuse.sshfs"))
 
 
-def prepare(layout: Layout) -> tuple[str, ...]:
+def prepare(layout: Layout, *, to_serve: bool = False) -> tuple[str, ...]:
     """Make the tree where it is missing, and check that this process can use it; return warnings.
 
     Takes milliseconds whatever is in the store. Raises StoreFull where there is no room to make it; StoreUnusable:
     another owner, another format, something else in the directory, or a file system that does not keep modes,
     whole-second mtimes, locks, case or atomic renames.
-    A store on a read-only file system, or on a full one, is served as it is.
+    A store on a full file system is served as it is; one on a read-only file system only looked at, not `to_serve`.
     """
     root = layout.root
     try:
@@ -44,15 +45,18 @@ def prepare(layout: Layout) -> tuple[str, ...]:
         names = set(os.listdir(root))
         _check_owners_below(layout, names)
     except OSError as error:
-        raise StoreUnusable(f"the store {root} cannot be used ({error.strerror})", "see storage.path") from error
+        remedy = _READ_ONLY if error.errno == errno.EROFS else "see storage.path"
+        raise StoreUnusable(f"the store {root} cannot be used ({error.strerror})", remedy) from error
     try:
         _settle_format(layout, names)
         _make_tree(layout)
         _probe(layout)
     except OSError as error:
         made = all(os.access(path, os.F_OK) for path in (layout.format, *_folders(layout)))
-        if error.errno == errno.EROFS and made:
-            return (f"the store {root} is on a read-only file system: what is here is served, nothing is kept",)
+        if error.errno == errno.EROFS:
+            if made and not to_serve:
+                return (f"the store {root} is on a read-only file system: nothing can be kept or changed",)
+            raise StoreUnusable(f"the store {root} cannot be written ({error.strerror})", _READ_ONLY) from error
         if error.errno in _FULL and made:
             return (f"the file system of the store {root} is full ({error.strerror}); it could not be probed",)
         if error.errno in _FULL:

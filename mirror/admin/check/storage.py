@@ -18,6 +18,7 @@ from mirror.outside import owner_of
 # for what it cannot.
 StoreProbe = Callable[[Path], list[Problem]]
 
+_OWN = Path("/var/lib/mirror")  # the StateDirectory= of the unit
 _LEAST_TO_MEAN = 2**20
 
 
@@ -49,7 +50,11 @@ def find_in_storage(config: Config, around: Surroundings, probe_store: StoreProb
 
 
 def _confined(path: Path, where: str) -> Finding:
-    what = f"the unit may write to /var/lib/mirror and what its ReadWritePaths= names, and {path} is not among them"
+    if path.is_relative_to(_OWN):
+        what = f"the unit may not write to {path}, though it is its own: something makes it read-only there"
+        remedy = "take it out of ReadOnlyPaths= and the like: systemctl cat mirror"
+        return Finding("error", "store_confined", what, where, remedy)
+    what = f"the unit may write to {_OWN} and what its ReadWritePaths= names, and {path} is not among them"
     remedy = (
         f"run install.sh again with STORE={shlex.quote(str(path))}: it writes the drop-ins; not for a place below /home"
     )
@@ -71,8 +76,8 @@ def _find_in_folder(config: Config, path: Path, where: str, around: Surroundings
         yield Finding("error", "store_owner", what, where, f"sudo -u {owner} mirror check{file}")
         return
     if os.statvfs(path).f_flag & os.ST_RDONLY:
-        what = f"{path} is on a read-only file system: what is here is served, nothing is kept"
-        yield Finding("warning", "store_read_only", what, where, "mount it writable if that is not meant")
+        what = f"{path} is on a read-only file system, and the service has to write there"
+        yield Finding("error", "store_read_only", what, where, "mount it writable")
     elif not around.can_write_folder(path):
         what = f"the user {around.user.name} cannot write to {path}"
         yield Finding("error", "store_unusable", what, where, f"sudo chmod u+rwx {shown}")

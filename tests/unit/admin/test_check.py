@@ -300,6 +300,14 @@ async def test_a_store_that_the_unit_may_not_write_to_names_the_way_out(checked,
     assert f"STORE={folder}/store" in one(report, "store_confined").remedy
 
 
+async def test_the_units_own_store_made_read_only_says_so(checked, around):
+    sealed = Path("/var/lib/mirror")
+    unit = replace(around, environ={"INVOCATION_ID": "1"}, mounts={sealed: "ext4"}, sealed=frozenset({sealed}))
+    found = one(await checked("storage: {path: /var/lib/mirror}", surroundings=unit), "store_confined")
+    assert "ReadWritePaths" not in found.what
+    assert "ReadOnlyPaths=" in found.remedy
+
+
 def test_the_first_class_of_a_mode_that_fits_decides():
     def status(mode, uid, gid):
         return os.stat_result((0o100000 | mode, 0, 0, 1, uid, gid, 0, 0, 0, 0))
