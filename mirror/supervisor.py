@@ -81,6 +81,7 @@ class Supervisor:
         self._reloaded: dict[str, Any] = {}
         self._began = time.time()
         self._pinged = 0.0
+        self._told = ""  # the status that the service manager shows
         self._code = 0
 
     def run(self) -> int:
@@ -173,7 +174,7 @@ class Supervisor:
                 self._rise(worker)
             elif not self._up and all(other.ready for other in self._workers):
                 self._up = True
-                self._notifier.ready(self._status())
+                self._tell_ready()
 
     def _handle(self, number: int) -> None:
         if number in (signal.SIGTERM, signal.SIGINT):
@@ -192,7 +193,7 @@ class Supervisor:
         _log.info("reloading")
         self._notifier.reloading()
         if self._reread is None:
-            self._notifier.ready(self._status())
+            self._tell_ready()
             return
         try:
             crew = self._reread()
@@ -226,7 +227,7 @@ class Supervisor:
             self._reloaded = {"at": time.time(), "ok": True, "why": ""}
             self._metrics.set(RELOAD_OK, to=1)
             _log.info("reloaded", workers=crew.workers)
-            self._notifier.ready(self._status())
+            self._tell_ready()
             return
         worker = Worker(self._free(), crew)
         try:
@@ -283,7 +284,7 @@ class Supervisor:
         self._metrics.set(RELOAD_OK, to=0)
         for reason in reasons:
             _log.error("reload_refused", why=reason, remedy="mend it and reload again; the old configuration serves on")
-        self._notifier.ready(self._status())
+        self._tell_ready()
 
     def _free(self) -> int:
         taken = {worker.index for worker in self._all()}
@@ -343,7 +344,6 @@ class Supervisor:
             self._restarts += 1
             self._metrics.add(WORKER_RESTARTS, why)
             _log.error("worker_ended", **said, replaced=self._restarts, again_in=pause)
-            self._notifier.status(self._status())
 
     def _fell(self, worker: Worker, said: dict[str, Any]) -> None:
         """Note that a worker ended before it could take its place."""
@@ -406,8 +406,15 @@ class Supervisor:
             status += f"; the last reload was refused: {self._reloaded['why'][:300]}"
         return status
 
+    def _tell_ready(self) -> None:
+        self._told = self._status()
+        self._notifier.ready(self._told)
+
     def _say(self) -> None:
-        """Publish what is known of the service, and the numbers."""
+        """Publish what is known of the service, and the numbers; the manager is told what has changed."""
+        if self._up and self._kill_at is None and (status := self._status()) != self._told:
+            self._told = status
+            self._notifier.status(status)
         self._metrics.set(WORKERS, to=sum(worker.ready for worker in self._workers))
         self._metrics.fold()
         phase = "stopping" if self._kill_at is not None else "reloading" if self._rolling else "serving"

@@ -81,11 +81,12 @@ def test_an_answer_that_has_begun_ends_in_the_old_worker_however_long_it_takes(s
         settings(version=2)
         program.process.send_signal(signal.SIGHUP)
         program.heard("RELOADING=1")
-        program.heard("READY=1")
+        assert "1 of an earlier configuration" in program.heard("READY=1")
         assert program.ask()["version"] == 2
         assert "1 of an earlier configuration" not in program.said()
         assert len(service(program)["leaving"]) == 1
         assert program.answer(client)["version"] == 1
+    assert program.heard("STATUS=") == "STATUS=1 of 1 workers serve, 0 replaced"
     until(lambda: not service(program)["leaving"])
 
 

@@ -23,7 +23,8 @@ def test_a_killed_worker_is_replaced_and_no_queued_connection_is_lost(start):
         client.close()
     assert len(pids) == 1
     assert pids != {first}
-    assert "1 replaced" in program.heard("1 replaced")
+    assert program.heard("0 of 1") == "STATUS=0 of 1 workers serve, 1 replaced"
+    assert program.heard("1 of 1") == "STATUS=1 of 1 workers serve, 1 replaced"
     assert re.search(r"worker_ended .*why=signal code=-9 replaced=1", program.said())
 
 
