@@ -15,29 +15,43 @@ from mirror.store.ledger import Ledger, Place
 from mirror.store.manifests import Manifests as Rows
 from mirror.store.repositories import find_repositories
 from mirror.store.threads import Threads
+from mirror.store.upload import Upload
 from mirror.store.uploads import Uploads as StoredUploads
 
 _LASTS = 5.0  # seconds that a count is believed; what is deleted meanwhile is not seen
 _LASTS_SHARE = 20  # of the time that counting takes, at least this many times it is believed
 _REMEMBERED = 256
+_SHARE = 16  # of what is left, this part is given to a body of unknown length before it asks again
 
 REMEDY = "delete what is not needed, or ask for a larger quota"
+
+
+def refused(name: str, left: int, quota: Quota) -> TooLarge:
+    """Return what to tell of a quota that has no room."""
+    return TooLarge(says(name, left, quota), REMEDY)
+
+
+def says(name: str, left: int, quota: Quota) -> str:
+    """Return what is left of a quota, in words."""
+    return f"the quota for {name} has {max(left, 0)} of {quota.limit} bytes left"
 
 
 class _Count:
     """What was counted, until when that is believed, and up to which place what came since is in it."""
 
-    __slots__ = ("held", "place", "stored", "until")
+    __slots__ = ("place", "stored", "until")
 
-    def __init__(self, stored: int, held: int, place: Place, until: float) -> None:
+    def __init__(self, stored: int, place: Place, until: float) -> None:
         self.stored = stored
-        self.held = held  # by uploads under way
         self.place = place
         self.until = until
 
 
 class Quotas:
-    """Counts what quotas speak of, now and then; between two counts it adds what any process has stored."""
+    """Counts what quotas speak of, now and then; between two counts it adds what any process has stored.
+
+    What uploads hold is looked at each time: only their notes know what every process is about to write.
+    """
 
     def __init__(self, layout: Layout, uploads: StoredUploads, threads: Threads) -> None:
         self._layout = layout
@@ -48,26 +62,35 @@ class Quotas:
         self._counts: OrderedDict[str, _Count] = OrderedDict()
         self._lock = threading.Lock()
 
-    async def used(self, quota: Quota) -> int:
-        """Return how many bytes of a quota are used, by what is stored and what is under way. Raises OSError."""
-        known = self._counts.get(quota.key)
-        if known is None or time.monotonic() > known.until or self._ledger.end() != known.place:
-            known = await self._threads.complete(self._current, quota)
-        return known.stored + known.held
+    async def room(self, quota: Quota, upload: str) -> int:
+        """Return how large an upload may become beside all that is stored and under way. Raises OSError."""
+        return await self._threads.complete(self._room, quota, upload)
 
-    async def take(self, name: str, size: int, quota: Quota | None) -> None:
+    def admit(self, quota: Quota, upload: Upload, size: int, before: int) -> int:
+        """Return how large an upload, which had `before` bytes, may become before it asks again: `size` or more.
+
+        Raises TooLarge, OSError. Blocks; whoever calls this and then promises that much must be alone at it.
+        """
+        most = self._room(quota, upload.identity)
+        if size > most:
+            raise refused(upload.note.name, most - before, quota)
+        return size + (most - size) // _SHARE
+
+    async def take(self, name: str, size: int, quota: Quota | None, upload: Upload | None = None) -> None:
         """Count a blob that a repository is about to have: whoever comes to this later, in any process, sees it.
 
-        Raises TooLarge where the quota has no room for it, OSError.
+        Raises TooLarge where the quota has no room for it, OSError. It is made of `upload`, which counts no more.
         """
-        await self._threads.complete(self._take, name, size, quota)
+        await self._threads.complete(self._take, name, size, quota, upload)
 
     async def give_back(self, name: str, size: int) -> None:
         """Take back what was counted of a blob that the repository did not get."""
         if size:
             await self._threads.complete(self._ledger.add, name, -size)
 
-    def _take(self, name: str, size: int, quota: Quota | None) -> None:
+    def _take(self, name: str, size: int, quota: Quota | None, upload: Upload | None) -> None:
+        if upload is not None:
+            upload.count()
         if quota is None:
             self._ledger.add(name, size)
             return
@@ -77,13 +100,16 @@ class Quotas:
             if not self._read_on(quota, known):
                 known.stored += size  # begun anew by just this line
             left = quota.limit - (known.stored - size)
+        left -= self._uploads.held(quota.covers, "" if upload is None else upload.identity)
         if left < size:
             self._ledger.add(name, -size)
-            raise TooLarge(f"the quota for {name} has {max(left, 0)} of {quota.limit} bytes left", REMEDY)
+            raise refused(name, left, quota)
 
-    def _current(self, quota: Quota) -> _Count:
+    def _room(self, quota: Quota, upload: str) -> int:
         with self._lock:
-            return self._known(quota)
+            stored = self._known(quota).stored
+        # Afterwards: what becomes a blob meanwhile is in neither for a moment, rather than in both.
+        return quota.limit - stored - self._uploads.held(quota.covers, upload)
 
     def _known(self, quota: Quota) -> _Count:
         """Return a count that has all that came until now."""
@@ -106,9 +132,9 @@ class Quotas:
     def _count_anew(self, quota: Quota) -> _Count:
         began = time.monotonic()
         place = self._ledger.end()  # what comes while this counts may be counted twice, and not never
-        stored, held = self._count(quota), self._uploads.held(quota.covers)
+        stored = self._count(quota)
         ended = time.monotonic()
-        return _Count(stored, held, place, ended + max(_LASTS, _LASTS_SHARE * (ended - began)))
+        return _Count(stored, place, ended + max(_LASTS, _LASTS_SHARE * (ended - began)))
 
     def _count(self, quota: Quota) -> int:
         digests: set[Digest] = set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,11 +23,16 @@ _SYNC_EVERY = 128 * 1024 * 1024  # bytes; so that the last sync, for which the c
 
 
 class Bound(NamedTuple):
-    """How large an upload may become, in bytes, and what to say of one that becomes larger."""
+    """How large an upload may become, in bytes, and what to say of one that becomes larger.
+
+    `admit` is asked before anything is promised, by one at a time: it raises TooLarge, or returns how large the upload
+    may become before it is asked again.
+    """
 
     most: int
     what: str
     remedy: str
+    admit: Callable[[int], int] | None = None
 
     def check(self, size: int) -> None:
         """Raise TooLarge where `size` is more."""
@@ -87,10 +92,18 @@ class Receiver:
         upload = self._upload
         size = None if length is None else self._position + length
         self._bound.check(size if size is not None else self._position)
-        await self._threads.complete(
-            self._space.reserve_upload, upload.identity, upload.note.name, size, lambda: upload.promise(size)
-        )
-        self._promised = size if size is not None else _next_unit(self._position)
+        admit = self._bound.admit
+
+        def promise() -> None:
+            if admit is not None and size is not None:
+                admit(size)
+            upload.promise(size)
+
+        await self._threads.complete(self._space.reserve_upload, upload.identity, upload.note.name, size, promise)
+        if size is not None:
+            self._promised = size
+        else:
+            self._promised = _next_unit(self._position) if admit is None else self._position
 
     async def _drain(self, chunks: AsyncIterator[bytes], length: int | None) -> None:
         gathered = bytearray()
@@ -125,9 +138,18 @@ class Receiver:
         self._sync_some()
 
     async def _promise_more(self, length: int) -> None:
-        upload = self._upload
-        await self._threads.complete(self._space.reserve_upload, upload.identity, upload.note.name, None)
-        self._promised = _next_unit(self._position + length)
+        upload, admit = self._upload, self._bound.admit
+        size = self._position + length
+        most = _next_unit(size)
+
+        def promise() -> None:
+            nonlocal most
+            if admit is not None:
+                most = min(admit(size), most)
+                upload.promise(most)
+
+        await self._threads.complete(self._space.reserve_upload, upload.identity, upload.note.name, None, promise)
+        self._promised = most
 
     def _sync_some(self) -> None:
         """Begin to bring to disk what is written, now and then."""

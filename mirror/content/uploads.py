@@ -17,7 +17,7 @@ from mirror.content.answers import Quota, Target, UploadState
 from mirror.content.hashes import Hashes
 from mirror.content.members import Members
 from mirror.content.mounts import Mounts
-from mirror.content.quotas import REMEDY, Quotas
+from mirror.content.quotas import REMEDY, Quotas, says
 from mirror.content.receive import Bound, Receiver, refusal
 from mirror.errors import DigestMismatch, NotYet, RangeOutOfOrder, StoreFull, TooLarge
 from mirror.oci.digest import Digest
@@ -95,7 +95,7 @@ class Uploads:
         while another request is at it; and whatever `chunks` raises.
         """
         async with self._taken(target, identity) as upload:
-            await self._receive(target, upload, upload.note.algorithm, chunks, start, length, quota)
+            await self._receive(upload, upload.note.algorithm, chunks, start, length, quota)
             with _refusing():
                 await self._threads.complete(upload.rest)
             return UploadState(identity, upload.size)
@@ -194,7 +194,6 @@ class Uploads:
 
     async def _receive(
         self,
-        target: Target,
         upload: Upload,
         algorithm: str,
         chunks: AsyncIterator[bytes],
@@ -208,7 +207,7 @@ class Uploads:
             raise RangeOutOfOrder(
                 f"the upload has {offset} bytes, and this chunk begins at {start}", "go on where it ends", offset
             )
-        bound = await self._bound(target, offset, quota)
+        bound = await self._bound(upload, offset, quota)
         receiver = Receiver(upload, await self._hashes.take(upload, algorithm), bound, self._space, self._threads)
         try:
             await receiver.run(chunks, length)
@@ -229,7 +228,7 @@ class Uploads:
     ) -> int:
         algorithm = digest.algorithm
         if chunks is not None:
-            hasher = await self._receive(target, upload, algorithm, chunks, start, length, quota)
+            hasher = await self._receive(upload, algorithm, chunks, start, length, quota)
         else:
             hasher = await self._hashes.take(upload, algorithm)
             self._hashes.keep(upload, algorithm, hasher, upload.size)
@@ -242,7 +241,7 @@ class Uploads:
             )
         size = upload.size
         try:
-            counted = await self._count(target, digest, size, quota)
+            counted = await self._count(target, digest, size, quota, upload)
         except TooLarge:
             # Others came first with what was left, and what waits here would only take more of it.
             await self._threads.complete(upload.drop)
@@ -266,27 +265,29 @@ class Uploads:
         self._used(digest, size)
         _log.info(event, name=target.name, digest=str(digest), bytes=size, who=who)
 
-    async def _bound(self, target: Target, offset: int, quota: Quota | None) -> Bound:
+    async def _bound(self, upload: Upload, offset: int, quota: Quota | None) -> Bound:
         """Return how large an upload may become, of which `offset` bytes are here."""
         most = self._blob_limit
         bound = Bound(most, f"the blob has more than {most} bytes", "limits.blob in mirror.yaml allows no more")
         if quota is None:
             return bound
-        left = max(0, quota.limit - await self._quotas.used(quota))
-        if offset + left >= bound.most:
-            return bound
-        return Bound(
-            offset + left,
-            f"the quota for {target.name} has {left} of {quota.limit} bytes left",
-            REMEDY,
-        )
 
-    async def _count(self, target: Target, digest: Digest, size: int, quota: Quota | None) -> int:
+        def admit(size: int) -> int:
+            return self._quotas.admit(quota, upload, size, offset)
+
+        room = max(offset, await self._quotas.room(quota, upload.identity))
+        if room >= most:
+            return bound._replace(admit=admit)
+        return Bound(room, says(upload.note.name, room - offset, quota), REMEDY, admit)
+
+    async def _count(
+        self, target: Target, digest: Digest, size: int, quota: Quota | None, upload: Upload | None = None
+    ) -> int:
         """Count a blob that is about to be the repository's; return how much more that has by it. Raises TooLarge."""
         if self._members.now(target, digest):
             return 0
         with _refusing(), writing(target.name):
-            await self._quotas.take(target.name, size, quota)
+            await self._quotas.take(target.name, size, quota, upload)
         return size
 
     @asynccontextmanager

@@ -30,7 +30,7 @@ class UploadNote:
 
     `size` is what the request under way will bring it to, in bytes: None unknown, 0 where none is. `synced` bytes
     surely are on disk; after another `boot` only those count. `algorithm` is that of the digest to come, as far as
-    one can tell.
+    one can tell. `counted`: who holds it is making a blob of it, which quotas have counted.
     """
 
     name: str
@@ -40,6 +40,7 @@ class UploadNote:
     size: int | None
     boot: str
     synced: int = 0
+    counted: bool = False
 
     def dump(self) -> bytes:
         """Return the note as it is kept beside the upload."""
@@ -52,7 +53,7 @@ class UploadNote:
             found: Any = json.loads(raw or b"null")
             kinds = {"name": str, "algorithm": str, "who": str, "size": int | None, "boot": str, "synced": int}
             sound = all(isinstance(found[key], kind) for key, kind in kinds.items())
-            return cls(**{key: found[key] for key in cls.__slots__}) if sound else None
+            return cls(**{key: found[key] for key in cls.__slots__ if key in found}) if sound else None
         except (ValueError, LookupError, TypeError, RecursionError):
             return None
 
@@ -74,8 +75,13 @@ class Upload:
 
     def promise(self, size: int | None) -> None:
         """Note how large the request under way will make it (None: unknown): that much room counts as taken."""
-        if size != self.note.size:
-            self._write_note(replace(self.note, size=size))
+        if size != self.note.size or self.note.counted:
+            self._write_note(replace(self.note, size=size, counted=False))
+
+    def count(self) -> None:
+        """Note that quotas count it as a blob from now on, and not as an upload too, as long as this is open."""
+        if not self.note.counted:
+            self._write_note(replace(self.note, counted=True))
 
     def append(self, position: int, content: bytes | bytearray, hasher: _Hash) -> int:
         """Write `content` at `position`, feed it to `hasher` and return the new size. Raises StoreFull, StoreError."""

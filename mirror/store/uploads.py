@@ -98,15 +98,28 @@ class Uploads:
             raise
         return upload
 
-    def held(self, belongs: Callable[[str], bool]) -> int:
-        """Return how many bytes of uploads there are in the repositories that `belongs` takes by their names."""
+    def held(self, belongs: Callable[[str], bool], besides: str = "") -> int:
+        """Return how many bytes uploads have in the repositories that `belongs` takes by their names.
+
+        What a request under way will bring counts as here; the upload `besides` does not count.
+        """
         size = 0
         for name in self._names():
-            if name.endswith(".json"):
-                note = UploadNote.parse(files.read_record(str(self._layout.uploads / name), _NOTE_LIMIT))
-                found = files.look(self._layout.upload(name.removesuffix(".json")))
-                size += found.st_size if note is not None and found is not None and belongs(note.name) else 0
+            identity = name.removesuffix(".json")
+            if identity not in (name, besides):
+                note = UploadNote.parse(files.read_record(self._layout.upload_note(identity), _NOTE_LIMIT))
+                size += self._held(identity, note) if note is not None and belongs(note.name) else 0
         return size
+
+    def _held(self, identity: str, note: UploadNote) -> int:
+        path = self._layout.upload(identity)
+        found = files.look(path)
+        if found is None:
+            return 0
+        coming = max(found.st_size, note.size or 0)
+        if (note.counted or coming > found.st_size) and _is_locked(path):
+            return 0 if note.counted else coming
+        return found.st_size
 
     def tidy(self, age: float = AGE) -> int:
         """Remove uploads that nobody has changed for `age` seconds; take back what cut off requests promised.
@@ -200,6 +213,21 @@ def _lock(fd: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _is_locked(path: str) -> bool:
+    """Tell whether somebody has an upload: what its note says of a request is void where that one was killed."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 def _unseal(path: str) -> bool:

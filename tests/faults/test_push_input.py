@@ -257,6 +257,19 @@ def test_a_quota_holds_whichever_worker_is_asked(service: ForkedMirror) -> None:
     assert send(service, "DELETE", f"/v2/quota/app0/blobs/{Digest.of(bytes(2) * (75 * KIB))}").status == 202
 
 
+def test_a_quota_holds_for_uploads_that_are_left_open(service: ForkedMirror) -> None:
+    """One after the other, each with most of the quota: what is open counts before it is finished, in any worker."""
+    opened, took = [begin(service, f"quota/open{number}") for number in range(6)], 0
+    for location in opened:
+        got = send(service, "PATCH", location, bytes(900 * KIB))
+        took += got.status == 202
+        if got.status != 202:
+            refused(service, got, 413, "SIZE_INVALID")
+    assert took <= 1
+    for location in opened:
+        assert send(service, "DELETE", location).status == 204
+
+
 def test_a_quota_holds_for_many_at_once(service: ForkedMirror) -> None:
     bodies = [number.to_bytes(2, "big") * (100 * KIB) for number in range(100, 116)]
     with ThreadPoolExecutor(8) as pool:

@@ -532,6 +532,74 @@ async def test_a_quota_holds_for_those_that_come_at_once(make: Callable[..., Pus
     await both[0].uploads.put_whole(APP, Digest.of(body), pieces(body), None, "ci", quota)
 
 
+@pytest.mark.parametrize("known", [True, False], ids=["length", "chunked"])
+async def test_open_uploads_of_others_count(make: Callable[..., Pushes], known: bool) -> None:
+    """One upload after the other that is left open: what they hold never is more than the quota."""
+    both, quota = (make(), make()), Quota("team", 5000, lambda name: name.startswith("team/"))
+    opened = [(await both[0].uploads.begin(APP, "ci")).id for _ in range(6)]
+    told = []
+    for number, identity in enumerate(opened):
+        pushes = both[number % 2]
+        try:
+            await pushes.uploads.append(APP, identity, pieces(bytes(1900)), 0, 1900 if known else None, quota)
+        except TooLarge as error:
+            told.append(error.what)
+    assert told == ["the quota for team/app has 1200 of 5000 bytes left"] * 4
+    assert both[0].stored.held(quota.covers) == 3800
+    await both[1].uploads.cancel(APP, opened[0])
+    await both[0].uploads.append(APP, opened[2], pieces(bytes(1900)), 0, None, quota)
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["length", "chunked"])
+async def test_bodies_that_come_at_once_share_a_quota(make: Callable[..., Pushes], known: bool) -> None:
+    both, quota = (make(), make()), Quota("app", 2_000_000, APP.name.__eq__)
+    opened = [(await both[0].uploads.begin(APP, "ci")).id for _ in range(8)]
+    body = os.urandom(900_000)
+    parts = [body[at : at + 60_000] for at in range(0, len(body), 60_000)]
+    sending = [
+        both[number % 2].uploads.append(APP, identity, pieces(*parts), 0, len(body) if known else None, quota)
+        for number, identity in enumerate(opened)
+    ]
+    ended = await asyncio.gather(*sending, return_exceptions=True)
+    assert {type(one) for one in ended if isinstance(one, BaseException)} == {TooLarge}
+    held = both[0].stored.held(quota.covers)
+    assert held <= 2_000_000
+    if known:
+        assert held == 2 * len(body)
+
+
+async def test_what_ends_without_a_body_is_checked(make: Callable[..., Pushes]) -> None:
+    """Bytes that came while nothing bounded them; and what is under way elsewhere is not given away."""
+    pushes, quota = make(), Quota("app", 5000, APP.name.__eq__)
+    first, second = os.urandom(3000), os.urandom(2500)
+    one, other = await begun(pushes, first), await begun(pushes, second)
+    with pytest.raises(TooLarge, match=r"2500 of 5000 bytes left"):
+        await make().uploads.finish(APP, one, Digest.of(first), quota=quota)
+    assert await make().uploads.finish(APP, other, Digest.of(second), quota=quota) == 2500
+    assert pushes.under_way() == []
+
+
+async def test_what_becomes_a_blob_counts_once(pushes: Pushes, monkeypatch: pytest.MonkeyPatch) -> None:
+    quota = Quota("app", 5000, APP.name.__eq__)
+    body, commit = os.urandom(3000), pushes.uploads._commit
+    left = []
+
+    def committing(target: Target, upload: Upload, digest: Digest, size: int) -> None:
+        left.append(pushes.uploads._quotas._room(quota, ""))
+        if len(left) == 1:
+            raise StoreError("not this time")
+        commit(target, upload, digest, size)
+
+    monkeypatch.setattr(pushes.uploads, "_commit", committing)
+    identity = await begun(pushes, body)
+    with pytest.raises(StoreError):
+        await pushes.uploads.finish(APP, identity, Digest.of(body), quota=quota)
+    assert pushes.uploads._quotas._room(quota, "") == 2000, "it is an upload again"
+    await pushes.uploads.finish(APP, identity, Digest.of(body), quota=quota)
+    assert left == [2000, 2000]
+    assert pushes.uploads._quotas._room(quota, "") == 2000
+
+
 async def test_what_fails_at_its_end_does_not_count(pushes: Pushes, monkeypatch: pytest.MonkeyPatch) -> None:
     quota = Quota("app", 1000, APP.name.__eq__)
     body = os.urandom(900)

@@ -399,6 +399,33 @@ def test_what_a_cut_off_request_promised_is_given_back(store: Store) -> None:
     assert store.uploads.tidy() == 0
 
 
+def test_what_a_request_will_bring_is_held_until_its_process_is_gone(store: Store) -> None:
+    def held(besides: str = "") -> int:
+        return store.uploads.held(NAME.__eq__, besides)
+
+    upload = store.uploads.begin(NAME, "sha256", "ci")
+    upload.append(0, BODY, hashlib.sha256())
+    upload.promise(None)
+    assert held() == len(BODY)
+    upload.promise(5 * MIB)
+    assert held() == 5 * MIB
+    assert held(upload.identity) == store.uploads.held("other".__eq__) == 0
+    upload.close()
+    assert held() == len(BODY)
+    upload = store.take(upload.identity)
+    upload.count()
+    assert held() == 0, "it counts as a blob"
+    upload.promise(5 * MIB)
+    assert held() == 5 * MIB
+    upload.close()
+    # Notes of before know nothing of that.
+    path = store.layout.uploads / f"{upload.identity}.json"
+    note = json.loads(path.read_text())
+    del note["counted"]
+    path.write_text(json.dumps(note))
+    assert held() == len(BODY)
+
+
 def test_there_are_only_so_many(
     store: Store, monkeypatch: pytest.MonkeyPatch, days_on: Callable[[float], None]
 ) -> None:
