@@ -13,6 +13,7 @@ from mirror.oci.reference import check_set
 from mirror.offline.plan import Plan
 
 SETS_FOLDER = Path("/etc/mirror/sets")
+ENDINGS = (".yaml", ".yml", ".txt")  # of image sets there, in the order in which they are looked for
 _IMAGE_SET_LIMIT = 4 * 1024 * 1024  # bytes, as image sets are read
 _STORED = re.compile(r"(?P<set>[^@/]+)(?:@(?P<number>[1-9][0-9]{0,8}))?")
 
@@ -46,12 +47,13 @@ class Stored:
 def choose_file(desk: Desk, given: str) -> File | None:
     """Return the image set or plan file that `given` names; None where it names none.
 
-    A bare NAME is /etc/mirror/sets/NAME.yaml if that is there. For threads.
+    A bare NAME is /etc/mirror/sets/NAME with one of ENDINGS if that is there. For threads.
     """
-    path = Path(given)
-    if "/" not in given and not _exists(desk, path):
-        path = SETS_FOLDER / f"{given}.yaml"
-    if not _exists(desk, path):
+    places = [Path(given)]
+    if "/" not in given:
+        places += [SETS_FOLDER / f"{given}{ending}" for ending in ENDINGS]
+    path = next((place for place in places if _exists(desk, place)), None)
+    if path is None:
         return None
     raw = read_head(desk.outside, path, _IMAGE_SET_LIMIT + 1)
     if raw.lstrip()[:1] == b"{" and b'"kind": "plan"' in raw[:4096]:
@@ -118,7 +120,13 @@ def unknown_set(desk: Desk, given: str) -> ConfigurationError:
     """Return the error for what names neither a file nor a set."""
     names = desk.sets.names()
     remedy = f"the sets here are {', '.join(names)}" if names else "there are no sets here yet: sync or load one"
-    return ConfigurationError([Problem("no_set", f"'{given}' is neither a file nor a set here", "", remedy)])
+    what = f"'{given}' is neither a file nor a set here{looked(given)}"
+    return ConfigurationError([Problem("no_set", what, "", remedy)])
+
+
+def looked(given: str) -> str:
+    """Return where else a bare name was looked for, in brackets; nothing for a path."""
+    return "" if "/" in given else f" (nor {SETS_FOLDER}/{given} with {', '.join(ENDINGS)})"
 
 
 def _is_set(desk: Desk, name: str) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mirror.cli.choose import File, Stored, choose_file, choose_stored
+from mirror.cli.choose import File, Stored, choose_file, choose_stored, looked
 from mirror.cli.desk import Desk
 from mirror.cli.outcome import DONE, FAILED, INCOMPLETE, NO_SPACE, TEMPORARY, Outcome, size_text, table
 from mirror.cli.progress import Step, shown
@@ -90,7 +90,11 @@ def _file(desk: Desk, wanted: Wanted) -> File:
     found = choose_file(desk, wanted.given)
     if found is None:
         raise ConfigurationError(
-            [Problem("no_file", f"there is no image set file '{wanted.given}'", "", "give its path")]
+            [
+                Problem(
+                    "no_file", f"there is no image set file '{wanted.given}'{looked(wanted.given)}", "", "give its path"
+                )
+            ]
         )
     return found
 

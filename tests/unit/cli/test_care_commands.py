@@ -12,6 +12,7 @@ import pytest
 
 from mirror.admin import scrub as scrubbing
 from mirror.admin.scrub_state import State, last_pass
+from mirror.cli import choose
 from mirror.oci.digest import Digest
 from mirror.offline.plan import Image as PlannedImage
 from mirror.offline.plan import Plan, PlannedBlob, PlannedManifest
@@ -359,6 +360,20 @@ def test_what_a_manifest_names_before_it_is_pushed_is_awaited(site: Site, monkey
     site.path(layer).rename(site.folder / "coming")
     monkeypatch.setattr(scrubbing.time, "sleep", lambda _: (site.folder / "coming").rename(site.path(layer)))
     assert site.told("scrub")["missing"] == []
+
+
+@pytest.mark.parametrize("ending", [".yaml", ".yml", ".txt"])
+def test_a_bare_name_is_an_image_set_file_of_that_folder(
+    site: Site, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    folder = site.folder / "sets"
+    folder.mkdir()
+    monkeypatch.setattr(choose, "SETS_FOLDER", folder)
+    refused = site.run("plan", "prod", code=78).output
+    assert f"'prod' (nor {folder}/prod with .yaml, .yml, .txt)" in refused
+    assert f"here (nor {folder}/prod with .yaml, .yml, .txt)" in site.run("sync", "prod", code=78).output
+    (folder / f"prod{ending}").write_text("")
+    assert str(folder / f"prod{ending}") in site.run("plan", "prod", code=78).output
 
 
 def test_a_set_is_scrubbed_and_held(site: Site) -> None:
