@@ -135,6 +135,9 @@ def _corrupt(facts: Facts) -> Iterator[Trouble]:
 
 
 def _sets(facts: Facts) -> Iterator[Trouble]:
+    damaged = facts["damaged_record"]
+    if damaged is not None:
+        yield Trouble("RecordDamaged", damaged["what"], facts["store"]["path"], damaged["remedy"])
     for one in facts["sets"]:
         name = f"{one['set']}@{one['generation']}"
         if one["state"] == "incomplete":

@@ -130,7 +130,7 @@ class Status:
     def _look(self) -> dict[str, Any]:
         locked = locked_files()
         lock = inode(self._layout.housekeeping_lock)
-        sets, busy = self._sets(locked)
+        sets, busy, damaged = self._sets(locked)
         return {
             "changed": self._prepared.has_changed,
             "refused": [one.as_dict() for one in self._refused.find()],
@@ -139,6 +139,7 @@ class Status:
             "uploads": sum(1 for entry in _list(self._layout.uploads) if entry.endswith(".json")),
             "sets": sets,
             "busy_sets": busy,
+            "damaged_record": damaged,
             "scrub": self._scrub(),
             "housekeeping": lock in locked if locked else None,
         }
@@ -215,8 +216,8 @@ class Status:
             )
         return found
 
-    def _sets(self, locked: frozenset[int]) -> tuple[list[dict[str, Any]], list[str]]:
-        """Return what is here of each generation, and the sets that somebody works on.
+    def _sets(self, locked: frozenset[int]) -> tuple[list[dict[str, Any]], list[str], dict[str, str] | None]:
+        """Return what is here of each generation, the sets that somebody works on, and the record that is damaged.
 
         A generation that a later complete one follows may be unfinished for good: that is nobody's trouble.
         """
@@ -224,8 +225,10 @@ class Status:
         try:
             complete = {(one.set, one.generation): one for one in sets.current()}
             missing = self._pins.missing()
-        except (OSError, StoreError):
-            return [], []
+        except StoreError as error:
+            return [], [], {"what": error.what, "remedy": error.remedy}
+        except OSError as error:
+            return [], [], {"what": f"what is known of sets cannot be read: {error}", "remedy": "look at that file"}
         busy = [name for name in sets.names() if inode(self._layout.lock(f"set {name}")) in locked]
         newest = {name: max(number for other, number in complete if other == name) for name, _ in complete}
         found = []
@@ -244,7 +247,7 @@ class Status:
                     "completed": one.completed if one is not None else None,
                 }
             )
-        return found, busy
+        return found, busy, None
 
     def _scrub(self) -> dict[str, Any] | None:
         """Return what the scrub noted of itself."""

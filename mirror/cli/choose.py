@@ -10,6 +10,7 @@ from mirror.cli.desk import Desk, read_head
 from mirror.cli.outcome import SetIncomplete
 from mirror.errors import ConfigurationError, NameInvalid, Problem
 from mirror.oci.reference import check_set
+from mirror.offline.complete import stored_plan
 from mirror.offline.plan import Plan
 
 SETS_FOLDER = Path("/etc/mirror/sets")
@@ -92,13 +93,13 @@ def stored(desk: Desk, name: str, number: int | None, *, complete: bool) -> Stor
         if not candidates:
             raise SetIncomplete(f"no generation of set {name} is complete here", f"mirror verify {name}")
         number = candidates[-1]
-    raw = desk.sets.read(name, number)
-    if raw is None:
+    plan = stored_plan(desk.sets, name, number)
+    if plan is None:
         known = ", ".join(f"{name}@{one}" for one in numbers)
         raise ConfigurationError(
             [Problem("no_generation", f"there is no {name}@{number} here", "", f"there is {known}")]
         )
-    return Stored(Plan.parse(raw), number, (name, number) in current)
+    return Stored(plan, number, (name, number) in current)
 
 
 def _of_plan(desk: Desk, plan: Plan) -> Stored:

@@ -10,7 +10,7 @@ from mirror.cli.desk import Desk
 from mirror.cli.outcome import Outcome, count_text, size_text, table
 from mirror.errors import NotHere
 from mirror.oci.digest import Digest
-from mirror.offline.plan import Plan
+from mirror.offline.complete import stored_plan
 from mirror.store.hosted import Hosted
 from mirror.store.manifests import Manifests
 from mirror.store.pins import ImagePins
@@ -111,8 +111,8 @@ def _upstream(desk: Desk) -> Callable[[str], str]:
 def _count_sets(desk: Desk, contents: Contents) -> None:
     for name in desk.sets.names():
         for number in desk.sets.generations(name):
-            raw = desk.sets.read(name, number)
-            if raw is not None:
-                contents.count(f"{name}@{number}", Plan.parse(raw).content)
+            plan = stored_plan(desk.sets, name, number)
+            if plan is not None:
+                contents.count(f"{name}@{number}", plan.content)
     for one in ImagePins(desk.opened.layout).list():
         contents.count(str(one), one.content)

@@ -18,7 +18,7 @@ from mirror.offline.graph import GraphInvalid, excerpt
 from mirror.offline.graph import read as read_graph
 from mirror.offline.graph_files import write_graphs
 from mirror.offline.here import Store
-from mirror.offline.plan import GraphExcerpt, Plan, PlannedManifest
+from mirror.offline.plan import GraphExcerpt, Plan, PlanInvalid, PlannedManifest
 from mirror.store import files
 from mirror.store.manifests import Manifests as Rows
 from mirror.store.referrers import Referrers
@@ -69,14 +69,26 @@ def complete(plan: Plan, number: int, how: How, store: Store, sets: Sets) -> Inc
     return lacking
 
 
+def stored_plan(sets: Sets, name: str, number: int) -> Plan | None:
+    """Return the plan of a generation, None where there is none. Raises StoreError where its file is damaged."""
+    raw = sets.read(name, number)
+    try:
+        return None if raw is None else Plan.parse(raw)
+    except PlanInvalid as error:
+        raise StoreError(
+            f"the record of {name}@{number}, {sets.path(name, number)}, is damaged",
+            f"remove that file, then sync or load set {name} again",
+        ) from error
+
+
 def refresh_graphs(store: Store, sets: Sets) -> None:
     """Write what the update graph says of all complete generations, for `serve` to answer from. For threads only."""
     with sets.locked():  # so that what is read last is written last
         excerpts: list[GraphExcerpt] = []
         for one in sets.current():
-            raw = sets.read(one.set, one.generation)
-            if raw is not None:
-                excerpts += _own(Plan.parse(raw))
+            plan = stored_plan(sets, one.set, one.generation)
+            if plan is not None:
+                excerpts += _own(plan)
         write_graphs(store.layout, excerpts)
 
 

@@ -77,7 +77,8 @@ class Sets:
             )
         except (OSError, ValueError, LookupError, TypeError, RecursionError, NameInvalid, DigestInvalid) as error:
             raise StoreError(
-                "sets/current in the store cannot be read", "remove that file, then sync or load each set again"
+                f"the record of complete sets, {self._current}, is damaged",
+                "remove that file, then sync or load each set again",
             ) from error
 
     def complete(self, name: str, number: int, plan: Digest, how: How) -> None:
@@ -115,6 +116,10 @@ class Sets:
     def read(self, name: str, number: int) -> bytes | None:
         """Return the plan of a generation as it was written, None where there is none."""
         return files.read_record(str(self._layout.generation(name, number)), _PLAN_LIMIT)
+
+    def path(self, name: str, number: int) -> str:
+        """Return the path of a generation's plan."""
+        return str(self._layout.generation(name, number))
 
     def write(self, name: str, number: int, plan: bytes) -> None:
         """Write a generation's plan, durably: what it names is pinned when this returns. Raises OSError."""
@@ -285,7 +290,8 @@ def _sizes(path: str) -> dict[str, int]:
         }
     except (OSError, ValueError, LookupError, TypeError, RecursionError, DigestInvalid) as error:
         raise StoreError(
-            f"the record of what is pinned, {path}, is damaged", "remove it, and make that set or pin that image again"
+            f"the record of what is pinned, {path}, is damaged",
+            "remove it, then sync or load that set, or pin that image, again",
         ) from error
 
 

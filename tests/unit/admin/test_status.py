@@ -50,6 +50,7 @@ def facts(**changes: Any) -> dict[str, Any]:
         },
         "sets": [],
         "busy_sets": [],
+        "damaged_record": None,
         "scrub": {"bad": 0},
         "upstreams": [{"name": "lab", "state": "reachable", "credential": "ok", "endpoints": []}],
         "certificate": {"path": "tls.crt", "expires": time.time() + 90 * 86400},
@@ -76,6 +77,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"scrub": {"bad": 2}}, "ContentCorrupt", "mirror scrub"),
     ({"scrub": {"bad": ["sha256:a"]}}, "ContentCorrupt", "mirror scrub"),
     ({"sets": [PROD]}, "SetIncomplete", "verify prod@5"),
+    ({"damaged_record": {"what": "/s/sets/current", "remedy": "remove it"}}, "RecordDamaged", "remove"),
     ({"upstreams": upstream("reachable", "refused")}, "LoginRefused", "renew"),
     ({"upstreams": upstream("away", "ok", "no route")}, "UpstreamAway", "online"),
     ({"certificate": {"expires": time.time() - 5}}, "CertificateExpired", "reread"),
@@ -231,6 +233,17 @@ async def test_sets_are_complete_incomplete_on_their_way_or_left(
     busy.release()
     assert {one["generation"]: one["state"] for one in found["sets"]}[4] == "running"
     assert found["conditions"][1]["reason"] == "Syncing"
+
+
+@pytest.mark.parametrize("name", ["current", "prod/1.json"])
+async def test_a_damaged_record_of_sets_is_named(status: Callable[..., tuple[Status, Room, Board]], name: str) -> None:
+    tell, room, _ = status()
+    path = room.layout.sets / name
+    Sets(room.layout).write("prod", 1, b'{"manifests": [], "blobs": [], "images": []}')
+    path.write_bytes(b"\0garbage")
+    (problem,) = [one for one in (await tell())["problems"] if one["code"] == "record_damaged"]
+    assert str(path) in problem["what"]
+    assert "sync or load" in problem["remedy"]
 
 
 async def test_what_would_free_how_much_and_what_a_scrub_noted(

@@ -407,6 +407,25 @@ def test_a_set_is_scrubbed_and_held(site: Site) -> None:
     assert list(site.layout.sets.glob("prod*")) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("current", ("verify",)),
+        ("current", ("ls",)),
+        ("prod/1.json", ("verify",)),
+        ("prod/1.json", ("ls",)),
+        ("prod/1.json", ("du", "--by", "set")),
+    ],
+)
+def test_a_damaged_record_of_a_set_is_named(site: Site, name: str, words: tuple[str, ...]) -> None:
+    path = site.layout.sets / name
+    Sets(site.layout).write("prod", 1, b"garbage")
+    path.write_bytes(b"garbage")
+    told = site.told(*words, code=1)
+    assert [str(path) in one["what"] for one in told["problems"]] == [True]
+    assert "then sync or load" in told["problems"][0]["remedy"]
+
+
 def test_a_scrub_that_was_stopped_goes_on(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     digests = sorted(site.stored())
     calls = 0
