@@ -48,6 +48,22 @@ def make_authority(site: str, now: datetime.datetime) -> Pair:
     return _sign(builder, key, key)
 
 
+def unnamed(certificate: bytes, hosts: Sequence[str]) -> list[str]:
+    """Return which of `hosts` a certificate does not name; none where it is no certificate, which others tell."""
+    try:
+        names = x509.load_pem_x509_certificate(certificate).extensions.get_extension_for_class(
+            x509.SubjectAlternativeName
+        )
+    except x509.ExtensionNotFound:
+        return list(hosts)
+    except (ValueError, x509.DuplicateExtension):
+        return []
+    exact = {_general_name(host): host for host in hosts}
+    lacking = [host for name, host in exact.items() if name not in names.value]
+    above = {one.removeprefix("*") for one in names.value.get_values_for_type(x509.DNSName) if one.startswith("*.")}
+    return [host for host in lacking if host[host.find(".") :] not in above]
+
+
 def make_server(authority: Pair, hosts: Sequence[str], now: datetime.datetime) -> Pair:
     """Return a certificate for a server that is reached by any of `hosts`, names and addresses.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from mirror.admin.authority import Pair, make_authority, make_server
+from mirror.admin.authority import Pair, make_authority, make_server, unnamed
 from mirror.cli.options import DEFAULT_CONFIG
 from mirror.cli.outcome import Outcome
 from mirror.cli.secret_files import SecretFile
@@ -75,7 +75,10 @@ def begin(path: Path, hosts: Sequence[str], store: Path | None, outcome: Outcome
     made.put(path, text.encode(), _OPEN)
     config = load(path)
     made.group = _group_of(config.storage.path)
+    stays = config.tls.certificate is not None and config.tls.certificate.exists()
     certified = _certify(config, hosts or _own_names(), made)
+    if stays and config.tls.certificate is not None:
+        _warn_of_unnamed(config.tls.certificate, hosts, outcome)
     password = _first_user(config, made)
     for secret in config.pull_secrets:
         made.put(secret, b'{"auths": {}}\n', _SECRET)
@@ -162,6 +165,14 @@ def _certify(config: Config, hosts: Sequence[str], made: _Made) -> Path | None:
     made.put(key, server.key, _SECRET)
     made.put(certificate, server.certificate, _OPEN)
     return authority
+
+
+def _warn_of_unnamed(certificate: Path, hosts: Sequence[str], outcome: Outcome) -> None:
+    """Say which of the stated hosts a certificate that stays does not name."""
+    content = SecretFile(certificate, _OPEN).read() or b""
+    if lacking := unnamed(content, hosts):
+        names = ", ".join(lacking)
+        outcome.warn([f"{certificate} stays, and does not name {names}: move it and its key away, then run this again"])
 
 
 def _both(certificate: Path, key: Path) -> bool:

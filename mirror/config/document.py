@@ -84,7 +84,7 @@ def _read_text(path: Path) -> str:
         with path.open("rb") as file:
             content = file.read(_LARGEST + 1)
     except FileNotFoundError:
-        remedy = "name another with --config or $MIRROR_CONFIG; config/mirror.yaml shows every key"
+        remedy = "write a first one: mirror init; or name another with --config or $MIRROR_CONFIG"
         raise refuse("unreadable", "there is no such file", remedy) from None
     except OSError as error:
         raise refuse("unreadable", f"cannot be read: {error.strerror}", "let the service's user read it") from error

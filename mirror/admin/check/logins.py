@@ -80,7 +80,7 @@ def find_in_logins(config: Config, secrets: Sequence[SecretFile]) -> Iterator[Fi
             yield Finding("information", "pull_secret_unused", what, secret.where, remedy)
     for name, upstream in config.upstreams.items():
         needing = _LOGIN_NEEDED & hosts_of(upstream)
-        if needing and not describe_login(config, upstream, secrets):
+        if needing and not config.offline and not describe_login(config, upstream, secrets):
             what = f"{', '.join(sorted(needing))} answers nobody without a login, and there is none for it"
             remedy = "name a pull secret (console.redhat.com/openshift/install/pull-secret) under `pull_secrets`"
             yield Finding("warning", "login_missing", what, config.source.where("upstreams", name), remedy)

@@ -103,7 +103,7 @@ def _find_in_space(config: Config, folder: Path) -> Iterator[Finding]:
     keep = storage.keep_free.of(total)
     where = config.source.where("storage", "keep_free")
     if free < keep:
-        what = f"{_gib(free)} are free at {folder} and keep_free keeps {_gib(keep)}, so nothing new would be stored"
+        what = f"{_size(free)} are free at {folder} and keep_free keeps {_size(keep)}, so nothing new would be stored"
         yield Finding("warning", "store_full", what, where, "make room, or lower storage.keep_free")
     stated = storage.keep_free.bytes
     if stated is not None and 0 < stated < _LEAST_TO_MEAN:
@@ -111,7 +111,7 @@ def _find_in_space(config: Config, folder: Path) -> Iterator[Finding]:
             "warning", "keep_free_small", f"keep_free is {stated} bytes", where, f"write {stated}% or {stated}GiB"
         )
     if storage.cache_size is not None and storage.cache_size > total - keep:
-        what = f"cache_size is more than keep_free leaves of the {_gib(total)} at {folder}; keep_free decides"
+        what = f"cache_size is more than keep_free leaves of the {_size(total)} at {folder}; keep_free decides"
         yield Finding("information", "cache_size_large", what, config.source.where("storage", "cache_size"))
 
 
@@ -123,5 +123,9 @@ def _existing(path: Path) -> Path:
     return Path("/")
 
 
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB"
+def _size(size: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(size) < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"

@@ -483,6 +483,7 @@ upstreams:
 async def test_a_registry_that_needs_a_login_and_has_none_is_a_warning(checked, folder):
     text = "upstreams: {registry.redhat.io: }"
     assert "login_missing" in found(await checked(text), "warning")
+    assert "login_missing" not in found(await checked(f"offline: true\n{text}"), "warning")
     write(folder / "secret.json", pull_secret(**{"registry.redhat.io": "1|a:b"}))
     assert "login_missing" not in found(await checked(f"{text}\npull_secrets: [secret.json]"), "warning")
 
@@ -546,6 +547,7 @@ async def test_less_room_than_is_kept_free_is_a_warning(checked, folder, monkeyp
     monkeypatch.setattr(os, "statvfs", little)
     report = await checked("storage: {path: store, keep_free: 1GiB}")
     assert "store_full" in found(report, "warning")
+    assert "0.0 GiB" not in one(report, "store_full").what
     assert report.ok
 
 

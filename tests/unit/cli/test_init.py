@@ -26,7 +26,7 @@ from tests.tools.processes import free_port
 def init(*arguments, code=0):
     done = CliRunner().invoke(main, ["init", *map(str, arguments)])
     assert done.exit_code == code, done.output
-    return done.output
+    return done.stdout if "--json" in arguments else done.output
 
 
 @pytest.fixture
@@ -131,6 +131,14 @@ def test_a_second_run_changes_nothing_and_brings_back_what_was_moved_away(begun)
     x509.load_pem_x509_certificate((folder / "tls.crt").read_bytes()).verify_directly_issued_by(issuer)
     kept = [path for path in before if path.name not in ("tls.crt", "tls.key")]
     assert all(path.read_bytes() == before[path] for path in kept)
+
+
+def test_a_host_that_a_certificate_that_stays_lacks_is_said(begun):
+    _, folder = begun
+    said = init("--config", folder / "mirror.yaml", "--host", "10.0.0.5", "--host", "other", "--host", "mirror.lab")
+    assert f"{folder / 'tls.crt'} stays, and does not name other: " in said
+    assert "does not name" not in init("--config", folder / "mirror.yaml", "--host", "mirror.lab")
+    assert "does not name" not in init("--config", folder / "mirror.yaml")
 
 
 def test_a_certificate_of_ones_own_needs_no_ca(tmp_path):

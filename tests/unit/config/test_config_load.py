@@ -320,6 +320,7 @@ def test_a_file_that_is_not_there_says_what_to_do(tmp_path):
     assert [(problem.code, problem.where) for problem in raised.value.problems] == [
         ("unreadable", str(tmp_path / "mirror.yaml"))
     ]
+    assert "mirror init" in raised.value.problems[0].remedy
     with pytest.raises(ConfigurationError):
         load(tmp_path)
 
