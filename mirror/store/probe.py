@@ -43,7 +43,7 @@ def prepare(layout: Layout, *, to_serve: bool = False) -> tuple[str, ...]:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         _check_owner(layout)
         names = set(os.listdir(root))
-        _check_owners_below(layout, names)
+        check_owners(layout, os.geteuid())
     except OSError as error:
         remedy = _READ_ONLY if error.errno == errno.EROFS else "see storage.path"
         raise StoreUnusable(f"the store {root} cannot be used ({error.strerror})", remedy) from error
@@ -81,18 +81,18 @@ def _check_owner(layout: Layout) -> None:
     )
 
 
-def _check_owners_below(layout: Layout, names: set[str]) -> None:
-    """Raise StoreUnusable if the first two levels of folders hold somebody else's. Raises OSError."""
-    user = os.geteuid()
+def check_owners(layout: Layout, user: int) -> None:
+    """Raise StoreUnusable if the first two levels of folders hold what is not of `user`. Raises OSError."""
     if user == 0:
         return  # whom nothing is closed to
+    names = set(os.listdir(layout.root))
     for path in _first_levels(layout, names):
         owner = os.lstat(path).st_uid
         if owner != user:
             mine = os.lstat(layout.format).st_uid if layout.format.name in names else user
             name = shlex.quote(_user_name(mine or user))
             raise StoreUnusable(
-                f"{path} in the store belongs to {_user_name(owner)}, and this runs as {_user_name(user)}",
+                f"{path} in the store belongs to {_user_name(owner)}, and the service runs as {_user_name(user)}",
                 f"stop the service, then run: sudo chown -R {name}: {shlex.quote(str(layout.root))}",
             )
 

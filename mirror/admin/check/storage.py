@@ -13,6 +13,8 @@ from mirror.admin.check.surroundings import Surroundings, user_name
 from mirror.config import Config
 from mirror.errors import MirrorError, Problem
 from mirror.outside import owner_of
+from mirror.store import probe
+from mirror.store.layout import Layout
 
 # Tries what the store relies on in its directory, writing there: returns what it can live with, raises MirrorError
 # for what it cannot.
@@ -35,6 +37,8 @@ def find_in_storage(config: Config, around: Surroundings, probe_store: StoreProb
         # Only who serves may write into the store: a file of root's would be one that the service cannot replace.
         if probe_store is not None and around.is_self and all(finding.severity != "error" for finding in findings):
             yield from _probe(probe_store, path, where)
+        elif not around.is_self:
+            yield from _find_strangers(path, where, around.user.uid)
     elif not existing.is_dir():
         what = f"{existing} is not a directory, so {path} cannot be made"
         yield Finding("error", "store_unusable", what, where, "name another path")
@@ -92,6 +96,15 @@ def _probe(probe_store: StoreProbe, path: Path, where: str) -> Iterator[Finding]
     try:
         for problem in probe_store(path):
             yield Finding("warning", problem.code, problem.what, problem.where or where, problem.remedy)
+    except MirrorError as error:
+        yield Finding("error", "store_unusable", error.what, where, error.remedy)
+
+
+def _find_strangers(path: Path, where: str, user: int) -> Iterator[Finding]:
+    try:
+        probe.check_owners(Layout(path), user)
+    except OSError:
+        return  # not ours to look into
     except MirrorError as error:
         yield Finding("error", "store_unusable", error.what, where, error.remedy)
 

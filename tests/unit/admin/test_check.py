@@ -573,6 +573,12 @@ async def test_the_stores_own_probe_is_asked_only_of_a_store_that_is_ours(checke
     assert len(asked) == 1
 
 
+async def test_root_is_told_of_folders_that_are_not_the_services(checked, folder):
+    (folder / "store" / "blobs").mkdir()
+    report = await checked("", surroundings=stranger(folder))
+    assert f"{folder}/store/blobs in the store belongs to " in one(report, "store_unusable").what
+
+
 async def test_a_file_system_that_does_not_keep_locks_is_an_error(checked):
     def probe(path):
         raise StoreUnusable("the file system keeps no locks", "use a local disk")
