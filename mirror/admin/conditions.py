@@ -113,7 +113,10 @@ def _store(facts: Facts) -> Iterator[Trouble]:
         )
     elif store["room_bytes"] is not None and store["room_bytes"] + store["evictable_bytes"] < LITTLE_ROOM:
         free, total, kept = (_size(store[key]) for key in ("free_bytes", "total_bytes", "keep_free_bytes"))
-        what = f"there is no room and nothing may be evicted: {free} are free of {total}, {kept} are to stay free"
+        what = (
+            f"there is no room and nothing may be evicted: {free} are free of {total}, {kept} are to stay free, and"
+            f" room is taken {_size(LITTLE_ROOM)} at a time"
+        )
         freeing = ", ".join(f"{name} {_size(size)}" for name, size in store["would_free"][:_NAMED])
         remedy = "enlarge the disk, or lower storage.keep_free"
         remedy += (

@@ -21,7 +21,7 @@ from mirror.store.index import Index
 from mirror.store.layout import Layout
 from mirror.store.leftovers import Leftovers
 from mirror.store.lock import FileLock
-from mirror.store.promises import allocated, owed, promised
+from mirror.store.promises import UNIT, allocated, owed, promised
 from mirror.store.sets import Pins
 
 _ROUNDS = 4  # of making room under the lock, before another process's growth is held responsible
@@ -255,8 +255,11 @@ class Space:
             if self._offline
             else (f"{_text(self.eviction.evictable())} can be evicted")
         )
+        unit = (
+            f" (its size is not known before its end, so room is taken {_text(UNIT)} at a time)" if size is None else ""
+        )
         return StoreFull(
-            f"no room for {_text(owed(size, 0))} of {coming.what}:{bound}{inodes} {_text(disk.free)} are free of"
+            f"no room for {_text(owed(size, 0))} of {coming.what}{unit}:{bound}{inodes} {_text(disk.free)} are free of"
             f" {_text(disk.total)}, {_text(self._keep_free.of(disk.total))} of them are kept free,"
             f" {_text(waiting.owed)} are promised to downloads under way, and {evictable}",
             self._remedy(coming),

@@ -103,6 +103,12 @@ def test_each_trouble_has_a_reason_and_a_remedy_and_is_in_the_manual(
     assert f"`{reason}`" in ROOT.joinpath("docs/operations.md").read_text()
 
 
+def test_a_small_disk_is_told_how_room_is_taken() -> None:
+    small = {"total_bytes": 40 << 20, "free_bytes": 40 << 20, "keep_free_bytes": 2 << 20, "room_bytes": 38 << 20}
+    (trouble,) = find_troubles(facts(store=small))
+    assert trouble.what.endswith("2.0 MiB are to stay free, and room is taken 64.0 MiB at a time")
+
+
 def test_a_service_that_is_well() -> None:
     found = facts()
     assert find_troubles(found) == []

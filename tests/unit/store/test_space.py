@@ -198,6 +198,15 @@ def test_more_than_the_disk_evicts_nothing(make: Make) -> None:
     assert store.here() == [1, 2, 3]
 
 
+def test_what_does_not_say_its_size_says_how_room_is_taken(make: Make) -> None:
+    store = make(keep_free=make().space.disk().total)
+    with pytest.raises(StoreFull, match=r"no room for 64.0 MiB of a push to team/app \(.* 64.0 MiB at a time\): "):
+        store.space.reserve_upload("0" * 36, "team/app", None)
+    with pytest.raises(StoreFull) as caught:
+        store.space.reserve_upload("0" * 36, "team/app", 4096)
+    assert "at a time" not in str(caught.value)
+
+
 def test_kept_free_space_is_not_given_away(make: Make, tmp_path: Path) -> None:
     found = os.statvfs(tmp_path)
     store = make(keep_free=found.f_blocks * found.f_frsize)
