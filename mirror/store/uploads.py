@@ -27,9 +27,13 @@ from mirror.store.upload import IDLE, Upload, UploadNote, writing
 AGE = 7 * 86400.0  # seconds without a change, after which nobody comes back to an upload
 
 # What is under way at once. Each promise looks at all notes, those of downloads too; where so many are left behind,
-# nobody is coming back to most of them.
+# nobody is coming back to most of them. From half of it on nobody begins one who has an eighth of it: one client must
+# not take the places of all.
 _MOST = 4096
+_CROWD = _MOST // 2
+_SHARE = _MOST // 8
 _CROWDED_AGE = 3600.0  # seconds
+_CROWDED_EMPTY_AGE = 600.0  # of an upload without a byte: nothing is lost with it
 
 _NOTE_LIMIT = 16 * 1024
 _IDENTITY = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -47,13 +51,11 @@ class Uploads:
     def begin(self, name: str, algorithm: str, who: str) -> Upload:
         """Begin an upload to repository `name` and return it, open. Raises StoreFull, StoreError.
 
-        NotYet: more are under way than can be, even without those that nobody has changed for an hour.
+        NotYet: more are under way than can be, even without those that nobody has changed for an hour; or many are,
+        and too many of them are begun by `who`.
         """
-        if self._crowded():
-            self.tidy(_CROWDED_AGE)
-            if self._crowded():
-                _log.warning("too_many_uploads", most=_MOST)
-                raise NotYet("too many uploads are under way", "finish or cancel some of them")
+        if self._places() >= _CROWD:
+            self._make_place(who)
         identity = str(uuid.uuid4())
         note = UploadNote(name, algorithm, who, time.time(), IDLE, self._boot)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -121,10 +123,11 @@ class Uploads:
             return 0 if note.counted else coming
         return found.st_size
 
-    def tidy(self, age: float = AGE) -> int:
+    def tidy(self, age: float = AGE, empty_age: float | None = None) -> int:
         """Remove uploads that nobody has changed for `age` seconds; take back what cut off requests promised.
 
-        Return the bytes of room that this gives. Leaves alone what somebody is writing.
+        Those without a byte go after `empty_age`, where that is given. Return the bytes of room that this gives. Leaves
+        alone what somebody is writing.
         """
         freed = 0
         for name in self._names():
@@ -132,14 +135,14 @@ class Uploads:
             if _IDENTITY.fullmatch(identity) is None:
                 continue
             if name.endswith(".part"):
-                freed += self._tidy(identity, age)
+                freed += self._tidy(identity, age, age if empty_age is None else empty_age)
             elif name.endswith(".json") and files.look(self._layout.upload(identity)) is None:
                 path = self._layout.upload_note(identity)
                 if _idle_for(path, age):
                     files.remove(path)
         return freed
 
-    def _tidy(self, identity: str, age: float) -> int:
+    def _tidy(self, identity: str, age: float, empty_age: float) -> int:
         path, note_path = self._layout.upload(identity), self._layout.upload_note(identity)
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -151,7 +154,7 @@ class Uploads:
             note = UploadNote.parse(files.read_record(note_path, _NOTE_LIMIT))
             held = allocated(path)
             promised = owed(note.size, held) if note is not None else 0
-            if _idle_for(path, age):
+            if _idle_for(path, age if files.status(fd).st_size else empty_age):
                 files.remove(note_path)
                 files.remove(path)
                 _log.info("upload_abandoned", name=note.name if note is not None else "", bytes=held)
@@ -166,8 +169,31 @@ class Uploads:
         finally:
             os.close(fd)
 
-    def _crowded(self) -> bool:
-        return len(self._names()) >= 2 * _MOST
+    def _make_place(self, who: str) -> None:
+        """Make place for one more upload among many. Raises NotYet where there is none for `who`."""
+        if self._begun_by(who) >= _SHARE:
+            self.tidy(empty_age=_CROWDED_EMPTY_AGE)
+            if self._places() >= _CROWD and self._begun_by(who) >= _SHARE:
+                _log.warning("too_many_uploads", most=_SHARE, who=who)
+                raise NotYet(
+                    f"many uploads are under way, and too many of them were begun by {who}",
+                    "finish or cancel uploads of your own",
+                )
+        if self._places() >= _MOST:
+            self.tidy(empty_age=_CROWDED_EMPTY_AGE)
+        if self._places() >= _MOST:
+            self.tidy(_CROWDED_AGE, _CROWDED_EMPTY_AGE)
+            if self._places() >= _MOST:
+                _log.warning("too_many_uploads", most=_MOST, who=who)
+                raise NotYet("too many uploads are under way", "finish or cancel some of them")
+
+    def _places(self) -> int:
+        return len(self._names()) // 2
+
+    def _begun_by(self, who: str) -> int:
+        notes = (str(self._layout.uploads / name) for name in self._names() if name.endswith(".json"))
+        found = (UploadNote.parse(files.read_record(note, _NOTE_LIMIT)) for note in notes)
+        return sum(note is not None and note.who == who for note in found)
 
     def _names(self) -> list[str]:
         try:

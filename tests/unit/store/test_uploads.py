@@ -430,6 +430,7 @@ def test_there_are_only_so_many(
     store: Store, monkeypatch: pytest.MonkeyPatch, days_on: Callable[[float], None]
 ) -> None:
     monkeypatch.setattr(uploads_module, "_MOST", 3)
+    monkeypatch.setattr(uploads_module, "_CROWD", 3)
     old = [store.begin(BODY) for _ in range(3)]
     with pytest.raises(NotYet, match="too many uploads"):
         store.begin()
@@ -437,6 +438,42 @@ def test_there_are_only_so_many(
     days_on(0.05)
     new = store.begin()
     assert store.names() == [f"{new}.json", f"{new}.part"]
+
+
+def test_one_client_leaves_places_for_others(
+    store: Store, monkeypatch: pytest.MonkeyPatch, days_on: Callable[[float], None]
+) -> None:
+    for name, number in (("_MOST", 16), ("_CROWD", 8), ("_SHARE", 2)):
+        monkeypatch.setattr(uploads_module, name, number)
+    paused = store.begin(BODY)
+    empty = [store.begin() for _ in range(7)]
+    for _ in range(2):
+        with pytest.raises(NotYet, match="begun by ci") as refused:
+            store.begin()
+        assert "of your own" in refused.value.remedy
+        store.uploads.begin(NAME, "sha256", "bob").close()
+    with pytest.raises(NotYet, match="begun by bob"):
+        store.uploads.begin(NAME, "sha256", "bob")
+    # One that ends gives its place to others, and to its own client once that has its share or nobody lacks any.
+    store.take(empty.pop()).drop()
+    with pytest.raises(NotYet):
+        store.begin()
+    # What has no byte goes first, what was paused stays: there is place enough without it.
+    days_on(0.01)
+    new = store.begin()
+    assert store.names() == sorted(f"{one}{end}" for one in (paused, new) for end in (".json", ".part"))
+
+
+def test_what_has_bytes_goes_only_where_no_place_is_left(
+    store: Store, monkeypatch: pytest.MonkeyPatch, days_on: Callable[[float], None]
+) -> None:
+    for name, number in (("_MOST", 4), ("_CROWD", 2)):
+        monkeypatch.setattr(uploads_module, name, number)
+    paused = [store.begin(BODY) for _ in range(3)]
+    store.begin()
+    days_on(0.5)
+    store.begin()
+    assert [store.uploads.offset(identity, NAME) for identity in paused] == [len(BODY)] * 3
 
 
 # -- what was pushed stays
