@@ -305,7 +305,7 @@ def test_a_port_below_1024_is_opened_by_systemd_and_a_restart_refuses_nobody(
     site.machine.sh("systemctl stop mirror; systemctl start mirror.socket; systemctl start mirror")
     try:
         site.pull(0, port=443)
-        asking = "for i in $(seq 40); do curl -sk -o /dev/null -w '%{http_code}\\n' https://127.0.0.1/readyz; done"
+        asking = "for i in $(seq 40); do curl -sk -o /dev/null -w '%{http_code}\\n' https://127.0.0.1/livez; done"
         client = subprocess.Popen(site.machine.beside("sh", "-c", asking), stdout=subprocess.PIPE, text=True)
         site.machine.run("systemctl", "restart", "mirror")
         answers, _ = client.communicate(timeout=60)
