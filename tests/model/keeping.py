@@ -382,7 +382,7 @@ class Keeping(RuleBasedStateMachine):
         self.lost = (self.lost | spoilt & wanted) - self.stored
         for found in self.manifests.values():
             for digest in self.lost & set(found):
-                del found[digest]  # what it named may go with it
+                del found[digest]  # it cannot be pulled; what it named stays until it is deleted
         # What was pushed within a day may be on its way, and so may be what a generation needs that is not complete.
         images = (found for pin, found in self.pins.items() if not pin.startswith("set "))
         left = {one for one in (self.lost - self.young) & self.named.union(*images) if self.has_upstream(one)}
@@ -510,8 +510,9 @@ class Keeping(RuleBasedStateMachine):
             digest for name in REPOSITORIES for digest in self.known(name)
         }, "only what was pushed is left"
         for name in APPS:
-            for digest in list(self.manifests[name]):
-                self.do(self.shelves[1].hosted.delete_manifest(hosted(name), Digest.parse(digest), "ci"))
+            # Those too whose content is lost: what they named is kept for as long as they are not deleted.
+            for digest in list(self.shelves[1].pushes.rows.list(name)):
+                self.do(self.shelves[1].hosted.delete_manifest(hosted(name), digest, "ci"))
             self.manifests[name] = {}
         self.shelves[0].age()
         self.young = set()
