@@ -11,9 +11,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from mirror.config.values import size_text
+from mirror.store.promises import UNIT
+
 AS_EXPECTED = "AsExpected"
 EXPIRES_SOON = 14 * 86400.0  # seconds before its end in which a certificate should have been renewed
-LITTLE_ROOM = 64 << 20  # bytes: what a download of unknown size is promised at a time
 _MANY_WAIT = 100  # events; webhooks take a handful at a time
 _NAMED = 3  # of many, so many are named
 
@@ -111,13 +113,13 @@ def _store(facts: Facts) -> Iterator[Trouble]:
         yield Trouble(
             "StoreUnusable", "the store's file system does not answer", store["path"], "see whether its disk does"
         )
-    elif store["room_bytes"] is not None and store["room_bytes"] + store["evictable_bytes"] < LITTLE_ROOM:
-        free, total, kept = (_size(store[key]) for key in ("free_bytes", "total_bytes", "keep_free_bytes"))
+    elif store["room_bytes"] is not None and store["room_bytes"] + store["evictable_bytes"] < UNIT:
+        free, total, kept = (size_text(store[key]) for key in ("free_bytes", "total_bytes", "keep_free_bytes"))
         what = (
             f"there is no room and nothing may be evicted: {free} are free of {total}, {kept} are to stay free, and"
-            f" room is taken {_size(LITTLE_ROOM)} at a time"
+            f" room is taken {size_text(UNIT)} at a time"
         )
-        freeing = ", ".join(f"{name} {_size(size)}" for name, size in store["would_free"][:_NAMED])
+        freeing = ", ".join(f"{name} {size_text(size)}" for name, size in store["would_free"][:_NAMED])
         remedy = "enlarge the disk, or lower storage.keep_free"
         remedy += (
             f"; `mirror unpin SET@N --now` frees of its own: {freeing}"
@@ -216,11 +218,3 @@ def _notifications(facts: Facts) -> Iterator[Trouble]:
             yield Trouble(
                 "NotificationsWaiting", what, target, "notifications_held in the log says what the webhook answers"
             )
-
-
-def _size(size: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(size) < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from mirror import __version__
-from mirror.admin.conditions import LITTLE_ROOM, conditions, find_troubles
+from mirror.admin.conditions import conditions, find_troubles
 from mirror.admin.health import Health, Seen
 from mirror.admin.refused import RefusedFiles
 from mirror.admin.reload import Prepared
@@ -22,6 +22,7 @@ from mirror.store.index import Index
 from mirror.store.ingest import PartNote
 from mirror.store.layout import Layout
 from mirror.store.lock import inode, locked_files
+from mirror.store.promises import UNIT
 from mirror.store.sets import Pins, Sets
 from mirror.store.space import Space
 
@@ -166,7 +167,7 @@ class Status:
         try:
             found["pinned_bytes"] = self._pins.size()
             found["promised_bytes"] = self._space.promised()
-            scarce = forecast is not None and sum(forecast) < LITTLE_ROOM
+            scarce = forecast is not None and sum(forecast) < UNIT
             found["would_free"] = self._would_free() if scarce else []
         except (OSError, StoreError):
             found |= {"pinned_bytes": None, "promised_bytes": None, "would_free": []}

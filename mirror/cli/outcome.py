@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from mirror.config.values import size_text as size_text
 from mirror.errors import (
     ConfigurationError,
     Corrupt,
@@ -125,15 +126,6 @@ def _code(error: MirrorError) -> str:
     """Return the stable code of an error's kind: UpstreamUnavailable is `upstream_unavailable`."""
     name = type(error).__name__
     return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
-
-
-def size_text(size: float) -> str:
-    """Return bytes as a person reads them."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(size) < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
 
 
 def count_text(number: int, noun: str) -> str:

@@ -193,6 +193,15 @@ def format_size(size: int) -> str:
     return str(size)
 
 
+def size_text(size: float) -> str:
+    """Return bytes as a person reads them."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(size) < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
 def format_amount(amount: Amount) -> str:
     """Return the spelling of an amount that mirror.yaml takes."""
     return f"{amount.percent:g}%" if amount.bytes is None else format_size(amount.bytes)

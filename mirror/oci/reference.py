@@ -28,6 +28,11 @@ def check_name(text: str) -> str:
     return text
 
 
+def is_name(text: str) -> bool:
+    """Tell whether `text` is a repository name."""
+    return len(text) <= NAME_LIMIT and _NAME.fullmatch(text) is not None
+
+
 def check_tag(text: str) -> str:
     """Return `text` if it is a tag; raise TagInvalid."""
     if _TAG.fullmatch(text) is None:

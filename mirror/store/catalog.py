@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from mirror.errors import DigestInvalid, NameInvalid, TagInvalid
+from mirror.errors import DigestInvalid, TagInvalid
 from mirror.oci.digest import Digest
-from mirror.oci.reference import check_name, check_tag
+from mirror.oci.reference import check_tag, is_name
 from mirror.store.layout import Layout
 
 _ALGORITHMS = ("sha256", "sha512")
@@ -28,7 +28,7 @@ def _walk(path: str, prefix: str, last: str) -> Iterator[str]:
         if key.endswith("/"):
             if name > last or last.startswith(name):
                 yield from _walk(f"{path}/{key[:-1]}", name, last)
-        elif name > last and _has_something(f"{path}/{key}") and _is_name(name):
+        elif name > last and _has_something(f"{path}/{key}") and is_name(name):
             yield name
 
 
@@ -59,11 +59,3 @@ def _holds(path: str, algorithm: str) -> bool:
                 continue
             return True
     return False
-
-
-def _is_name(text: str) -> bool:
-    try:
-        check_name(text)
-    except NameInvalid:
-        return False
-    return True

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from mirror.errors import NameInvalid
-from mirror.oci.reference import check_name
+from mirror.oci.reference import is_name
 from mirror.store.layout import Layout
 
 _PARTS = frozenset(("_tags", "_manifests", "_blobs"))
@@ -28,13 +27,5 @@ def find_repositories(layout: Layout) -> Iterator[str]:
                     found = True
                 elif not entry.name.startswith("_"):
                     folders.append((f"{name}/{entry.name}" if name else entry.name, entry.path))
-        if found and _is_name(name):
+        if found and is_name(name):
             yield name
-
-
-def _is_name(text: str) -> bool:
-    try:
-        check_name(text)
-    except NameInvalid:
-        return False
-    return True

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
-from mirror.errors import DigestInvalid, NameInvalid, TagInvalid
+from mirror.errors import DigestInvalid, TagInvalid
 from mirror.oci.digest import Digest
-from mirror.oci.reference import check_name, check_tag
+from mirror.oci.reference import check_tag, is_name
 from mirror.store.layout import Layout
 
 _ALGORITHMS = ("sha256", "sha512")
@@ -53,7 +53,7 @@ def stray_records(layout: Layout) -> Iterator[Stray]:
                 yield from _stray(entry)
             elif check is not None:
                 yield from check(entry.path)
-            elif _is_name(inner):
+            elif is_name(inner):
                 folders.append((inner, entry.path))
             else:
                 yield from _stray(entry)
@@ -110,14 +110,6 @@ def _is_digest(text: str) -> bool:
     try:
         Digest.parse(text)
     except DigestInvalid:
-        return False
-    return True
-
-
-def _is_name(text: str) -> bool:
-    try:
-        check_name(text)
-    except NameInvalid:
         return False
     return True
 

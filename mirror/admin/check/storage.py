@@ -11,6 +11,7 @@ from pathlib import Path
 from mirror.admin.check.report import Finding
 from mirror.admin.check.surroundings import Surroundings, user_name
 from mirror.config import Config
+from mirror.config.values import size_text
 from mirror.errors import MirrorError, Problem
 from mirror.outside import owner_of
 from mirror.store import probe
@@ -116,7 +117,8 @@ def _find_in_space(config: Config, folder: Path) -> Iterator[Finding]:
     keep = storage.keep_free.of(total)
     where = config.source.where("storage", "keep_free")
     if free < keep:
-        what = f"{_size(free)} are free at {folder} and keep_free keeps {_size(keep)}, so nothing new would be stored"
+        room = f"{size_text(free)} are free at {folder} and keep_free keeps {size_text(keep)}"
+        what = f"{room}, so nothing new would be stored"
         yield Finding("warning", "store_full", what, where, "make room, or lower storage.keep_free")
     stated = storage.keep_free.bytes
     if stated is not None and 0 < stated < _LEAST_TO_MEAN:
@@ -124,7 +126,7 @@ def _find_in_space(config: Config, folder: Path) -> Iterator[Finding]:
             "warning", "keep_free_small", f"keep_free is {stated} bytes", where, f"write {stated}% or {stated}GiB"
         )
     if storage.cache_size is not None and storage.cache_size > total - keep:
-        what = f"cache_size is more than keep_free leaves of the {_size(total)} at {folder}; keep_free decides"
+        what = f"cache_size is more than keep_free leaves of the {size_text(total)} at {folder}; keep_free decides"
         yield Finding("information", "cache_size_large", what, config.source.where("storage", "cache_size"))
 
 
@@ -134,11 +136,3 @@ def _existing(path: Path) -> Path:
         if os.path.exists(candidate):  # unlike Path.exists, without an error below a closed directory
             return candidate
     return Path("/")
-
-
-def _size(size: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(size) < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
