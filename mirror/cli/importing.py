@@ -14,6 +14,7 @@ from mirror.cli.planning import next_generation
 from mirror.cli.progress import Step, shown
 from mirror.errors import ConfigurationError, InvalidRequest, NotHere, NotYet, Problem, StoreError
 from mirror.oci.digest import Digest
+from mirror.oci.manifest import MANIFEST_LIMIT
 from mirror.oci.pullspec import Pullspec
 from mirror.oci.reference import check_set
 from mirror.offline.carrying import Carrying
@@ -23,7 +24,6 @@ from mirror.offline.plan import Plan
 from mirror.store import files
 from mirror.store.intake import Intake
 
-_MANIFEST_LIMIT = 256 * 1024 * 1024
 _UNFIT = re.compile(r"[^A-Za-z0-9._-]+")
 
 CheckSignatures = Callable[[Plan, Mapping[Digest, Sequence[bytes]]], None]
@@ -66,7 +66,7 @@ def _load(
         foreign,
         as_name=wanted,
         name=lambda pullspec: desk.opened.content.bring.target(pullspec).name,
-        here=lambda digest: files.read_small(desk.opened.layout.blob(digest), _MANIFEST_LIMIT),
+        here=lambda digest: files.read_small(desk.opened.layout.blob(digest), MANIFEST_LIMIT),
         has=desk.store.has,
         may_host=lambda path: _may_host(desk, path),
     )

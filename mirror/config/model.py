@@ -37,6 +37,7 @@ from mirror.config.fields import (
 from mirror.config.notifications import Notifications
 from mirror.config.upstreams import UpstreamConfig
 from mirror.config.values import Amount, SpellingError, count
+from mirror.oci.manifest import MANIFEST_LIMIT
 
 # Beyond four, workers share the kernel's and the disk's time and gain nothing.
 _MOST_WORKERS_BY_DEFAULT = 4
@@ -58,7 +59,7 @@ def _parse_workers(value: object) -> int | str:
 
 
 def _check_manifest_limit(value: int) -> int:
-    if not 64 * 2**10 <= value <= 256 * 2**20:
+    if not 64 * 2**10 <= value <= MANIFEST_LIMIT:
         raise SpellingError("is out of range: manifests are held in memory", "write a size from 64KiB to 256MiB")
     return value
 

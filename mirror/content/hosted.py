@@ -24,13 +24,11 @@ from mirror.errors import DigestMismatch, NotHere, StoreFull, TagImmutable, TooL
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.reference import check_tag
-from mirror.store.ingest import boot_id
 from mirror.store.layout import Layout
 from mirror.store.space import Space
 from mirror.store.tags import TagRecord, Tags
 from mirror.store.threads import Threads
 from mirror.store.upload import writing
-from mirror.store.uploads import Uploads as StoredUploads
 
 _log = logs.get("content.hosted")
 
@@ -100,6 +98,7 @@ class Hosted:
         sparse: bool = False,
         immutable: Immutable | None = None,
         events: Events | None = None,
+        quotas: Quotas | None = None,
     ) -> Hosted:
         """Return what writes to the hosted repositories of a store. `sparse`: what manifests name need not be here."""
         return cls(
@@ -112,7 +111,7 @@ class Hosted:
             history=history,
             immutable=immutable,
             events=events,
-            quotas=Quotas(layout, StoredUploads(layout, boot_id()), threads),
+            quotas=quotas,
         )
 
     # -- manifests -------------------------------------------------------------------------------------------

@@ -8,11 +8,13 @@ of the repository. Each is on disk before the next. A tag names it only after th
 from __future__ import annotations
 
 import uuid
+from collections.abc import Set
 
 from mirror.content.pushed import Pushed
 from mirror.errors import InvalidRequest, ManifestBlobUnknown, ManifestInvalid, ManifestRefused, NotHere
 from mirror.oci import manifest
 from mirror.oci.digest import Digest
+from mirror.oci.manifest import MANIFEST_LIMIT
 from mirror.store import files, ingest
 from mirror.store.gc_lock import GcLock
 from mirror.store.hosted import Hosted
@@ -22,8 +24,6 @@ from mirror.store.manifests import Row
 from mirror.store.references import References
 from mirror.store.referrers import PushedReferrers
 from mirror.store.space import Space
-
-_LARGEST = 256 * 1024 * 1024  # bytes; the most that limits.manifest may say
 
 
 class BlobNamed(InvalidRequest):
@@ -50,23 +50,27 @@ class ManifestStore:
         """
         self._space.reserve_upload(str(uuid.uuid4()), name, len(pushed.body))
         with self._lock.pushing():
-            missing = [digest for digest, needed in pushed.needed.items() if not self._claim(name, digest) and needed]
+            claimed = {digest for digest in pushed.needed if self._claim(name, digest)}
+            missing = [digest for digest, needed in pushed.needed.items() if needed and digest not in claimed]
             if missing and not self._sparse:
                 raise ManifestBlobUnknown(
                     f"{name} has not got {len(missing)} of what the manifest names",
                     "push its blobs and manifests to this repository first",
                     tuple(map(str, missing)),
                 )
-            self._check_sizes(pushed)
+            self._check_sizes(pushed, claimed)
             self._keep(pushed)
             if pushed.subject is not None and pushed.descriptor is not None:
                 self._referrers.add(name, pushed.subject, pushed.digest, pushed.descriptor)
             self._rows.add_manifest(name, pushed.digest, pushed.manifest.media_type, len(pushed.body))
 
-    def _check_sizes(self, pushed: Pushed) -> None:
-        """Raise ManifestRefused where what is here has another size than the manifest says: clients would refuse it."""
+    def _check_sizes(self, pushed: Pushed, claimed: Set[Digest]) -> None:
+        """Raise ManifestRefused where what is claimed has another size than the manifest says: clients would refuse it.
+
+        What only other repositories have is not looked at: a refusal would tell that it is here, and how large it is.
+        """
         for one in pushed.manifest.named:
-            found = files.modified(self._layout.blob(one.digest))
+            found = files.modified(self._layout.blob(one.digest)) if one.digest in claimed else None
             if found is not None and found[2] != one.size:
                 raise ManifestRefused(f"{one.digest} has {found[2]} bytes, not the {one.size} that the manifest says")
 
@@ -123,7 +127,7 @@ class ManifestStore:
 
     def _subject(self, name: str, digest: Digest) -> Digest | None:
         """Return what a manifest refers to; None also where it cannot be read: garbage collection mends the lists."""
-        row, body = self._rows.manifest(name, digest), files.read_record(self._layout.blob(digest), _LARGEST)
+        row, body = self._rows.manifest(name, digest), files.read_record(self._layout.blob(digest), MANIFEST_LIMIT)
         if row is None or body is None:
             return None
         try:

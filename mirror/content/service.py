@@ -27,6 +27,7 @@ from mirror.content.immutable import Immutable
 from mirror.content.locks import Locks
 from mirror.content.manifests import Manifests
 from mirror.content.members import Members
+from mirror.content.quotas import Quotas
 from mirror.content.referrers import Referrers
 from mirror.content.releases import Releases
 from mirror.content.resolve import Resolver
@@ -159,15 +160,18 @@ class Content:
             offline=config.offline,
             fallback=self._manifests.get,
         )
+        uploads = StoredUploads(layout, boot_id())
+        quotas = Quotas(layout, uploads, rooms.takers)
         self.uploads = Uploads(
             layout,
-            StoredUploads(layout, boot_id()),
+            uploads,
             Markers(layout),
             rows,
             self._members,
             rooms.space,
             rooms.takers,
             self._blobs.here,
+            quotas,
             used,
             blob_limit=config.limits.blob,
         )
@@ -181,6 +185,7 @@ class Content:
             sparse=config.storage.sparse_indexes,
             immutable=Immutable(config.storage.immutable_tags),
             events=rooms.events,
+            quotas=quotas,
         )
         self.catalog = Catalog(layout, rooms.readers)
 

@@ -56,6 +56,7 @@ class Uploads:
         space: Space,
         threads: Threads,
         here: Callable[[Digest], Awaitable[OpenBlob | None]],
+        quotas: Quotas,
         used: Callable[[Digest, int], None],
         *,
         blob_limit: int,
@@ -69,7 +70,7 @@ class Uploads:
         self._used = used
         self._blob_limit = blob_limit
         self._mounts = Mounts(layout, hosted, rows, members, threads, here)
-        self._quotas = Quotas(layout, stored, threads)
+        self._quotas = quotas
         self._hashes = Hashes(threads)
 
     # -- one upload over several requests --------------------------------------------------------------------

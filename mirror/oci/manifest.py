@@ -14,6 +14,7 @@ from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 
 CHILDREN_LIMIT = 10_000
+MANIFEST_LIMIT = 256 * 1024 * 1024  # bytes; the most that limits.manifest may say, so nothing that was kept has more
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from mirror import logs
 from mirror.errors import ManifestInvalid, StoreError
 from mirror.oci import media_types, strict_json
 from mirror.oci.digest import Digest
-from mirror.oci.manifest import Manifest
+from mirror.oci.manifest import MANIFEST_LIMIT, Manifest
 from mirror.offline.crew import work_through
 from mirror.offline.graph import GraphInvalid, excerpt
 from mirror.offline.graph import read as read_graph
@@ -24,7 +24,6 @@ from mirror.store.manifests import Manifests as Rows
 from mirror.store.referrers import Referrers
 from mirror.store.sets import How, Sets
 
-_MANIFEST_LIMIT = 256 * 1024 * 1024
 _AT_ONCE = 8  # rows that are made durable: a disk makes several safe in the time of one
 
 _log = logs.get("offline.complete")
@@ -148,7 +147,7 @@ def _entries(body: bytes) -> dict[str, Any]:
 
 def _descriptor(store: Store, planned: PlannedManifest) -> dict[str, Any]:
     """Return a referrer's descriptor as the API lists it (distribution-spec, Listing Referrers)."""
-    raw = files.read_small(store.layout.blob(planned.digest), _MANIFEST_LIMIT)
+    raw = files.read_small(store.layout.blob(planned.digest), MANIFEST_LIMIT)
     if raw is None:
         raise StoreError(f"the manifest {planned.digest} is not here")
     document: dict[str, Any] = strict_json.loads(raw)

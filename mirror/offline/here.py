@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from mirror.errors import Corrupt, StoreError
 from mirror.oci import manifest as manifests
 from mirror.oci.digest import Digest
-from mirror.oci.manifest import Manifest
+from mirror.oci.manifest import MANIFEST_LIMIT, Manifest
 from mirror.offline.plan import Plan, Signature
 from mirror.store import files
 from mirror.store.blobs import Blobs
 from mirror.store.layout import Layout
 from mirror.store.signatures import Signatures
-
-_MANIFEST_LIMIT = 256 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +88,7 @@ class Store:
 
     def manifest(self, digest: Digest, media_type: str) -> Manifest:
         """Return a manifest that is here, parsed; raise ManifestInvalid, StoreError."""
-        raw = files.read_small(self.layout.blob(digest), _MANIFEST_LIMIT)
+        raw = files.read_small(self.layout.blob(digest), MANIFEST_LIMIT)
         if raw is None:
             raise StoreError(f"the manifest {digest} is not here")
         return manifests.parse(raw, media_type)

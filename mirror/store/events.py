@@ -51,7 +51,7 @@ class Events:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._root = f"{layout.events}"
+        self._root = str(layout.events)
         self._counted: set[str] = set()
 
     # -- filling ---------------------------------------------------------------------------------------------

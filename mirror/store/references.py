@@ -5,11 +5,10 @@ from __future__ import annotations
 from mirror.errors import Corrupt, ManifestInvalid
 from mirror.oci import manifest
 from mirror.oci.digest import Digest
+from mirror.oci.manifest import MANIFEST_LIMIT
 from mirror.store import files
 from mirror.store.layout import Layout
 from mirror.store.manifests import Manifests
-
-_LIMIT = 256 * 1024 * 1024  # bytes of one manifest: the most that limits.manifest may say
 
 
 class References:
@@ -25,7 +24,7 @@ class References:
         Raises Corrupt where the content is here and does not say: it may name anything.
         """
         try:
-            body = files.read_small(self._layout.blob(digest), _LIMIT)
+            body = files.read_small(self._layout.blob(digest), MANIFEST_LIMIT)
         except OSError as error:
             raise Corrupt(f"the manifest {digest} cannot be read ({error.strerror})") from error
         if body is None:

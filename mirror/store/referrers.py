@@ -11,6 +11,7 @@ from typing import Any
 
 from mirror.errors import DigestInvalid
 from mirror.oci.digest import Digest
+from mirror.oci.manifest import MANIFEST_LIMIT
 from mirror.oci.reference import fallback_tag
 from mirror.store import files
 from mirror.store.layout import Layout
@@ -21,7 +22,6 @@ from mirror.store.tags import Tags
 PAGE_LENGTH = 1000
 PAGE_SIZE = 1024 * 1024
 
-_LIMIT = 256 * 1024 * 1024  # the most that limits.manifest may say
 _ALGORITHMS = ("sha256", "sha512")
 
 
@@ -43,7 +43,7 @@ class Referrers:
     def read(self, name: str, digest: Digest) -> KeptReferrers | None:
         """Return what is kept for `digest`, None where there is nothing whole."""
         path = self._layout.referrers(name, digest)
-        body, found = files.read_record(path, _LIMIT), files.modified(path)
+        body, found = files.read_record(path, MANIFEST_LIMIT), files.modified(path)
         if body is None or found is None:
             return None
         try:
@@ -115,13 +115,15 @@ class PushedReferrers:
         return found, False
 
     def _descriptor(self, name: str, subject: Digest, digest: Digest) -> dict[str, Any] | None:
-        found = _parse(files.read_record(self._layout.pushed_referrer(name, subject, digest), _LIMIT))
+        found = _parse(files.read_record(self._layout.pushed_referrer(name, subject, digest), MANIFEST_LIMIT))
         return found if found.get("digest") == str(digest) else None
 
     def _listed(self, name: str, subject: Digest) -> dict[str, dict[str, Any]]:
         """Return the descriptors under the fallback tag by digest (distribution-spec, Referrers Tag Schema)."""
         record = self._tags.read(name, fallback_tag(subject))
-        index = _parse(files.read_record(self._layout.blob(record.digest), _LIMIT)) if record is not None else {}
+        index = (
+            _parse(files.read_record(self._layout.blob(record.digest), MANIFEST_LIMIT)) if record is not None else {}
+        )
         found = {}
         for entry in index.get("manifests") or ():
             with suppress(DigestInvalid, TypeError, AttributeError):

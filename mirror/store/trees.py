@@ -8,11 +8,10 @@ from mirror.errors import Corrupt, ManifestInvalid, NotHere
 from mirror.oci import manifest, media_types
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
+from mirror.oci.manifest import MANIFEST_LIMIT
 from mirror.store import files
 from mirror.store.layout import Layout
 from mirror.store.manifests import Manifests
-
-_LIMIT = 256 * 1024 * 1024  # bytes of one manifest: the most that limits.manifest may say
 
 
 @dataclass(slots=True)
@@ -74,7 +73,7 @@ def _size(layout: Layout, digest: Digest) -> int | None:
 
 def _read(layout: Layout, digest: Digest, media_type: str) -> manifest.Manifest | None:
     try:
-        body = files.read_small(layout.blob(digest), _LIMIT)
+        body = files.read_small(layout.blob(digest), MANIFEST_LIMIT)
     except OSError as error:
         raise Corrupt(f"the manifest {digest} cannot be read ({error.strerror})", "run: mirror scrub") from error
     if body is None:

@@ -60,7 +60,7 @@ class Shelf:
             self.room.space,
             self.pushes.threads,
             self.room.index.note,
-            **{"manifest_limit": 4 * 1024 * 1024, "history": 3, **options},
+            **{"manifest_limit": 4 * 1024 * 1024, "history": 3, "quotas": self.pushes.quotas, **options},
         )
 
     async def close(self) -> None:

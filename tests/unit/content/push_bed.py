@@ -13,6 +13,7 @@ import yaml
 from mirror.config import load
 from mirror.config.access import Rule
 from mirror.content.answers import Target
+from mirror.content.quotas import Quotas
 from mirror.content.uploads import Uploads
 from mirror.registry.access import Access
 from mirror.registry.clients import Clients
@@ -41,6 +42,7 @@ class Pushes:
         self.stored = StoredUploads(room.layout, boot_id())
         self.hosted = Hosted(room.layout)
         self.rows = Rows(room.layout)
+        self.quotas = Quotas(room.layout, self.stored, self.threads)
         content = room.content
         self.uploads = Uploads(
             room.layout,
@@ -51,6 +53,7 @@ class Pushes:
             room.space,
             self.threads,
             content._blobs.here,
+            self.quotas,
             room.index.note,
             blob_limit=room.config.limits.blob if blob_limit is None else blob_limit,
         )

@@ -97,6 +97,20 @@ async def test_a_size_that_is_not_so_is_refused(shelf: Shelf) -> None:
         await shelf.pull("v1")
 
 
+@pytest.mark.parametrize("sparse", [False, True])
+async def test_a_size_does_not_tell_what_another_repository_holds(open_shelf: Open, sparse: bool) -> None:
+    shelf = open_shelf(sparse=sparse)
+    await shelf.image(1, "v1", OTHER)
+    await shelf.blob(b"{}")
+    media_type = "application/vnd.oci.image.layer.nondistributable.v1.tar"  # need not be here in any case
+    told = []
+    for content in (noise(500, 1), b"nobody has this"):
+        document = json.loads(image(content))
+        document["layers"][0] |= {"size": 4711, "mediaType": media_type}
+        told.append(await shelf.manifest(json.dumps(document).encode()))
+    assert len(set(told)) == 2
+
+
 async def test_what_another_repository_holds_is_not_told(shelf: Shelf) -> None:
     await shelf.image(1, "v1", OTHER)
     told = []
