@@ -197,8 +197,6 @@ class Supervisor:
             return
         try:
             crew = self._reread()
-            if crew.workers > _MOST_WORKERS:
-                raise ConfigurationError([])
         except ConfigurationError as error:
             self._refuse([str(problem) for problem in error.problems])
         except MirrorError as error:

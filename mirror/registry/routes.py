@@ -25,13 +25,13 @@ _MANIFEST_QUERY_LIMIT = 8192  # some dozens of tags, each of 128 characters
 _UPLOAD_KEYS = frozenset(("ns", "digest", "mount", "from", "digest-algorithm"))
 _NUMBER = re.compile(r"[0-9]{1,19}")
 _NAMESPACE = re.compile(r"(?:[A-Za-z0-9]+(?:[._-]+[A-Za-z0-9]+)*|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
-# RFC 6838 section 4.2: the restricted names of a media type.
 # Cincinnati's policy engine, and what update services call it; the query stays with who answers.
 _GRAPHS = frozenset(("/api/upgrades_info/v1/graph", "/api/upgrades_info/graph"))
 # A signature store, with or without a repository before it (containers/image, docs/registries.d).
 _SIGNATURE = re.compile(
     r"(?:/[a-z0-9][a-z0-9/._-]{0,254}[@/]|/)sha256=(?P<hex>[0-9a-f]{64})/signature-(?P<number>[1-9][0-9]?)"
 )
+# RFC 6838 section 4.2: the restricted names of a media type.
 _MEDIA_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}")
 
 
