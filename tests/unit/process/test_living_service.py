@@ -251,6 +251,7 @@ def test_a_replaced_pull_secret_is_in_force_at_once(make: Make, tmp_path: Path) 
         assert found["upstream"]["endpoints"][0]["credential"] == f"{secret}, entry {host}"
         users["me"] = "new"
         wait_until(lambda: mirror.get(manifest)[1]["x-cache"] == "STALE", "the refusal")
+        wait_until(lambda: status(mirror)["problems"], "the status", 20)  # workers say what they know once a second
         report = run(mirror, "status")
         assert report.returncode == 1
         assert "LoginRefused" in report.stdout
