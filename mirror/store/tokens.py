@@ -237,13 +237,13 @@ class Tokens:
 def _parse(identity: str, record: dict[str, Any]) -> Robot:
     """Return the token that a record spells; raise ValueError (SpellingError among them), LookupError, TypeError."""
     expires = record["expires"]
-    repositories = tuple(parse_pattern(pattern) for pattern in record["repositories"])
+    repositories = tuple(parse_pattern(pattern) for pattern in _expect_list(record["repositories"]))
     if not 0 < len(repositories) <= _MOST_PATTERNS:
         raise ValueError("no patterns, or too many")
     # NaN would never be over.
     if expires is not None and not math.isfinite(expires):
         raise ValueError("no time")
-    stated = frozenset(record["may"])
+    stated = frozenset(_expect_list(record["may"]))
     may = tuple(verb for verb in VERBS if verb in stated)
     if len(may) != len(stated) or not may:
         raise ValueError("a verb that is not known")
@@ -260,6 +260,13 @@ def _parse(identity: str, record: dict[str, Any]) -> Robot:
         may,
         Matcher(repositories),
     )
+
+
+def _expect_list(value: object) -> list[Any]:
+    # A text is a sequence too, of its characters.
+    if not isinstance(value, list):
+        raise TypeError("no list")
+    return value
 
 
 def _touch(path: str, when: float) -> None:
