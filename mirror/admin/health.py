@@ -62,6 +62,8 @@ class Health:
 
     def upstreams(self) -> dict[str, list[Seen]]:
         """Return of each upstream how its endpoints fare, in the order in which they are asked."""
+        # Whoever is asked next, a sibling perhaps, must not know less than was told here.
+        self._post()
         serving = [worker["index"] for worker in self._board.service().get("workers", ())]
         notes = [self._board.read(index).get("upstreams", {}) for index in serving if index != self._index]
         found = {}

@@ -203,14 +203,16 @@ class Endpoint:
         url = self.url(ask)
         sent = await self.login.authorization(ask.repository)
         answer = await self._send(ask, url, self._reach, sent)
+        if answer.status == 401:
+            answer.close()
+            renewed = await self.login.renew(ask.repository, answer, sent)
+            if renewed is not None:
+                sent = renewed
+                answer = await self._send(ask, url, self._reach, sent)
         if answer.status != 401:
-            return answer
-        answer.close()
-        renewed = await self.login.renew(ask.repository, answer, sent)
-        if renewed is not None:
-            answer = await self._send(ask, url, self._reach, renewed)
-        if answer.status == 401 and (last := renewed or sent) is not None:
-            await self.login.judge(ask.repository, last)
+            self.login.accepted(sent)
+        elif sent is not None:
+            await self.login.judge(ask.repository, sent)
         return answer
 
     def url(self, ask: Ask) -> URL:

@@ -130,7 +130,8 @@ class Login:
             return await self._converse(chosen, credential, scope, asked)
 
         if chosen.scheme == "basic" or (credential is not None and credential.registry_token):
-            self.state = "ok"  # until `judge` finds otherwise
+            if self.state == "none":
+                self.state = "unknown"  # until `accepted` or `judge` knows
             return (await obtain()).header
         try:
             header = await self._tokens.get(self._key(chosen, credential, scope), obtain, refused)
@@ -215,6 +216,11 @@ class Login:
         if answer.status != 401 or not challenges:
             return None
         return _Asked(tuple(challenges), answer.url, answer.from_private)
+
+    def accepted(self, sent: Secret | None) -> None:
+        """Note that the answer to `sent` was no 401."""
+        if sent is not None and self.state != "none":
+            self.state = "ok"
 
     async def judge(self, repository: str, sent: Secret) -> None:
         """Tell a refused login from a refused repository, after a 401 that `sent` did not avert.

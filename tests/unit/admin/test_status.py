@@ -31,6 +31,7 @@ from mirror.store.ingest import Part, PartNote
 from mirror.store.lock import FileLock
 from mirror.store.sets import Sets
 from mirror.workers import Board
+from tests.peers.scripted import ScriptedRegistry
 from tests.unit.content.conftest import Room
 
 ROOT = Path(__file__).parents[3]
@@ -217,6 +218,20 @@ async def test_the_report_holds_what_the_store_and_the_workers_know(
     assert [one["code"] for one in found["problems"]] == ["upstream_away"]
     (tmp_path / "mirror.yaml").write_text("offline: true\n")
     assert (await tell())["configuration"]["changed"]
+
+
+async def test_what_one_worker_told_its_siblings_know(
+    status: Callable[..., tuple[Status, Room, Board]],
+) -> None:
+    """Or two looks in a row, at two workers, would contradict each other for a second."""
+    async with ScriptedRegistry() as registry:
+        tell, room, board = status(upstreams={"lab": {"endpoints": [registry.url]}})
+        registry.add_image("team/app", "v1")
+        await room.clients["lab"].get_manifest("team/app", "v1")
+    assert board.read(0) == {}
+    assert (await tell())["upstreams"][0]["state"] == "reachable"
+    (seen,) = board.read(0)["upstreams"]["lab"]
+    assert seen["judged"] > 0
 
 
 async def test_sets_are_complete_incomplete_on_their_way_or_left(

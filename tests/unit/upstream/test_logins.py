@@ -8,7 +8,7 @@ import pytest
 
 from mirror.errors import UpstreamDenied, UpstreamInvalid, UpstreamLoginRefused, UpstreamUnavailable
 from mirror.oci.digest import Digest
-from tests.peers.faults import Challenge, Redirect, Status
+from tests.peers.faults import Challenge, HangHeaders, Redirect, Status
 from tests.peers.images import noise
 from tests.peers.scripted import BasicLogin, ScriptedRegistry, TokenLogin
 from tests.peers.settings import client_of
@@ -156,6 +156,30 @@ async def test_basic_refused_as_such(credentials):
         with pytest.raises(UpstreamLoginRefused):
             await client.get_manifest("team/app", "v1")
         assert len(registry.requests) == seen
+
+
+async def test_basic_stays_refused_until_an_answer_says_otherwise(credentials, monkeypatch):
+    """Whoever looks while it is tried again must not be told that it works."""
+    monkeypatch.setattr("mirror.upstream.login.REFUSED_SECONDS", 0.0)
+    async with (
+        registry_with(BasicLogin({"robot": "other"})) as registry,
+        client_of(registry.url, credentials=credentials) as client,
+    ):
+        assert state(client) == "unknown"
+        for _ in range(2):
+            registry.fail("manifest", HangHeaders(0.1), times=2)
+            asking = asyncio.create_task(client.get_manifest("team/app", "v1"))
+            told = set()
+            while not asking.done():
+                told.add(state(client))
+                await asyncio.sleep(0.01)
+            with pytest.raises(UpstreamLoginRefused):
+                await asking
+            assert state(client) == "refused"
+            assert told <= {"unknown", "refused"}
+        registry.login.users["robot"] = "p:w"
+        await client.get_manifest("team/app", "v1")
+        assert state(client) == "ok"
 
 
 async def test_basic_refused_for_one_repository(credentials):
