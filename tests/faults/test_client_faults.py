@@ -51,6 +51,11 @@ async def say(service: Service, text: bytes, seconds: float = 5) -> tuple[list[G
         writer.transport.abort()
 
 
+def gone(service: Service) -> list[dict[str, Any]]:
+    """Return the lines of the requests whose clients left."""
+    return [line for line in service.requests.lines if line["why"] == "client left"]
+
+
 async def works(service: Service) -> None:
     """Whatever happened, everybody else is served."""
     got = await service.get(BLOB)
@@ -520,11 +525,11 @@ class TestConnections:
             await loop.sock_sendall(deaf, f"GET {target} HTTP/1.1\r\nHost: m\r\n\r\n".encode())
             got = await service.get(target)
             assert (got.clean, got.body == content) == (True, True)
+            # The connection is cut, and then whoever serves it finds that out and writes the line.
             async with asyncio.timeout(8):
-                while service.connections.open:
+                while service.connections.open or not (left := gone(service)):
                     await asyncio.sleep(0.02)
         assert upstream.count("blob", "GET") == 1
-        left = [line for line in service.requests.lines if line["why"] == "client left"]
         assert len(left) == 1
         assert left[0]["bytes"] < len(content)
 

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 import yaml
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -21,6 +22,7 @@ from mirror.content.answers import BlobAnswer, ByteRange, RangeUnsatisfiable, Ta
 from mirror.errors import MirrorError, NotHere
 from mirror.oci.digest import Digest
 from mirror.upstream.retry import RetryAllowance
+from tests.faults.hurry import hurry
 from tests.faults.invariants import (
     contents,
     downloads_can_go_on,
@@ -36,6 +38,7 @@ Result = TypeVar("Result")
 
 HOLD_BACK = 64 * 1024  # what nobody gets before the digest agrees (DESIGN 2.4)
 ATTEMPTS = 3  # a pull may join one that an earlier fault ends; the next one begins anew
+PATIENT = 10.0  # seconds of a client's patience, where the deadlines of a walk are not meant to be met
 _NEXT = 0.02  # seconds before a client asks again
 HARMLESS = (
     faults.Truncate(100),
@@ -133,7 +136,15 @@ class PullPath(RuleBasedStateMachine):
 
     @property
     def healthy(self) -> bool:
-        return self.up and not self.offline and not self.pending
+        return self.up and not self.offline and not self.pending and not self.upstream.hanging
+
+    def attempts(self, most: int = ATTEMPTS) -> Iterator[None]:
+        """Try so often. After the first try nothing is wrong with a healthy upstream, so a busy host gets its time."""
+        for number in range(most):
+            with pytest.MonkeyPatch.context() as patch:
+                if number and self.healthy:
+                    hurry(patch, PATIENT)
+                yield
 
     def room(self, number: int) -> Room:
         return self.rooms[number % len(self.rooms)]
@@ -209,6 +220,7 @@ class PullPath(RuleBasedStateMachine):
     @step()
     def heal(self) -> None:
         self.upstream.heal()
+        self.upstream.hang_up()
         self.calm()
 
     @precondition(lambda self: self.up)
@@ -370,7 +382,7 @@ class PullPath(RuleBasedStateMachine):
         upstream_has = digest in self.upstream.repository(name).blobs
         content = TRUTH[digest]
         span = wanted.resolve(len(content)) if wanted is not None else (0, len(content))
-        for _ in range(1 if here else ATTEMPTS):
+        for _ in self.attempts(1 if here else ATTEMPTS):
             asked, flipped = self.asked(digest), self.pending
             try:
                 answer = await self._answer(room, name, digest, wanted)
@@ -464,7 +476,7 @@ class PullPath(RuleBasedStateMachine):
         target = Target("lab", name, f"lab/{name}")
         here = digest in self.model.whole and digest in self.model.proven[name]
         upstream_has = digest in self.upstream.repository(name).manifests
-        for _ in range(1 if here else ATTEMPTS):
+        for _ in self.attempts(1 if here else ATTEMPTS):
             parsed = Digest.parse(digest)
             try:
                 answer = room.content.manifest_now(target, parsed) or await room.content.manifest(target, parsed, False)
@@ -494,7 +506,7 @@ class PullPath(RuleBasedStateMachine):
         meant = self.upstream.repository(name).tags.get(tag)
         known = model.seen.get(key) is not None
         last = model.moves[key][model.seen[key]] if known else None
-        for _ in range(ATTEMPTS):
+        for _ in self.attempts():
             try:
                 answer = room.content.manifest_now(target, tag) or await room.content.manifest(target, tag, False)
             except NotHere:

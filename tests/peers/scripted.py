@@ -83,6 +83,7 @@ class ScriptedRegistry:
         self._desk = TokenDesk()
         self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._hung: set[asyncio.StreamWriter] = set()
         self._key = hashlib.sha256(str(id(self)).encode()).digest()
         self.port = 0
         self.cdn_port = 0
@@ -197,6 +198,16 @@ class ScriptedRegistry:
         """Forget every fault."""
         self._script.clear()
 
+    @property
+    def hanging(self) -> bool:
+        """Whether a request is being left without an answer."""
+        return bool(self._hung)
+
+    def hang_up(self) -> None:
+        """Break off what hangs."""
+        for writer in self._hung:
+            writer.transport.abort()
+
     def forget(self) -> None:
         """Forget the requests seen so far."""
         self.requests.clear()
@@ -251,7 +262,11 @@ class ScriptedRegistry:
         fault = self._next_fault(kind, method)
         if isinstance(fault, faults.HangHeaders):
             if fault.seconds == math.inf:
-                await reader.read()
+                self._hung.add(writer)
+                try:
+                    await reader.read()
+                finally:
+                    self._hung.discard(writer)
                 return False
             await asyncio.sleep(fault.seconds)
             fault = None
