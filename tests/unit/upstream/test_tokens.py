@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from mirror.errors import UpstreamUnavailable
+from mirror.upstream import tokens as tokens_module
 from mirror.upstream.auth import Grant
 from mirror.upstream.secret import Secret
 from mirror.upstream.tokens import TokenCache
@@ -12,9 +13,10 @@ from mirror.upstream.tokens import TokenCache
 
 class Service:
     def __init__(self, lifetime=300.0, seconds=0.0, error=None):
-        self.lifetime, self.seconds, self.error, self.given = lifetime, seconds, error, 0
+        self.lifetime, self.seconds, self.error, self.given, self.asked = lifetime, seconds, error, 0, 0
 
     async def __call__(self):
+        self.asked += 1
         await asyncio.sleep(self.seconds)
         if self.error:
             raise self.error
@@ -62,15 +64,17 @@ async def test_a_refused_one_is_replaced_once(tokens):
     assert (await tokens.get("a", service, refused=old)).reveal() == "Bearer 2"
 
 
-async def test_near_its_end_it_is_renewed_behind_the_scenes(tokens):
-    service = Service(lifetime=0.25)
+async def test_near_its_end_it_is_renewed_behind_the_scenes(tokens, monkeypatch):
+    service = Service()
+    monkeypatch.setattr(tokens_module, "_REFRESH_SHARE", 0.0)  # at once
     assert (await tokens.get("a", service)).reveal() == "Bearer 1"
-    await asyncio.sleep(0.21)
+    monkeypatch.undo()
     assert (await tokens.get("a", service)).reveal() == "Bearer 1"
     while service.given < 2:
         await asyncio.sleep(0.005)
     await asyncio.sleep(0)
-    assert (await tokens.get("a", service)).reveal() == "Bearer 2"
+    for _ in range(3):
+        assert (await tokens.get("a", service)).reveal() == "Bearer 2"
 
 
 async def test_at_its_end_it_is_gone(tokens):
@@ -80,12 +84,15 @@ async def test_at_its_end_it_is_gone(tokens):
     assert (await tokens.get("a", service)).reveal() == "Bearer 2"
 
 
-async def test_a_failed_renewal_ahead_of_time_is_silent(tokens):
-    service = Service(lifetime=0.25)
+async def test_a_failed_renewal_ahead_of_time_is_silent(tokens, monkeypatch):
+    service = Service()
+    monkeypatch.setattr(tokens_module, "_REFRESH_SHARE", 0.0)
     await tokens.get("a", service)
     service.error = UpstreamUnavailable("away")
-    await asyncio.sleep(0.21)
-    assert (await tokens.get("a", service)).reveal() == "Bearer 1"
+    for asked in (2, 3):
+        assert (await tokens.get("a", service)).reveal() == "Bearer 1"
+        while service.asked < asked:
+            await asyncio.sleep(0.005)
 
 
 async def test_failures_reach_everybody_and_are_not_kept(tokens):
