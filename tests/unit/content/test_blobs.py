@@ -33,6 +33,14 @@ async def get(room: Room, digest: Digest, wanted: ByteRange | None = None, targe
     return answer.cache, await read(answer)
 
 
+async def sent(upstream: ScriptedRegistry, size: int) -> None:
+    """Wait until upstream was asked for a blob, has sent that much of it and what arrived is being kept."""
+    async with asyncio.timeout(20):
+        while not upstream.count("blob") or upstream.sent("blob") < size:
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
+
+
 async def settled(room: Room) -> None:
     """Wait until every fill has been committed."""
     while room.content._fetcher._fills:
@@ -81,9 +89,9 @@ async def test_the_leaving_of_the_first_client_touches_nobody(
     room = make_room()
     content = noise(4 * MIB)
     digest = Digest.parse(upstream.add_blob("team/app", content))
-    upstream.fail("blob", faults.HangHeaders(0.3), times=1)
+    upstream.fail("blob", faults.HangHeaders(0.5), times=1)
     first = asyncio.create_task(room.content.blob(LAB, digest, None))
-    await asyncio.sleep(0.1)
+    await sent(upstream, 0)
     second = asyncio.create_task(room.content.blob(LAB, digest, None))
     await asyncio.sleep(0.05)
     first.cancel()
@@ -150,13 +158,16 @@ async def test_ranges_of_what_is_here(make_room: Callable[..., Room], upstream: 
     assert caught.value.total == 200_000
 
 
-async def test_a_range_far_ahead_is_passed_through(make_room: Callable[..., Room], upstream: ScriptedRegistry) -> None:
+async def test_a_range_far_ahead_is_passed_through(
+    make_room: Callable[..., Room], upstream: ScriptedRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mirror.content.blobs._WAIT_AHEAD", 0.0)  # how far is far does not hang on how fast it came
     room = make_room()
     content = noise(6 * MIB)
     digest = Digest.parse(upstream.add_blob("team/app", content))
     upstream.fail("blob", faults.Stall(MIB, 1.0), times=1)
     whole = asyncio.create_task(get(room, digest))
-    await asyncio.sleep(0.3)
+    await sent(upstream, MIB)
     assert await get(room, digest, ByteRange(5 * MIB, 5 * MIB + 99)) == ("BYPASS", content[5 * MIB : 5 * MIB + 100])
     assert await get(room, digest, ByteRange(0, 99)) == ("JOINED", content[:100])
     assert await whole == ("MISS", content)
@@ -253,7 +264,7 @@ async def test_another_process_takes_over_where_the_first_stopped(
     digest = Digest.parse(upstream.add_blob("team/app", content))
     upstream.fail("blob", faults.Stall(3 * MIB, 60), times=1)
     first = asyncio.create_task(get(one, digest))
-    await asyncio.sleep(0.3)
+    await sent(upstream, 3 * MIB)
     second = asyncio.create_task(get(two, digest))
     await asyncio.sleep(0.2)
     await one.content.stop()
@@ -269,7 +280,7 @@ async def test_a_part_left_behind_is_resumed(make_room: Callable[..., Room], ups
     digest = Digest.parse(upstream.add_blob("team/app", content))
     upstream.fail("blob", faults.Stall(3 * MIB, 60), times=1)
     first = asyncio.create_task(get(one, digest))
-    await asyncio.sleep(0.3)
+    await sent(upstream, 3 * MIB)
     await one.content.stop()
     with pytest.raises(MirrorError):
         await first
