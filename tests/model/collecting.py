@@ -7,27 +7,19 @@ named since everything was last made old. What is old and named by nothing may g
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import functools
 import os
-import shutil
-import tempfile
-from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
-from typing import Any, TypeVar
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import initialize, invariant
 
 from mirror.content.answers import Target
 from mirror.content.manifest_store import BlobNamed
 from mirror.errors import ManifestBlobUnknown, NotHere
 from mirror.oci.digest import Digest
 from tests.faults.invariants import broken
+from tests.model.walking import Walk, step
 from tests.peers.images import noise
 from tests.unit.content.hosted_bed import Shelf, image, index
-
-Result = TypeVar("Result")
 
 NAMES = ("team/a", "team/b")
 TARGETS = {name: Target("", name, name, hosted=True) for name in NAMES}
@@ -51,50 +43,17 @@ def text(content: bytes) -> str:
     return str(Digest.of(content))
 
 
-def step(**draws: Any) -> Callable[[Callable[..., None]], Any]:
-    """As `rule`, and write down what was done: threads are real, so a second run may not show what went wrong."""
-
-    def wrap(function: Callable[..., None]) -> Any:
-        @functools.wraps(function)
-        def run(self: Collecting, **drawn: Any) -> None:
-            self.journal.append(f"{function.__name__}({', '.join(f'{k}={v!r}' for k, v in drawn.items())})")
-            with self.explained():
-                function(self, **drawn)
-
-        return rule(**draws)(run)
-
-    return wrap
-
-
-class Collecting(RuleBasedStateMachine):
+class Collecting(Walk):
     """Two processes on one store."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.loop = asyncio.new_event_loop()
-        self.folder = Path(tempfile.mkdtemp(prefix="gc-model-"))
         self.shelves: list[Shelf] = []
         self.members: dict[str, set[str]] = {name: set() for name in NAMES}
         self.manifests: dict[str, dict[str, set[str]]] = {name: {} for name in NAMES}
         self.bodies: dict[str, bytes] = {}
         self.meant: dict[tuple[str, str], str] = {}
         self.young: set[str] = set()
-        self.journal: list[str] = []
-
-    @contextlib.contextmanager
-    def explained(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            error.add_note("\n".join([f"after {len(self.journal)} steps:", *self.journal[-40:]]))
-            raise
-
-    def do(self, work: Awaitable[Result]) -> Result:
-        async def bounded() -> Result:
-            async with asyncio.timeout(60):
-                return await work
-
-        return self.loop.run_until_complete(bounded())
 
     async def open(self) -> Shelf:
         return Shelf(self.folder)
@@ -317,9 +276,7 @@ class Collecting(RuleBasedStateMachine):
         finally:
             for shelf in self.shelves:
                 self.do(shelf.close())
-            self.loop.run_until_complete(self.loop.shutdown_default_executor())
-            self.loop.close()
-            shutil.rmtree(self.folder)
+            self.leave()
 
     def end(self) -> None:
         """All that should be here is pulled; then all is deleted, and everything must be free."""

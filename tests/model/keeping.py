@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import initialize, invariant
 
 from mirror.admin.scrub import Scrubber
 from mirror.content.answers import Target
@@ -31,12 +28,11 @@ from mirror.store.purge import Purged, Purger
 from mirror.store.sets import Sets
 from tests.faults.invariants import downloads_can_go_on, sealed_files_hash_to_their_names, tags_name_what_is_a_manifest
 from tests.model.universe import ALL_BLOBS, IMAGES, MANIFESTS, REPOSITORIES, TRUTH, parts
+from tests.model.walking import Result, Walk, step
 from tests.peers.images import Image
 from tests.peers.scripted import ScriptedRegistry
 from tests.unit.content.conftest import read
 from tests.unit.content.hosted_bed import Shelf, image
-
-Result = TypeVar("Result")
 
 APPS = ("apps/a", "apps/b")
 ATTEMPTS = 4  # a pull may join a download that another one's end ends
@@ -67,28 +63,11 @@ def needs(one: Image) -> set[str]:
     return {one.digest, *parts(one)}
 
 
-def step(**draws: Any) -> Callable[[Callable[..., None]], Any]:
-    """As `rule`, and write down what was done: threads are real, so a second run may not show what went wrong."""
-
-    def wrap(function: Callable[..., None]) -> Any:
-        @functools.wraps(function)
-        def run(self: Keeping, **drawn: Any) -> None:
-            self.journal.append(f"{function.__name__}({', '.join(f'{k}={v!r}' for k, v in drawn.items())})")
-            with self.explained():
-                function(self, **drawn)
-
-        return rule(**draws)(run)
-
-    return wrap
-
-
-class Keeping(RuleBasedStateMachine):
+class Keeping(Walk):
     """Two processes on one store, one upstream that is always well."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.loop = asyncio.new_event_loop()
-        self.folder = Path(tempfile.mkdtemp(prefix="care-model-"))
         self.upstream = ScriptedRegistry()
         self.shelves: list[Shelf] = []
         self.pins: dict[str, set[str]] = {}  # what pins: the digests that were here when it was written
@@ -97,24 +76,8 @@ class Keeping(RuleBasedStateMachine):
         self.young: set[str] = set()
         self.spoilt: set[str] = set()  # damaged, until a scrub
         self.lost: set[str] = set()  # damaged, and nobody can give it again
-        self.journal: list[str] = []
 
     # -- what the rules are made of ------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def explained(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            error.add_note("\n".join([f"after {len(self.journal)} steps:", *self.journal[-40:]]))
-            raise
-
-    def do(self, work: Awaitable[Result]) -> Result:
-        async def bounded() -> Result:
-            async with asyncio.timeout(60):
-                return await work
-
-        return self.loop.run_until_complete(bounded())
 
     @property
     def layout(self):
@@ -487,9 +450,7 @@ class Keeping(RuleBasedStateMachine):
             for shelf in self.shelves:
                 self.do(shelf.close())
             self.do(self.upstream.stop())
-            self.do(self.loop.shutdown_default_executor())
-            self.loop.close()
-            shutil.rmtree(self.folder)
+            self.leave()
 
     def end(self) -> None:
         """What was pushed is pulled. Then everything is given up, and all of it goes."""

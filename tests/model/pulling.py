@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import os
 import shutil
-import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
 
 import pytest
 import yaml
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import initialize, invariant, precondition
 
 from mirror.config import load
 from mirror.content.answers import BlobAnswer, ByteRange, RangeUnsatisfiable, Target
@@ -30,11 +27,10 @@ from tests.faults.invariants import (
     tags_name_what_is_a_manifest,
 )
 from tests.model.universe import ALL_BLOBS, ALL_IMAGES, IMAGES, MANIFESTS, REPOSITORIES, TAGS, TRUTH, Model, parts
+from tests.model.walking import Walk, step
 from tests.peers import faults
 from tests.peers.scripted import ScriptedRegistry
 from tests.unit.content.conftest import Room, read
-
-Result = TypeVar("Result")
 
 HOLD_BACK = 64 * 1024  # what nobody gets before the digest agrees (DESIGN 2.4)
 ATTEMPTS = 3  # a pull may join one that an earlier fault ends; the next one begins anew
@@ -74,56 +70,21 @@ ranges = st.one_of(
 )
 
 
-def step(**draws: Any) -> Callable[[Callable[..., None]], Any]:
-    """As `rule`, and write down what was done: a second run may not show what went wrong, for time is real here."""
-
-    def wrap(function: Callable[..., None]) -> Any:
-        @functools.wraps(function)
-        def run(self: PullPath, **drawn: Any) -> None:
-            self.journal.append(f"{function.__name__}({', '.join(f'{k}={v!r}' for k, v in drawn.items())})")
-            with self.explained():
-                function(self, **drawn)
-
-        return rule(**draws)(run)
-
-    return wrap
-
-
 class Left(Exception):
     """The client went away."""
 
 
-class PullPath(RuleBasedStateMachine):
+class PullPath(Walk):
     """One store, one or two processes on it, one upstream; `model` says what may be true of them."""
 
     def __init__(self) -> None:
         super().__init__()
         self.descriptors = len(os.listdir("/proc/self/fd"))
-        self.loop = asyncio.new_event_loop()
-        self.folder = Path(tempfile.mkdtemp(prefix="model-"))
         self.upstream = ScriptedRegistry()
         self.up = True
         self.offline = False
         self.rooms: list[Room] = []
         self.model = Model()
-        self.journal: list[str] = []
-
-    @contextlib.contextmanager
-    def explained(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            error.add_note("\n".join([f"after {len(self.journal)} steps:", *self.journal[-40:]]))
-            raise
-
-    # -- what the rules are made of ----------------------------------------------------------------------------
-
-    def do(self, work: Awaitable[Result]) -> Result:
-        async def bounded() -> Result:
-            async with asyncio.timeout(20):
-                return await work
-
-        return self.loop.run_until_complete(bounded())
 
     @property
     def layout(self):
@@ -575,9 +536,7 @@ class PullPath(RuleBasedStateMachine):
             for room in self.rooms:
                 self.do(room.close())
             self.do(self.upstream.stop())
-            self.do(self.loop.shutdown_default_executor())
-            self.loop.close()
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self.leave()
         assert len(os.listdir("/proc/self/fd")) <= self.descriptors, "descriptors are left open"
 
     async def _judge_index(self) -> None:
