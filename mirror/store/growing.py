@@ -70,7 +70,7 @@ class Growing:
                     raise
                 return None
             except PermissionError:
-                if not _unseal(path):
+                if not files.unseal(str(path)):
                     raise
 
     def lock(self) -> bool:
@@ -141,25 +141,6 @@ class Growing:
     def close(self) -> None:
         """Close the file, once."""
         os.close(self.fd)
-
-
-def _unseal(path: Path) -> bool:
-    """Make a file writable that was sealed and never renamed; say whether opening it again may help."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return True
-    try:
-        # Whoever seals it holds the lock until it is renamed.
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        there, here = files.look(str(path)), files.status(fd)
-        if there is not None and there.st_ino == here.st_ino:
-            os.fchmod(fd, 0o600)
-    except PermissionError:
-        return False
-    finally:
-        os.close(fd)
-    return True
 
 
 def read_note(path: str, file: os.stat_result | None) -> Waiting | None:

@@ -12,13 +12,12 @@ import time
 from collections.abc import Container, Iterator
 from typing import NamedTuple
 
-from mirror.errors import DigestInvalid
 from mirror.oci.digest import Digest
 from mirror.store import files
 from mirror.store.layout import Layout
 from mirror.store.sets import Sets
+from mirror.store.walk import named_by_digest
 
-_ALGORITHMS = ("sha256", "sha512")
 _LOOK_AGAIN = 2.0  # seconds
 _LOOK_SHARE = 20  # of the time that looking takes, at least this many times it passes before the next look
 
@@ -64,19 +63,8 @@ class Hosted:
 
     def walk(self) -> Iterator[Marker]:
         """Yield the markers, in the folder's order."""
-        for algorithm in _ALGORITHMS:
-            try:
-                entries = os.scandir(self._layout.hosted / algorithm)
-            except FileNotFoundError:
-                continue
-            with entries:
-                for entry in entries:
-                    try:
-                        digest = Digest.parse(f"{algorithm}:{entry.name}")
-                        status = entry.stat(follow_symlinks=False)
-                    except (DigestInvalid, FileNotFoundError):
-                        continue
-                    yield Marker(digest, status.st_mtime)
+        for digest, status in named_by_digest(self._layout.hosted):
+            yield Marker(digest, status.st_mtime)
 
     def size(self, besides: Container[str] = ()) -> int:
         """Return the bytes of what is marked and here, as of some seconds ago, without the digests of `besides`."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import time
 from pathlib import Path
 
 from mirror import logs
@@ -38,7 +37,7 @@ class Leftovers:
         freed = self._uploads.tidy() + self._remove_temporary_notes()
         for name in self._names():
             path = str(self._layout.ingest / name)
-            if not self._old(path, SPANS_AGE if name.endswith(SPANS) else self._age):
+            if not files.idle_for(path, SPANS_AGE if name.endswith(SPANS) else self._age):
                 continue
             size = allocated(path)
             if name.endswith(_TEMPORARY):
@@ -61,7 +60,7 @@ class Leftovers:
         count = 0
         for name in self._names():
             path = str(self._layout.ingest / name)
-            if name.endswith(".json") and not os.path.lexists(grows_in(path)) and self._old(path, self._age):
+            if name.endswith(".json") and not os.path.lexists(grows_in(path)) and files.idle_for(path, self._age):
                 count += files.remove(path)
         return count
 
@@ -69,20 +68,12 @@ class Leftovers:
         freed = 0
         for entry in _scan(self._layout.uploads):
             path = str(self._layout.uploads / entry)
-            if entry.endswith("~") and self._old(path, self._age):
+            if entry.endswith("~") and files.idle_for(path, self._age):
                 freed += allocated(path) if files.remove(path) else 0
         return freed
 
     def _names(self) -> list[str]:
         return _scan(self._layout.ingest)
-
-    def _old(self, path: str, age: float) -> bool:
-        """Tell whether nothing happened to a file for `age` seconds. The mtime alone may be a seal: always old."""
-        try:
-            status = os.lstat(path)
-        except FileNotFoundError:
-            return False
-        return max(status.st_mtime, status.st_ctime) < time.time() - age
 
     def _remove_part(self, name: str) -> bool:
         algorithm, _, encoded = name.removesuffix(".part").partition("-")

@@ -138,7 +138,7 @@ class Uploads:
                 freed += self._tidy(identity, age, age if empty_age is None else empty_age)
             elif name.endswith(".json") and files.look(self._layout.upload(identity)) is None:
                 path = self._layout.upload_note(identity)
-                if _idle_for(path, age):
+                if files.idle_for(path, age):
                     files.remove(path)
         return freed
 
@@ -154,7 +154,7 @@ class Uploads:
             note = UploadNote.parse(files.read_record(note_path, _NOTE_LIMIT))
             held = allocated(path)
             promised = owed(note.size, held) if note is not None else 0
-            if _idle_for(path, age if files.status(fd).st_size else empty_age):
+            if files.idle_for(path, age if files.status(fd).st_size else empty_age):
                 files.remove(note_path)
                 files.remove(path)
                 _log.info("upload_abandoned", name=note.name if note is not None else "", bytes=held)
@@ -218,7 +218,7 @@ class Uploads:
         except FileNotFoundError:
             return None
         except PermissionError:
-            if not _unseal(path):
+            if not files.unseal(path):
                 raise
         try:
             return os.open(path, flags)
@@ -254,31 +254,6 @@ def _is_locked(path: str) -> bool:
     finally:
         os.close(fd)
     return False
-
-
-def _unseal(path: str) -> bool:
-    """Make an upload writable that was sealed and never renamed; say whether opening it again may help."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return True
-    try:
-        # Whoever seals it holds the lock until it is renamed: then it is not here any more.
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        there, here = files.look(path), files.status(fd)
-        if there is not None and there.st_ino == here.st_ino:
-            os.fchmod(fd, 0o600)
-    except PermissionError:
-        return False
-    finally:
-        os.close(fd)
-    return True
-
-
-def _idle_for(path: str, age: float) -> bool:
-    """Tell whether nothing happened to a file for `age` seconds. The mtime alone may be a seal: always old."""
-    found = files.look(path)
-    return found is not None and max(found.st_mtime, found.st_ctime) < time.time() - age
 
 
 def _unknown(identity: str, name: str) -> UploadUnknown:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from mirror.errors import DigestInvalid
@@ -22,23 +23,27 @@ class Found(NamedTuple):
     used: float
 
 
+def named_by_digest(root: Path) -> Iterator[tuple[Digest, os.stat_result]]:
+    """Yield what is in `root`, by algorithm, under the name of a digest, in the folder's order; for threads."""
+    for algorithm in _ALGORITHMS:
+        try:
+            entries = os.scandir(root / algorithm)
+        except FileNotFoundError:
+            continue
+        with entries:
+            for entry in entries:
+                try:
+                    yield Digest.parse(f"{algorithm}:{entry.name}"), entry.stat(follow_symlinks=False)
+                except (DigestInvalid, FileNotFoundError):
+                    continue
+
+
 def find_blobs(layout: Layout) -> Iterator[Found]:
     """Yield every regular file that is named by a digest, in the folder's order; for threads, a million take seconds.
 
     The mtime is the seal, so the last use is taken from the later of atime (which relatime and the seal let fall
     behind) and ctime (when the file was committed or came by rsync).
     """
-    for algorithm in _ALGORITHMS:
-        try:
-            entries = os.scandir(layout.blobs / algorithm)
-        except FileNotFoundError:
-            continue
-        with entries:
-            for entry in entries:
-                try:
-                    digest = Digest.parse(f"{algorithm}:{entry.name}")
-                    status = entry.stat(follow_symlinks=False)
-                except (DigestInvalid, FileNotFoundError):
-                    continue
-                if stat.S_ISREG(status.st_mode):
-                    yield Found(digest, status.st_size, max(status.st_atime, status.st_ctime))
+    for digest, status in named_by_digest(layout.blobs):
+        if stat.S_ISREG(status.st_mode):
+            yield Found(digest, status.st_size, max(status.st_atime, status.st_ctime))

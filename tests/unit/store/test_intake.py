@@ -495,7 +495,7 @@ def test_a_kill_between_seal_and_rename_as_another_user_than_root(tmp_path: Path
 
 def _age(store: Store, monkeypatch: pytest.MonkeyPatch, days: float) -> None:
     now = time.time()
-    monkeypatch.setattr("mirror.store.leftovers.time.time", lambda: now + days * DAY)
+    monkeypatch.setattr("mirror.store.files.time.time", lambda: now + days * DAY)
 
 
 def test_spans_wait_for_a_month_and_what_was_whole_for_a_day(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
