@@ -122,6 +122,8 @@ def test_sync_killed_ten_times_takes_each_byte_about_once(
             time.sleep(chance.uniform(0, 1.5))
             assert process.poll() is None, "it had come to its end before it was killed"
             kill(process)
+            # Or what is on its way to the dead would leave at full speed, as soon as it may, and be counted.
+            wait_until(lambda: not front.passing, "the end of what was sent to the dead")
             assert_nothing_published(site)
     finally:
         front.rate = None

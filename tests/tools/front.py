@@ -60,6 +60,7 @@ class Front(LoopThread):
         self.url = f"{'https' if tls else 'http'}://{self.address}"
         self.asked: list[Asked] = []
         self.sent: Counter[str] = Counter()  # bytes of bodies by digest
+        self.passing = 0  # requests under way: one whose client was killed ends at its next byte
         self.rate: float | None = None
         self.cut_after: int | None = None
         self.token_lifetime: float | None = None
@@ -141,6 +142,7 @@ class Front(LoopThread):
             headers = [(name, value) for name, value in headers if not self._expired(name, value)]
         sent = 0
         status = 502
+        self.passing += 1
         try:
             async with self._session.request(
                 request.method,
@@ -167,6 +169,7 @@ class Front(LoopThread):
                 request.transport.abort()
             return web.Response(status=502)
         finally:
+            self.passing -= 1
             self._note(request, status, sent)
 
     async def _body(self, request: web.BaseRequest, content: Any, response: web.StreamResponse, status: int) -> int:

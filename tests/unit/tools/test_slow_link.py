@@ -55,20 +55,22 @@ def test_latency_and_rate(source: str) -> None:
     with SlowLink(source, round_trip=0.1, rate=1e6) as link:
         first, last = fetch(link.address)
         assert first >= 0.2  # the handshake, then the question and its answer
-        assert 0.29 <= last - first + 32 * 1024 / 1e6 <= 1.5
+        # A burst leaves at once; a reader that is late has the rest the sooner after its first byte.
+        assert last + 32 * 1024 / 1e6 >= 0.2 + SIZE / 1e6
+        assert last - first <= 1.5
         assert link.received == SIZE
         assert link.passages[0].to_target == len(b"please\n")
 
 
 def test_each_connection_has_a_rate_of_its_own(source: str) -> None:
-    with SlowLink(source, round_trip=0, rate=1e6) as link:
+    with SlowLink(source, round_trip=0, rate=3e5) as link:
         threads = [threading.Thread(target=fetch, args=(link.address,)) for _ in range(4)]
         start = time.monotonic()
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert time.monotonic() - start < 4 * SIZE / 1e6
+        assert time.monotonic() - start < 4 * SIZE / 3e5
         assert [one.from_target for one in link.passages] == [SIZE] * 4
 
 
