@@ -91,7 +91,7 @@ def _reconcile(desk: Desk, outcome: Outcome) -> None:
 
 def _chosen(desk: Desk, scrubber: Scrubber, what: str) -> Collection[Digest]:
     """Return the digests of a generation, or of a repository."""
-    if desk.sets.generations(what.partition("@")[0]) if "/" not in what else False:
+    if "/" not in what and desk.sets.generations(what.partition("@")[0]):
         return list(choose_stored(desk, what, complete=False).plan.content)
     named = parse_named(what)
     target = find_target(desk, named.name)
