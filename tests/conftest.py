@@ -14,10 +14,15 @@ from typing import Any
 import pytest
 import structlog
 from blockbuster import BlockBuster, BlockBusterFunction
+from hypothesis import settings
 
 from mirror import logs
 from mirror.store import files
 from tests.tools.programs import Programs
+
+# How long an example takes is the host's affair.
+settings.register_profile("mirror", deadline=None)
+settings.load_profile("mirror")
 
 _TESTS = str(Path(__file__).parent)
 _MIRROR = str(Path(files.__file__).parents[1])
