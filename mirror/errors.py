@@ -24,6 +24,7 @@ MirrorError                     what went wrong, in words for the person who rea
 ├── StoreError                  the store on disk
 │   ├── StoreUnusable           another owner, a newer format, a file system that keeps no locks   exit 78
 │   ├── StoreFull               no room, and nothing may be evicted                      exit 5
+│   ├── StoreUnreadable         a file that cannot be read now: it stays where it is, and is not taken for bad
 │   └── Corrupt                 bytes that do not hash to their name                     exit 4
 └── UpstreamError               the other registry
     ├── UpstreamNotFound        404 to a request that it understood
@@ -190,6 +191,17 @@ class StoreUnusable(StoreError):
 
 class StoreFull(StoreError):
     """No room, and nothing that may be evicted."""
+
+
+class StoreUnreadable(StoreError):
+    """A file at `path` that cannot be read now, for the reason `number` (errno): it may be whole, and stays there."""
+
+    retry_after = 5  # seconds
+
+    def __init__(self, what: str, remedy: str = "", number: int = 0, path: str = "") -> None:
+        super().__init__(what, remedy)
+        self.number = number
+        self.path = path
 
 
 class Corrupt(StoreError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, PrivateAttr
@@ -116,6 +117,19 @@ class Rule(Section):
 
     def _key(self) -> tuple[Any, ...]:
         return self.who, self.repositories, self.may, self.quota
+
+
+class Readers:
+    """Which repositories have the same readers, by `clients.anonymous` and `clients.rules`."""
+
+    def __init__(self, anonymous: Anonymous = "pull", rules: Sequence[Rule] = ()) -> None:
+        self._rules = tuple(rules)
+        # Whether everybody may pull everything.
+        self.everybody = anonymous != "none" and not rules
+
+    def of(self, name: str) -> tuple[int, ...]:
+        """Return what is equal for two repositories with the same readers: the rules that cover it, empty for none."""
+        return tuple(number for number, rule in enumerate(self._rules) if rule.covers(name))
 
 
 class Clients(Section):

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from mirror.errors import MirrorError
 from mirror.oci.digest import Digest
 
 # DESIGN's words for where the bytes came from, sent as X-Cache.
@@ -96,6 +97,10 @@ class Readable(Protocol):
 
     def read(self, start: int, stop: int) -> bytes:
         """Return bytes start..stop, which are ready and loaded, without waiting."""
+        ...
+
+    def failed(self, error: OSError) -> MirrorError:
+        """Return what is to be raised for a fault in reading `fd`."""
         ...
 
     def close(self) -> None:

@@ -7,16 +7,17 @@ import os
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping
 
-from mirror.content.answers import BlobAnswer, BlobHead, ByteRange, Cache, RangeUnsatisfiable, Target
+from mirror.content.answers import BlobAnswer, BlobHead, ByteRange, Cache, RangeUnsatisfiable, Readable, Target
 from mirror.content.coalesce import Coalesced
 from mirror.content.fetch import CLIENT_PATIENCE, Fetcher
 from mirror.content.fill import HOLD_BACK, Fill, FillGoneError
-from mirror.content.members import Members, not_here
+from mirror.content.members import MayPull, Members, nobody, not_here
 from mirror.content.readers import GrowingFile, WholeFile
 from mirror.content.through import Chunks, pass_range, pass_whole
 from mirror.content.workshop import Source
-from mirror.errors import Corrupt, NotHere, NotYet, StoreError, StoreFull, UpstreamError
+from mirror.errors import Corrupt, NotHere, NotYet, StoreFull, StoreUnreadable, UpstreamError
 from mirror.oci.digest import Digest
+from mirror.store import files
 from mirror.store.blobs import Blobs as StoredBlobs
 from mirror.store.blobs import OpenBlob
 from mirror.store.files import PageCache
@@ -51,19 +52,17 @@ class Blobs:
         self._offline = offline
         self._cache = PageCache()
         self._heads: Coalesced[tuple[str, Digest], int] = Coalesced()
-        self._verifying: Coalesced[Digest, bool] = Coalesced()
+        self._verifying: Coalesced[Digest, int] = Coalesced()
         self._passing: Counter[Digest] = Counter()
 
     # -- what is here ----------------------------------------------------------------------------------------
 
     def now(self, target: Target, digest: Digest) -> BlobAnswer | None:
         """Return the blob if it is here, sealed and known to be the repository's: no wait, four system calls."""
-        if not self._members.now(target, digest):
-            return None
         try:
-            found = self._stored.open(digest)
-        except StoreError:
-            return None  # put away by who waits
+            found = self._stored.open(digest) if self._members.now(target, digest) else None
+        except StoreUnreadable:
+            return None  # whoever waits may get it elsewhere
         if found is None:
             return None
         if not found.sealed:
@@ -71,61 +70,75 @@ class Blobs:
             return None
         return self._hit(digest, found, target)
 
-    def _hit(self, digest: Digest, found: OpenBlob, target: Target, why: str = "") -> BlobAnswer:
+    def _hit(self, digest: Digest, found: OpenBlob, target: Target) -> BlobAnswer:
         self._used(digest, found.size)
-        file = WholeFile(found.fd, found.size, self._cache, self._readers, lambda error: self._broken(digest, error))
-        return BlobAnswer(found.size, 0, found.size, "HIT", file, upstream=target.upstream, why=why)
-
-    def _broken(self, digest: Digest, error: OSError) -> Corrupt:
-        """Put a file away that cannot be read, so that whoever asks next gets it from upstream."""
-        _ = self._readers.run(self._stored.discard, digest, f"unreadable: {error.strerror}")
-        return Corrupt(f"the stored content of {digest} cannot be read ({error.strerror})")
+        size = found.size
+        file = WholeFile(found.fd, size, self._cache, self._readers)
+        answer = BlobAnswer(size, 0, size, "HIT", file, upstream=target.upstream)
+        client = self._client(target)
+        if client is not None and not self._offline:
+            answer.divert = lambda position: self._divert(
+                Source(client, target, size, known=True), digest, file, size, position
+            )
+        return answer
 
     async def here(self, digest: Digest) -> OpenBlob | None:
-        """Open a blob that is here and verified; one that is not sealed is hashed first, a bad one put away."""
+        """Open a blob that is here and verified; one that is not sealed is hashed first, a bad one put away.
+
+        Raises StoreUnreadable, NotYet.
+        """
         for _ in range(_ATTEMPTS):
-            try:
-                found = self._stored.open(digest)
-            except StoreError:
-                await self._readers.run(self._stored.discard, digest, "cannot be opened")
-                continue
+            found = self._stored.open(digest)
             if found is None or found.sealed:
                 return found
-            os.close(found.fd)
+            good = False
             try:
                 async with asyncio.timeout(CLIENT_PATIENCE):
-                    await self._verifying.run(digest, lambda: self._verify(digest))
+                    verified = await self._verifying.run(digest, lambda: self._verify(digest))
+                good = verified == files.status(found.fd).st_ino
             except TimeoutError:
                 raise NotYet(f"{digest} is being verified", "ask again: it goes on") from None
+            finally:
+                if not good:
+                    os.close(found.fd)
+            if good:
+                return found  # sealed by now, or of a disk that takes no seal
         return None
 
-    async def _verify(self, digest: Digest) -> bool:
+    async def _verify(self, digest: Digest) -> int:
+        """Hash what is here; return its inode, 0 where there is nothing or it was put away. Raises StoreUnreadable."""
         found = self._stored.open(digest)
         if found is None:
-            return False
+            return 0
         try:
-            await self._readers.run(self._stored.verify, digest, found.fd)
+            await self._readers.complete(self._stored.verify, digest, found.fd)
+            return files.status(found.fd).st_ino
         except Corrupt:
-            return False
+            return 0
         finally:
             os.close(found.fd)
-        return True
 
     # -- HEAD ------------------------------------------------------------------------------------------------
 
-    async def head(self, target: Target, digest: Digest) -> BlobHead:
-        """Return the blob's size, fetching nothing. Raises NotHere, NotYet, UpstreamError."""
-        found = await self.here(digest)
+    async def head(self, target: Target, digest: Digest, may_pull: MayPull = nobody) -> BlobHead:
+        """Return the blob's size, fetching nothing. Raises NotHere, NotYet, StoreUnreadable, UpstreamError."""
+        try:
+            found = await self.here(digest)
+        except StoreUnreadable:
+            if not self._may_ask(target):
+                raise
+            return await self._head_upstream(target, digest)
         if found is not None:
             os.close(found.fd)
-            if await self._members.find(target, digest) is None:
-                await self._members.prove(self._client(target), target, digest)
+            await self._admit(target, digest, may_pull)
             return BlobHead(found.size, "HIT", target.upstream)
         growing = await self._fetcher.growing(digest)
         if growing is not None:
-            if await self._members.find(target, digest) is None:
-                await self._members.prove(self._client(target), target, digest)
+            await self._admit(target, digest, may_pull)
             return BlobHead(growing, "JOINED", target.upstream)
+        return await self._head_upstream(target, digest)
+
+    async def _head_upstream(self, target: Target, digest: Digest) -> BlobHead:
         client = self._asked(target, digest)
         try:
             async with asyncio.timeout(CLIENT_PATIENCE):
@@ -136,20 +149,29 @@ class Blobs:
 
     # -- GET -------------------------------------------------------------------------------------------------
 
-    async def get(self, target: Target, digest: Digest, wanted: ByteRange | None) -> BlobAnswer:
+    async def get(
+        self, target: Target, digest: Digest, wanted: ByteRange | None, may_pull: MayPull = nobody
+    ) -> BlobAnswer:
         """Return the blob, or the range of it, from wherever it is.
 
-        Raises NotHere, NotYet, RangeUnsatisfiable, UpstreamError.
+        Raises NotHere, NotYet, RangeUnsatisfiable, StoreUnreadable, UpstreamError.
         """
         for attempt in range(_ATTEMPTS):
-            found = await self.here(digest)
+            try:
+                found = await self.here(digest)
+            except StoreUnreadable as error:
+                return await self.around(target, digest, wanted, error)
             if found is not None:
-                return await self._prove_hit(target, digest, found, wanted)
+                return await self._prove_hit(target, digest, found, wanted, may_pull)
             client = self._asked(target, digest)
-            row = await self._members.find(target, digest)
-            source = Source(client, target, row.size if row is not None else None, known=row is not None)
+            try:
+                member = await self._members.find(target, digest, may_pull)
+            except StoreUnreadable:
+                member = None  # upstream is asked anyway
+            own = member is not None and member.own
+            source = Source(client, target, member.size if member is not None else None, known=own)
             under_way = self._fetcher.find(digest)
-            if row is None and under_way is not None and under_way.source.place != source.place:
+            if not own and under_way is not None and under_way.source.place != source.place:
                 await self._members.prove(client, target, digest)
             fill, began = self._fetcher.join(digest, source)
             try:
@@ -158,21 +180,45 @@ class Blobs:
                 continue
             except StoreFull:
                 return await self._pass_whole(source, digest, wanted, "store full")
+            except StoreUnreadable as error:
+                return await self.around(target, digest, wanted, error)
             except (UpstreamError, NotHere):
                 # What ended somebody else's fetch, for their repository, does not end ours.
                 if began or fill.source.place == source.place or attempt == _ATTEMPTS - 1:
                     raise
         raise NotYet(f"{digest} cannot be had now", "ask again")
 
-    async def _prove_hit(self, target: Target, digest: Digest, found: OpenBlob, wanted: ByteRange | None) -> BlobAnswer:
+    async def around(
+        self, target: Target, digest: Digest, wanted: ByteRange | None, error: StoreUnreadable
+    ) -> BlobAnswer:
+        """Return what upstream has of a blob that is here and cannot be read; raise `error` where that is nothing."""
+        client = self._client(target)
+        if client is None or self._offline:
+            raise error
         try:
-            if await self._members.find(target, digest) is None:
-                await self._members.prove(self._client(target), target, digest)
+            return await self._pass_whole(Source(client, target), digest, wanted, "store unreadable")
+        except (NotHere, UpstreamError) as refused:
+            raise error from refused
+
+    async def _admit(self, target: Target, digest: Digest, may_pull: MayPull) -> None:
+        """Return if a repository may be given content that is here, asking upstream where that is not known."""
+        try:
+            if await self._members.find(target, digest, may_pull) is not None:
+                return
+        except StoreUnreadable:
+            if not self._may_ask(target):
+                raise
+        await self._members.prove(self._client(target), target, digest)
+
+    async def _prove_hit(
+        self, target: Target, digest: Digest, found: OpenBlob, wanted: ByteRange | None, may_pull: MayPull
+    ) -> BlobAnswer:
+        try:
+            await self._admit(target, digest, may_pull)
         except BaseException:
             os.close(found.fd)
             raise
-        answer = self._hit(digest, found, target)
-        return cut(answer, wanted)
+        return cut(self._hit(digest, found, target), wanted)
 
     async def _from_fill(self, fill: Fill, began: bool, source: Source, wanted: ByteRange | None) -> BlobAnswer:
         if wanted is None:
@@ -221,7 +267,7 @@ class Blobs:
         total = fill.total
         return BlobAnswer(
             total, 0, total, cache, file, upstream=upstream,
-            divert=lambda position: self._divert(source, fill, file, total, position),
+            divert=lambda position: self._divert(source, fill.digest, file, total, position),
         )  # fmt: skip
 
     # -- bytes that are not stored -----------------------------------------------------------------------------
@@ -272,7 +318,7 @@ class Blobs:
         return BlobAnswer(total_or_none, 0, total_or_none, "BYPASS", chunks=chunks, upstream=upstream, why=why)
 
     async def _divert(
-        self, source: Source, fill: Fill, file: GrowingFile, total: int, position: int
+        self, source: Source, digest: Digest, file: Readable, total: int, position: int
     ) -> AsyncGenerator[bytes]:
         """Go on from `position` without the store; what was sent before counts for the digest."""
         read = 0
@@ -283,14 +329,17 @@ class Blobs:
             read += len(piece)
             return piece
 
-        body = await source.client.get_blob(source.target.repository, fill.digest, position)
-        async for content in pass_whole(source, fill.digest, body, total, position, prefix):
+        body = await source.client.get_blob(source.target.repository, digest, position)
+        async for content in pass_whole(source, digest, body, total, position, prefix):
             yield content
 
     # -- whom to ask -----------------------------------------------------------------------------------------
 
     def _client(self, target: Target) -> UpstreamClient | None:
         return self._clients.get(target.upstream)
+
+    def _may_ask(self, target: Target) -> bool:
+        return target.upstream in self._clients and not self._offline
 
     def _asked(self, target: Target, digest: Digest) -> UpstreamClient:
         """Return the upstream to ask for a blob that is not here; raise NotHere where none may be asked."""
@@ -309,6 +358,8 @@ def cut(answer: BlobAnswer, wanted: ByteRange | None) -> BlobAnswer:
         answer.close()
         raise RangeUnsatisfiable(answer.total)
     answer.start, answer.stop = span
+    if answer.stop != answer.total:
+        answer.divert = None  # what is passed through is checked by its end, which is not asked for
     return answer
 
 

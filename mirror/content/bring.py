@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+from mirror import logs
 from mirror.content.answers import ManifestAnswer, Target
 from mirror.content.blobs import Blobs
 from mirror.content.fetch import Fetcher
@@ -20,6 +21,7 @@ from mirror.content.workshop import Source
 from mirror.errors import (
     NotHere,
     NotYet,
+    StoreError,
     StoreFull,
     UpstreamDenied,
     UpstreamError,
@@ -31,6 +33,8 @@ from mirror.oci.pullspec import Pullspec
 from mirror.store.tags import Tags as StoredTags
 from mirror.store.threads import Threads
 from mirror.upstream.client import UpstreamClient
+
+_log = logs.get("content.bring")
 
 _ATTEMPTS = 4  # to begin anew when a fetch that was joined ended for a reason that is not ours
 
@@ -94,6 +98,10 @@ class Bring:
         except (UpstreamNotFound, UpstreamDenied) as error:
             raise NotHere(error.what, error.remedy) from error
         if answer.cache == "BYPASS":
+            if answer.why == "store unreadable":
+                raise StoreError(
+                    f"the manifest {target.name}@{digest} is in the store and cannot be read", "see mirror status"
+                )
             if answer.why == "schema1":
                 raise UpstreamInvalid(
                     f"{target.name}@{digest} is a schema 1 image, which cannot be kept", "have it pushed anew"
@@ -147,8 +155,7 @@ class Bring:
                         f"{digest} has {found.size} bytes, and the manifest that names it says {size}",
                         f"the image in {target.name} is broken where it comes from",
                     )
-                if not self._members.now(target, digest):
-                    self._members.grant(target, digest)
+                await self.prove(target, digest)
                 return attempt > 0
             client = self._clients.get(target.upstream)
             if client is None or self._offline:
@@ -168,6 +175,18 @@ class Bring:
                 if attempt == _ATTEMPTS - 1:
                     raise
         raise NotYet(f"{digest} cannot be kept", "give the store more room")
+
+    async def prove(self, target: Target, digest: Digest) -> None:
+        """Have it noted that a blob, which is here, is the repository's own: upstream is asked where that is not known.
+
+        Where it does not say so nothing is noted: clients are asked for their right, or upstream again.
+        """
+        if await self._members.stands(target, digest):
+            return
+        try:
+            await self._members.prove(self._clients.get(target.upstream), target, digest)
+        except (NotHere, UpstreamError) as error:
+            _log.warning("blob_not_confirmed", name=target.name, digest=str(digest), why=error.what)
 
     def moving(self) -> dict[Digest, int]:
         """Return how many bytes of each download under way have come."""

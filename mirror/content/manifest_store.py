@@ -110,7 +110,9 @@ class ManifestStore:
         if not self._is_here(digest):
             return False
         renewed = self._lock.renew(digest)
-        if self._rows.modified(name, digest) is None and not self._rows.is_member(name, digest):
+        rows = (self._rows.manifest(name, digest), self._rows.member(name, digest))
+        # What an earlier release has of a hosted repository was pushed to it.
+        if all(row is None or row.brought is False for row in rows):
             return False
         return renewed or self._hosted.keep(digest)
 

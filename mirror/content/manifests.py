@@ -14,16 +14,17 @@ from mirror.content.answers import ManifestAnswer, Target
 from mirror.content.coalesce import Coalesced
 from mirror.content.fetch import CLIENT_PATIENCE
 from mirror.content.locks import Locks
-from mirror.content.members import Members
+from mirror.content.members import MayPull, Members, Membership, nobody
 from mirror.content.tags import Tags
 from mirror.errors import (
     Corrupt,
     ManifestInvalid,
     NotHere,
     NotYet,
-    StoreError,
     StoreFull,
+    StoreUnreadable,
     UpstreamDenied,
+    UpstreamError,
     UpstreamInvalid,
     UpstreamNotFound,
 )
@@ -99,23 +100,26 @@ class Manifests:
                 return None
             reference = state.digest
         found = self._memory.get((target.name, reference))
-        if (
-            found is None
-            or found.file != self._stored.modified(reference)
-            or found.row != self._rows.modified(target.name, reference)
-        ):
-            return None
+        try:
+            if (
+                found is None
+                or found.file != self._stored.modified(reference)
+                or found.row != self._rows.modified(target.name, reference)
+            ):
+                return None
+        except StoreUnreadable:
+            return None  # whoever waits may get it elsewhere
         self._used(reference, found.answer.size)
         return found.answer
 
-    async def get(self, target: Target, reference: Digest | str) -> ManifestAnswer:
-        """Return the manifest from wherever it is. Raises NotHere, NotYet, UpstreamError."""
+    async def get(self, target: Target, reference: Digest | str, may_pull: MayPull = nobody) -> ManifestAnswer:
+        """Return the manifest from wherever it is. Raises NotHere, NotYet, StoreUnreadable, UpstreamError."""
         if isinstance(reference, Digest):
-            return await self._patiently(self.by_digest(target, reference), f"{target.name}@{reference}")
+            return await self._patiently(self.by_digest(target, reference, may_pull), f"{target.name}@{reference}")
         state = await self.tags.resolve(target, reference)
         if state.answer is not None:
             return state.answer
-        answer = await self._patiently(self.by_digest(target, state.digest), f"{target.name}:{reference}")
+        answer = await self._patiently(self.by_digest(target, state.digest, may_pull), f"{target.name}:{reference}")
         cache = state.cache if state.cache is not None and answer.cache == "HIT" else answer.cache
         if state.cache == "STALE":
             cache = "STALE"
@@ -130,70 +134,80 @@ class Manifests:
         except TimeoutError:
             raise NotYet(f"{what} is being fetched and upstream has not answered yet", "ask again") from None
 
-    async def by_digest(self, target: Target, digest: Digest) -> ManifestAnswer:
-        """Return the manifest from here, else from upstream, kept from now on. Raises NotHere, UpstreamError."""
-        found = await self._here(target, digest)
-        if found is not None:
-            return found
-        client = self._asked(target, f"{target.name}@{digest}")
-        key = (target.name, str(digest))
-        joined = self._fetches.running(key)
-        answer = await self._fetches.run(key, lambda: self._fetch(target, digest, client))
+    async def by_digest(self, target: Target, digest: Digest, may_pull: MayPull = nobody) -> ManifestAnswer:
+        """Return the manifest from here, else from upstream, kept from now on.
+
+        Raises NotHere, NotYet, StoreUnreadable, UpstreamError.
+        """
+        try:
+            found = await self._here(target, digest, may_pull)
+            if found is not None:
+                return found
+            client = self._asked(target, f"{target.name}@{digest}")
+            key = (target.name, str(digest))
+            joined = self._fetches.running(key)
+            answer = await self._fetches.run(key, lambda: self._fetch(target, digest, client))
+        except StoreUnreadable as error:
+            return await self._around(target, digest, error)
         return replace(answer, cache="JOINED") if joined and answer.cache == "MISS" else answer
 
     # -- here ------------------------------------------------------------------------------------------------
 
-    async def _here(self, target: Target, digest: Digest) -> ManifestAnswer | None:
-        """Return the manifest if its bytes are here and it is the repository's, asking upstream for the latter once."""
+    async def _here(self, target: Target, digest: Digest, may_pull: MayPull = nobody) -> ManifestAnswer | None:
+        """Return the manifest if its bytes are here and the client may be given it, asking upstream for that once."""
         content = await self._content(digest)
         if content is None:
             return None
         row = self._rows.manifest(target.name, digest)
-        if row is None:
-            media_type = await self._belongs(target, digest, content)
+        if row is None or not await self._members.admits(target, digest, row):
+            media_type, member = await self._belongs(target, digest, content, may_pull)
+            answer = ManifestAnswer(digest, media_type, len(content), content, "HIT", target.upstream)
+            if member is not None and not member.own:
+                return answer  # which is not for every client of the repository
+            brought = member.brought if member is not None else True
             try:
-                await self._writers.run(self._rows.add_manifest, target.name, digest, media_type, len(content))
+                await self._writers.run(self._rows.add_manifest, target.name, digest, media_type, len(content), brought)
             except OSError as error:
                 # Nothing may name what is not durably the repository's: so this is as good as not stored.
                 _log.warning("row_not_written", name=target.name, digest=str(digest), error=error.strerror)
-                return ManifestAnswer(
-                    digest, media_type, len(content), content, "BYPASS", target.upstream, why="store full"
-                )
+                return replace(answer, cache="BYPASS", why="store full")
         else:
-            media_type = row.media_type
-        answer = ManifestAnswer(digest, media_type, len(content), content, "HIT", target.upstream)
+            answer = ManifestAnswer(digest, row.media_type, len(content), content, "HIT", target.upstream)
         self._remember(target, answer)
         self._used(digest, len(content))
         return answer
 
     async def _content(self, digest: Digest) -> bytes | None:
-        """Return the verified bytes of a manifest that is here; a bad file is put away."""
-        try:
-            found = self._stored.open(digest)
-        except StoreError:
-            await self._writers.run(self._stored.discard, digest, "cannot be opened")
-            return None
+        """Return the verified bytes of a manifest that is here; a bad file is put away. Raises StoreUnreadable."""
+        found = self._stored.open(digest)
         if found is None:
             return None
         try:
             if not found.sealed:
-                await self._writers.run(self._stored.verify, digest, found.fd)
+                await self._writers.complete(self._stored.verify, digest, found.fd)
             if found.size > _REMEMBERED_SIZE:
-                return await self._writers.run(files.read_bytes, found.fd, 0, found.size)
+                return await self._writers.complete(files.read_bytes, found.fd, 0, found.size)
             return files.read_bytes(found.fd, 0, found.size)
         except Corrupt:
-            return None
-        except OSError as error:
-            await self._writers.run(self._stored.discard, digest, f"unreadable: {error.strerror}")
             return None
         finally:
             os.close(found.fd)
 
-    async def _belongs(self, target: Target, digest: Digest, content: bytes) -> str:
-        """Return the media type of a manifest that another one of the repository names, or that upstream has there."""
+    async def _belongs(
+        self, target: Target, digest: Digest, content: bytes, may_pull: MayPull
+    ) -> tuple[str, Membership | None]:
+        """Return the media type of a manifest that the client may be given, and by which membership.
+
+        None: upstream has just confirmed that it is the repository's. Raises NotHere, UpstreamError.
+        """
         if target.hosted:
             raise NotHere(f"{target.name}@{digest} is not here")
-        member = await self._members.find(target, digest)
+        try:
+            member = await self._members.find(target, digest, may_pull)
+        except StoreUnreadable:
+            if not self._may_ask(target):
+                raise
+            member = None
         declared = member.media_type if member is not None else ""
         if member is None:
             client = self._asked(target, f"{target.name}@{digest}")
@@ -202,9 +216,24 @@ class Manifests:
             except (UpstreamNotFound, UpstreamDenied) as error:
                 raise NotHere(error.what, error.remedy) from error
         try:
-            return (await self._parse(content, declared)).media_type
+            return (await self._parse(content, declared)).media_type, member
         except ManifestInvalid as error:
-            raise NotHere(f"{digest} is no manifest of {target.name}: {error.what}") from error
+            raise NotHere(f"{digest} is not a manifest of {target.name}: {error.what}") from error
+
+    async def _around(self, target: Target, digest: Digest, error: StoreUnreadable) -> ManifestAnswer:
+        """Return what upstream has of a manifest that cannot be read here; raise `error` where that is nothing."""
+        client = self._clients.get(target.upstream)
+        if client is None or self._offline:
+            raise error
+        try:
+            body = await client.get_manifest(target.repository, str(digest))
+            found = await self._verified(target, digest, body)
+        except (NotHere, UpstreamError) as refused:
+            raise error from refused
+        size = len(body.body)
+        return ManifestAnswer(
+            digest, found.media_type, size, body.body, "BYPASS", target.upstream, why="store unreadable"
+        )
 
     def _remember(self, target: Target, answer: ManifestAnswer) -> None:
         if answer.size > _REMEMBERED_SIZE:
@@ -243,25 +272,32 @@ class Manifests:
                 return replace(found, cache="JOINED")
             return await self._keep(target, digest, await client.get_manifest(target.repository, str(digest)))
 
-    async def _keep(self, target: Target, digest: Digest, body: ManifestBody) -> ManifestAnswer:
-        """Verify what upstream sent, keep it, and make what it names members of the repository."""
-        content = body.body
+    async def _verified(self, target: Target, digest: Digest, body: ManifestBody) -> Manifest:
+        """Return what upstream sent if it is the manifest `digest`; raise UpstreamInvalid if not."""
         try:
-            found = await self._parse(content, body.media_type)
-            if not manifest.matches(content, found.media_type, digest):
-                raise ManifestInvalid(f"its bytes hash to {Digest.of(content, digest.algorithm)}")
+            found = await self._parse(body.body, body.media_type)
+            if not manifest.matches(body.body, found.media_type, digest):
+                raise ManifestInvalid(f"its bytes hash to {Digest.of(body.body, digest.algorithm)}")
         except ManifestInvalid as error:
             raise UpstreamInvalid(
                 f"what upstream sent for {target.name}@{digest} is not that manifest: {error.what}",
                 "nothing was stored; try later",
                 body.endpoint,
             ) from error
+        return found
+
+    async def _keep(self, target: Target, digest: Digest, body: ManifestBody) -> ManifestAnswer:
+        """Verify what upstream sent, keep it, and note what it names for the repository."""
+        content = body.body
+        found = await self._verified(target, digest, body)
         answer = ManifestAnswer(digest, found.media_type, len(content), content, "MISS", target.upstream)
         if found.media_type in media_types.SCHEMA1:
-            await self._writers.run(self._rows.add_members, target.name, found.named)
+            await self._writers.run(self._rows.add_named, target.name, found.named)
             return replace(answer, cache="BYPASS", why="schema1")
         try:
             await self._writers.run(self._store, target, answer, found)
+        except StoreUnreadable:
+            return replace(answer, cache="BYPASS", why="store unreadable")
         except (StoreFull, OSError):
             return replace(answer, cache="BYPASS", why="store full")
         self._remember(target, answer)
@@ -273,16 +309,19 @@ class Manifests:
         here = files.look(self._layout.blob(answer.digest))
         row = self._rows.manifest(target.name, answer.digest)
         whole = here is not None and files.is_sealed(here) and here.st_size == answer.size
-        if not whole or row != Row(answer.media_type, answer.size):
+        if not whole or row != Row(answer.media_type, answer.size, True):
             self._space.reserve(answer.digest, answer.size)
             ingest.store_bytes(self._layout, answer.digest, answer.body)
             self._rows.add_manifest(target.name, answer.digest, answer.media_type, answer.size)
-        self._rows.add_members(target.name, found.named)
+        self._rows.add_named(target.name, found.named)
 
     async def _parse(self, content: bytes, declared: str) -> Manifest:
         if len(content) <= _REMEMBERED_SIZE:
             return manifest.parse(content, declared)
         return await self._writers.run(manifest.parse, content, declared)
+
+    def _may_ask(self, target: Target) -> bool:
+        return target.upstream in self._clients and not self._offline
 
     def _asked(self, target: Target, what: str) -> UpstreamClient:
         client = self._clients.get(target.upstream)

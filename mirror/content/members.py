@@ -1,26 +1,64 @@
 """Whether a repository may be given a digest: the ground on which cached content is served (CVE-2024-39897).
 
-A digest is a member when a verified manifest of the repository names it, or upstream has given it there. Content
-that other repositories brought is not served on its digest alone: upstream is asked once, by HEAD.
+To be named is not to be had: a manifest of any repository can name any digest. A digest is served for a repository if
+
+1. it was brought for it: pushed there, given or confirmed by upstream, loaded under its name; or
+2. the repository names it, and the client may pull another repository that brought it; or
+3. upstream confirms it for the repository, by one HEAD that is remembered.
+
+Where everybody may pull everything (`Readers.everybody`) the second holds for all that is here. What an earlier release
+noted counts as brought where all repositories that have the digest have the same readers.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
+from collections.abc import Callable
+from typing import NamedTuple
 
 from mirror import logs
+from mirror.config.access import Readers
 from mirror.content.answers import Target
 from mirror.content.coalesce import Coalesced
-from mirror.errors import NotHere, UpstreamNotFound
+from mirror.errors import NotHere, NotYet, StoreUnreadable, UpstreamNotFound
 from mirror.oci.digest import Digest
+from mirror.store.brought import Brought
 from mirror.store.manifests import Manifests, Row
 from mirror.store.threads import Threads
 from mirror.upstream.client import UpstreamClient
 
+MayPull = Callable[[str], bool]  # of a repository, by its canonical name
+
+
+class Membership(NamedTuple):
+    """What a repository knows of a digest that it may be given: media type (or empty) and size in bytes, if known.
+
+    `own`: every client of this repository may be given it, and not only one that may pull another repository, too.
+    `brought` is what the row says.
+    """
+
+    media_type: str
+    size: int | None
+    own: bool
+    brought: bool | None
+
+
 _REBUILT = 10_000  # repositories whose last rebuild is remembered
+_REMEMBERED = 50_000  # digests of repositories that are known to have been brought, a worker
+_LOOKED_AT = 256  # repositories that brought a digest: of more, those that came first
+_ADOPTED = 12.0  # seconds that a client waits for what earlier releases noted to be taken over
+_LOOK_AGAIN = 0.1
 
 _log = logs.get("content.members")
+
+_Stamp = tuple[int, int, int]
+
+
+def nobody(_name: str) -> bool:
+    """Stand for a client that may pull nothing: for whoever asks on nobody's behalf."""
+    return False
 
 
 def not_here(target: Target, digest: Digest) -> NotHere:
@@ -34,39 +72,121 @@ def not_here(target: Target, digest: Digest) -> NotHere:
 
 
 class Members:
-    """Membership of blobs, and of manifests that another manifest names."""
+    """Membership of blobs and manifests."""
 
-    def __init__(self, rows: Manifests, writers: Threads, *, offline: bool) -> None:
+    def __init__(self, rows: Manifests, brought: Brought, readers: Readers, writers: Threads, *, offline: bool) -> None:
         self._rows = rows
+        self._brought = brought
+        self._readers = readers
         self._writers = writers
         self._offline = offline
         self._proofs: Coalesced[tuple[str, Digest], int] = Coalesced()
         self._rebuilt: OrderedDict[str, tuple[int, ...]] = OrderedDict()
+        self._known: OrderedDict[tuple[str, Digest], _Stamp] = OrderedDict()
         self._grants: set[asyncio.Future[None]] = set()
 
-    def now(self, target: Target, digest: Digest) -> bool:
-        """Tell without waiting, by one system call, whether `digest` is known to be a member."""
-        return self._rows.is_member(target.name, digest)
+    # -- without upstream ------------------------------------------------------------------------------------
 
-    async def find(self, target: Target, digest: Digest) -> Row | None:
-        """Return the row of `digest`, deriving the rows anew where manifests have come since; None: not a member."""
+    def now(self, target: Target, digest: Digest) -> bool:
+        """Tell without waiting, by one system call, whether `digest` may be served for the repository to anybody."""
+        stamp = self._rows.member_modified(target.name, digest)
+        if stamp is None:
+            return False
+        return self._readers.everybody or self._known.get((target.name, digest)) == stamp
+
+    async def find(self, target: Target, digest: Digest, may_pull: MayPull = nobody) -> Membership | None:
+        """Return what is known of a blob, or of a manifest that another one names, if this client may be given it.
+
+        None: upstream has to confirm it. Rows are derived anew where manifests have come since. Raises StoreUnreadable,
+        and NotYet where it cannot be said yet.
+        """
+        # Before the row: one that is replaced in between is read again the next time.
+        stamp = self._rows.member_modified(target.name, digest)
         row = self._rows.member(target.name, digest)
-        # What was pushed has its row, and a manifest that was pushed proves nothing: anybody can name any digest.
-        if row is not None or target.hosted:
-            return row
+        if row is None and not target.hosted:
+            # What was pushed has its row, and a manifest that was pushed proves nothing.
+            row = await self._derived(target, digest)
+        if row is None:
+            return None
+        if await self._is_brought(target, digest, row):
+            if stamp is not None:
+                self._remember((target.name, digest), stamp)
+            return Membership(row.media_type, row.size, True, row.brought)
+        shared = await self.is_shared(digest, may_pull)
+        return Membership(row.media_type, row.size, False, row.brought) if shared else None
+
+    async def admits(self, target: Target, digest: Digest, row: Row) -> bool:
+        """Tell whether a manifest whose row this is was brought for the repository. Raises StoreUnreadable, NotYet."""
+        return await self._is_brought(target, digest, row)
+
+    async def stands(self, target: Target, digest: Digest) -> bool:
+        """Tell whether the repository will be given a blob whatever becomes of others, and of the rules.
+
+        Raises StoreUnreadable, NotYet.
+        """
+        row = self._rows.member(target.name, digest)
+        return row is not None and (row.brought is True or await self._is_old_and_good(target, digest, row))
+
+    async def is_shared(self, digest: Digest, may_pull: MayPull) -> bool:
+        """Tell whether the client may pull a repository that brought `digest`: a bounded look-up."""
+        if may_pull is nobody:
+            return False
+        names, _ = await self._writers.run(self._brought.by, digest)
+        for name in names[:_LOOKED_AT]:
+            if may_pull(name) and await self._writers.run(self._has, name, digest):
+                return True
+        return False
+
+    async def _is_brought(self, target: Target, digest: Digest, row: Row) -> bool:
+        return row.brought is True or self._readers.everybody or await self._is_old_and_good(target, digest, row)
+
+    async def _is_old_and_good(self, target: Target, digest: Digest, row: Row) -> bool:
+        """Tell whether a row of an earlier release counts as one of what was brought."""
+        if row.brought is not None:
+            return False
+        # What an earlier release has of hosted repositories was pushed to them.
+        return self._readers.everybody or target.hosted or await self._is_open(digest)
+
+    async def _is_open(self, digest: Digest) -> bool:
+        """Tell whether all repositories that have `digest` have the same readers: then an old row tells nothing new."""
+        until = time.monotonic() + _ADOPTED
+        while not self._brought.is_complete:
+            if time.monotonic() > until:
+                raise NotYet("what an earlier release noted of repositories is being taken over", "ask again")
+            await asyncio.sleep(_LOOK_AGAIN)
+        names, every = await self._writers.run(self._brought.by, digest)
+        return every and len({self._readers.of(name) for name in names}) == 1
+
+    def _has(self, name: str, digest: Digest) -> bool:
+        """Tell whether a repository surely brought a digest."""
+        try:
+            rows = (self._rows.manifest(name, digest), self._rows.member(name, digest))
+        except StoreUnreadable:
+            return False
+        good = (True, None) if self._readers.everybody else (True,)
+        return any(row is not None and row.brought in good for row in rows)
+
+    def _remember(self, key: tuple[str, Digest], stamp: _Stamp) -> None:
+        self._known[key] = stamp
+        if len(self._known) > _REMEMBERED:
+            self._known.popitem(last=False)
+
+    async def _derived(self, target: Target, digest: Digest) -> Row | None:
         try:
             stamp = await self._writers.run(self._rows.stamp, target.name)
             if self._rebuilt.get(target.name) == stamp:
                 return self._rows.member(target.name, digest)
             row, complete = await self._writers.run(self._rows.rebuild, target.name, digest)
-        except OSError as error:
-            _log.warning("rows_not_derived", name=target.name, error=error.strerror)
+        except (OSError, StoreUnreadable) as error:
+            _log.warning("rows_not_derived", name=target.name, error=str(error))
             return None
         if complete:
             self._rebuilt[target.name] = stamp
             if len(self._rebuilt) > _REBUILT:
                 self._rebuilt.popitem(last=False)
         return row or self._rows.member(target.name, digest)
+
+    # -- by upstream -----------------------------------------------------------------------------------------
 
     async def prove(self, client: UpstreamClient | None, target: Target, digest: Digest) -> int:
         """Ask upstream whether the repository has `digest` and remember it; return its size in bytes.
@@ -83,14 +203,14 @@ class Members:
         except UpstreamNotFound as error:
             raise NotHere(f"{target.name} has no blob {digest}") from error
         try:
-            await self._writers.run(self._rows.add_blob, target.name, digest)
-        except OSError as error:
-            _log.warning("row_not_written", name=target.name, digest=str(digest), error=error.strerror)
+            await self._writers.run(self._rows.add_brought, target.name, digest)
+        except (OSError, StoreUnreadable) as error:
+            _log.warning("row_not_written", name=target.name, digest=str(digest), error=str(error))
         return size
 
     def grant(self, target: Target, digest: Digest) -> None:
         """Remember that upstream gave `digest` for this repository; does not wait."""
-        done = self._writers.run(self._rows.add_blob, target.name, digest)
+        done = self._writers.run(self._rows.add_brought, target.name, digest)
         self._grants.add(done)
         done.add_done_callback(self._granted)
 

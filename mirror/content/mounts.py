@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Awaitable, Callable
 
-from mirror import logs
 from mirror.content.answers import Target
 from mirror.content.members import Members
-from mirror.errors import NotYet
+from mirror.errors import NotYet, StoreUnreadable
 from mirror.oci.digest import Digest
 from mirror.store.blobs import OpenBlob
 from mirror.store.hosted import Hosted
 from mirror.store.layout import Layout
 from mirror.store.manifests import Manifests as Rows
-from mirror.store.repositories import find_repositories
 from mirror.store.threads import Threads
 from mirror.store.upload import writing
-
-_PATIENCE = 2.0  # seconds to look through the repositories; then the client sends what may be here
-
-_log = logs.get("content.mounts")
 
 
 class Mounts:
@@ -50,15 +43,16 @@ class Mounts:
         """
         try:
             found = await self._here(digest)
-        except NotYet:
-            return None  # verifying it takes long; sending it may not
-        if found is None:
-            return None
-        os.close(found.fd)
-        if source is not None:
-            granted = may_pull(source.name) and await self._members.find(source, digest) is not None
-        else:
-            granted = await self._threads.complete(self._is_anywhere, digest, may_pull)
+            if found is None:
+                return None
+            os.close(found.fd)
+            if source is None:
+                granted = await self._members.is_shared(digest, may_pull)
+            else:
+                member = await self._members.find(source, digest, may_pull) if may_pull(source.name) else None
+                granted = member is not None
+        except (NotYet, StoreUnreadable):
+            return None  # what stands in the way takes long; sending it may not
         return found.size if granted else None
 
     async def adopt(self, target: Target, digest: Digest, size: int) -> bool:
@@ -74,14 +68,3 @@ class Mounts:
                 return False
             self._rows.add_pushed(target.name, digest, size)
         return True
-
-    def _is_anywhere(self, digest: Digest, may_pull: Callable[[str], bool]) -> bool:
-        """Tell whether any repository that the client may pull from has a blob."""
-        until = time.monotonic() + _PATIENCE
-        for name in find_repositories(self._layout):
-            if self._rows.is_member(name, digest) and may_pull(name):
-                return True
-            if time.monotonic() > until:
-                _log.warning("mount_search_given_up", digest=str(digest))
-                break
-        return False

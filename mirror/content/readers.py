@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 
 from mirror.content.fill import Fill
-from mirror.errors import Corrupt
+from mirror.errors import StoreUnreadable
 from mirror.store import files
+from mirror.store.faults import path_of, unreadable
 from mirror.store.files import PageCache
 from mirror.store.threads import Threads
 
 
 class WholeFile:
-    """A sealed file; closes its descriptor with itself. `broken` is told of a fault in reading and names the error."""
+    """A verified file; closes its descriptor with itself. Reading it raises StoreUnreadable."""
 
-    __slots__ = ("_broken", "_cache", "_size", "_threads", "fd")
+    __slots__ = ("_cache", "_size", "_threads", "fd")
 
-    def __init__(
-        self, fd: int, size: int, cache: PageCache, threads: Threads, broken: Callable[[OSError], Corrupt]
-    ) -> None:
+    def __init__(self, fd: int, size: int, cache: PageCache, threads: Threads) -> None:
         self.fd = fd
-        self._broken = broken
         self._size = size
         self._cache = cache
         self._threads = threads
@@ -36,18 +33,16 @@ class WholeFile:
 
     async def load(self, start: int, stop: int) -> None:
         """Make sure that the bytes are in the page cache."""
-        try:
-            if not self._cache.resident(self.fd, start, stop):
-                await self._threads.run(files.read_ahead, self.fd, start, stop)
-        except OSError as error:
-            raise self._broken(error) from error
+        if not self._cache.resident(self.fd, start, stop):
+            await self._threads.run(files.read_ahead, self.fd, start, stop)
 
     def read(self, start: int, stop: int) -> bytes:
         """Return bytes start..stop."""
-        try:
-            return files.read_bytes(self.fd, start, stop)
-        except OSError as error:
-            raise self._broken(error) from error
+        return files.read_bytes(self.fd, start, stop)
+
+    def failed(self, error: OSError) -> StoreUnreadable:
+        """Return the error of a descriptor that could not be read."""
+        return unreadable(path_of(self.fd), error)
 
     def close(self) -> None:
         """Close the descriptor."""
@@ -83,6 +78,10 @@ class GrowingFile:
     def read(self, start: int, stop: int) -> bytes:
         """Return bytes start..stop."""
         return files.read_bytes(self.fd, start, stop)
+
+    def failed(self, error: OSError) -> StoreUnreadable:
+        """Return the error of a descriptor that could not be read."""
+        return unreadable(path_of(self.fd), error)
 
     def close(self) -> None:
         """Let go of the fill's file."""

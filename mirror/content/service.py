@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mirror.config import Config
+from mirror.config.access import Readers
 from mirror.content.answers import (
     BlobAnswer,
     BlobHead,
@@ -26,7 +27,7 @@ from mirror.content.hosted import Hosted
 from mirror.content.immutable import Immutable
 from mirror.content.locks import Locks
 from mirror.content.manifests import Manifests
-from mirror.content.members import Members
+from mirror.content.members import MayPull, Members, nobody
 from mirror.content.quotas import Quotas
 from mirror.content.referrers import Referrers
 from mirror.content.releases import Releases
@@ -35,10 +36,11 @@ from mirror.content.sets import ContentSets, Known
 from mirror.content.tags import Tags
 from mirror.content.uploads import Uploads
 from mirror.content.workshop import Workshop
-from mirror.errors import NotHere, StoreError
+from mirror.errors import MirrorError, NameUnknown, NotHere, StoreError, StoreUnreadable
 from mirror.metrics import CORRUPT, Metrics
 from mirror.oci.digest import Digest
 from mirror.store.blobs import Blobs as StoredBlobs
+from mirror.store.brought import Brought
 from mirror.store.hosted import Hosted as Markers
 from mirror.store.index import Index
 from mirror.store.ingest import boot_id
@@ -93,7 +95,8 @@ class Content:
         self._locks = Locks(layout, writers)
         stored = StoredBlobs(layout, discard)
         rows = Rows(layout)
-        self._members = Members(rows, writers, offline=config.offline)
+        readers = Readers(config.clients.anonymous, config.clients.rules)
+        self._members = Members(rows, Brought(layout), readers, writers, offline=config.offline)
         self._fetcher = Fetcher(
             Workshop(
                 layout,
@@ -204,8 +207,11 @@ class Content:
         return self._sets.known
 
     def resolve(self, name: str, ns: str | None, prefix: str | None) -> Target:
-        """Return what a client's name means. Raises NameUnknown, Denied."""
-        return self._resolver.resolve(name, ns, prefix)
+        """Return what a client's name means. Raises NameUnknown, Denied, StoreUnreadable."""
+        try:
+            return self._resolver.resolve(name, ns, prefix)
+        except NameUnknown as error:
+            raise self._sets.known.unreadable or error from error
 
     def decide(self, name: str, ns: str | None) -> tuple[Target, str]:
         """Return what a client's name means, whether it may be pulled or not, and what decided that, in words.
@@ -218,10 +224,16 @@ class Content:
         """Return a manifest that is remembered and still true, without waiting."""
         return self._manifests.now(target, reference)
 
-    async def manifest(self, target: Target, reference: Digest | str, head: bool) -> ManifestAnswer:  # noqa: ARG002 - HEAD fetches and stores too (DESIGN 2.4)
-        """Return a manifest from wherever it is."""
+    async def manifest(
+        self,
+        target: Target,
+        reference: Digest | str,
+        head: bool,  # noqa: ARG002 - HEAD fetches and stores too (DESIGN 2.4)
+        may_pull: MayPull = nobody,
+    ) -> ManifestAnswer:
+        """Return a manifest from wherever it is, to a client that may pull the repositories of `may_pull`."""
         try:
-            return await self._manifests.get(target, reference)
+            return await self._manifests.get(target, reference, may_pull)
         except NotHere as error:
             raise self._explained(error, target, reference) from error
 
@@ -229,27 +241,45 @@ class Content:
         """Return a blob that is here, without waiting."""
         return self._blobs.now(target, digest)
 
-    async def blob(self, target: Target, digest: Digest, range: ByteRange | None) -> BlobAnswer:  # noqa: A002 - HTTP's word
+    async def blob(
+        self,
+        target: Target,
+        digest: Digest,
+        range: ByteRange | None,  # noqa: A002 - HTTP's word
+        may_pull: MayPull = nobody,
+    ) -> BlobAnswer:
         """Return a blob, or the range of it, from wherever it is."""
         try:
-            return await self._blobs.get(target, digest, range)
+            return await self._blobs.get(target, digest, range, may_pull)
         except NotHere as error:
             raise self._explained(error, target, digest) from error
 
-    def _explained(self, error: NotHere, target: Target, reference: Digest | str) -> NotHere:
+    async def blob_around(
+        self,
+        target: Target,
+        digest: Digest,
+        range: ByteRange | None,  # noqa: A002 - HTTP's word
+        error: StoreUnreadable,
+    ) -> BlobAnswer:
+        """Return from upstream what is here and cannot be read; raise `error` where that cannot be."""
+        return await self._blobs.around(target, digest, range, error)
+
+    def _explained(self, error: NotHere, target: Target, reference: Digest | str) -> MirrorError:
         """Say of content that should be here which set needs it, and what finds out more."""
+        known = self._sets.known
+        if known.unreadable is not None and not target.upstream:
+            return known.unreadable  # it may be here, by what could not be read
         if target.hosted:
             return error  # sets hold nothing of what is pushed here, and what they hold is not for everybody to know
-        known = self._sets.known
         digest = reference if isinstance(reference, Digest) else known.tags.get((target.name, reference))
         holder = known.holder(digest) if digest is not None else ""
         if not holder:
             return error
         return NotHere(f"{error.what}; it is part of set {holder}", f"mirror verify {holder}")
 
-    async def blob_head(self, target: Target, digest: Digest) -> BlobHead:
+    async def blob_head(self, target: Target, digest: Digest, may_pull: MayPull = nobody) -> BlobHead:
         """Return a blob's size, fetching nothing."""
-        return await self._blobs.head(target, digest)
+        return await self._blobs.head(target, digest, may_pull)
 
     async def tags(self, target: Target, count: int | None, last: str) -> TagPage:
         """Return a page of tags."""

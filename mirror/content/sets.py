@@ -1,20 +1,24 @@
 """What complete image sets say: which tags mean what, and which names this store has loaded or synced.
 
-Remembered a process, and read anew when `sets/current` changes: one stat a question.
+Remembered a process, and read anew when `sets/current` changes: one stat a question. What cannot be read changes
+nothing of what is remembered, and is tried again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
 from mirror import logs
-from mirror.errors import DigestInvalid, MirrorError
+from mirror.errors import DigestInvalid, MirrorError, StoreUnreadable
 from mirror.oci.digest import Digest
 from mirror.store.sets import Complete, Sets
 from mirror.store.threads import Threads
+
+_AGAIN = 0.5  # seconds between tries to read what could not be read
 
 _log = logs.get("content.sets")
 
@@ -28,6 +32,8 @@ class Known:
     names: dict[str, list[str]] = field(default_factory=dict)  # repository -> its tags, sorted
     spaces: frozenset[str] = frozenset()  # the first components of the names
     holders: tuple[tuple[str, frozenset[bytes]], ...] = ()  # generations with the digests that they need, as bytes
+    # Why sets are missing here that the store has: their records could not be read yet.
+    unreadable: StoreUnreadable | None = None
 
     def holder(self, digest: Digest) -> str:
         """Return a complete generation that needs `digest`, as `set@n`; empty where none does."""
@@ -43,11 +49,18 @@ class ContentSets:
         self._threads = threads
         self._known = Known()
         self._loading = asyncio.Lock()
+        self._again = 0.0
 
     @property
     def fresh(self) -> bool:
-        """Whether what is remembered is what the store says: one stat."""
-        return self._sets.modified() == self._known.stamp
+        """Whether what is remembered is what the store says, or will not be better known in a moment: one stat."""
+        if time.monotonic() < self._again:
+            return True
+        try:
+            return self._known.unreadable is None and self._sets.modified() == self._known.stamp
+        except StoreUnreadable:
+            self._again = time.monotonic() + _AGAIN
+            return True
 
     @property
     def known(self) -> Known:
@@ -59,32 +72,55 @@ class ContentSets:
         if not self.fresh:
             async with self._loading:
                 if not self.fresh:
-                    self._known = await self._threads.run(self._read)
+                    found = await self._threads.run(self._read)
+                    if found.unreadable is not None:
+                        self._again = time.monotonic() + _AGAIN
+                        if self._known.stamp is not None and self._known.unreadable is None:
+                            return self._known  # which is the last that was whole
+                    self._known = found
         return self._known
 
     def _read(self) -> Known:
-        """Read every complete generation. A later completed one goes before, but within a set the newest does."""
-        stamp = self._sets.modified()
+        """Read every complete generation. A later completed one goes before, but within a set the newest does.
+
+        Nothing is known of a set of which a generation cannot be read: an older one must not pass for it.
+        """
         tags: dict[tuple[str, str], Digest] = {}
         names: dict[str, set[str]] = {}
+        unreadable: StoreUnreadable | None = None
+        complete: tuple[Complete, ...] = ()
+        stamp = None
         try:
+            stamp = self._sets.modified()
             complete = self._sets.current()
+        except StoreUnreadable as error:
+            return Known(unreadable=error)
         except MirrorError as error:
             _log.error("sets_unreadable", why=error.what, remedy=error.remedy)
-            complete = ()
+        plans = {}
+        for one in complete:
+            try:
+                plans[one] = self._plan(one)
+            except StoreUnreadable as error:
+                unreadable = error
+        unknown = {one.set for one in complete if one not in plans}
         holders: list[tuple[str, frozenset[bytes]]] = []
-        for one in precedence(complete):
-            images, digests = self._plan(one)
+        for one in precedence(tuple(one for one in complete if one.set not in unknown)):
+            images, digests = plans[one]
             holders.append((str(one), digests))
             for name, digest, marked in images:
                 names.setdefault(name, set()).update(marked)
                 for tag in marked:
                     tags.setdefault((name, tag), digest)
         listed = {name: sorted(found) for name, found in names.items()}
-        return Known(stamp, tags, listed, frozenset(name.partition("/")[0] for name in listed), tuple(holders))
+        spaces = frozenset(name.partition("/")[0] for name in listed)
+        return Known(stamp, tags, listed, spaces, tuple(holders), unreadable)
 
     def _plan(self, one: Complete) -> tuple[list[tuple[str, Digest, list[str]]], frozenset[bytes]]:
-        """Return (name, digest, tags) of every image of a generation, and all digests that it needs."""
+        """Return (name, digest, tags) of every image of a generation, and all digests that it needs.
+
+        Raises StoreUnreadable.
+        """
         raw = self._sets.read(one.set, one.generation)
         try:
             plan: Any = json.loads(raw or b"")

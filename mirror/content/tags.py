@@ -20,6 +20,7 @@ from mirror.errors import (
     MirrorError,
     NotHere,
     NotYet,
+    StoreUnreadable,
     UpstreamDenied,
     UpstreamError,
     UpstreamInvalid,
@@ -103,7 +104,12 @@ class Tags:
         pinned = self._sets.known.tags.get((target.name, tag))
         if pinned is not None:
             return TagState(pinned, why="set")
-        record = self._known(target, tag)
+        if self._sets.known.unreadable is not None:
+            return None
+        try:
+            record = self._known(target, tag)
+        except StoreUnreadable:
+            return None
         if record is None or not self._fresh(target, record):
             return None
         return TagState(record.digest)
@@ -134,12 +140,26 @@ class Tags:
     async def resolve(self, target: Target, tag: str) -> TagState:
         """Return what the tag means, asking upstream where that is due.
 
-        Raises NotHere where there is no such tag, NotYet, UpstreamError where nothing is known of it.
+        Raises NotHere where there is no such tag, NotYet, StoreUnreadable, UpstreamError where nothing is known of it.
         """
-        pinned = self._sets.known.tags.get((target.name, tag))
+        known = self._sets.known
+        pinned = known.tags.get((target.name, tag))
         if pinned is not None:
             return TagState(pinned, why="set")
-        record = self._known(target, tag)
+        if known.unreadable is not None and not target.hosted:
+            raise known.unreadable  # a set may say what the tag means, whatever upstream does
+        try:
+            return await self._resolved(target, tag, self._known(target, tag))
+        except StoreUnreadable as unreadable:
+            if target.upstream not in self._clients or self._offline:
+                raise
+            try:
+                return await self._resolved(target, tag, None)
+            except (NotHere, UpstreamError, NotYet) as error:
+                raise unreadable from error
+
+    async def _resolved(self, target: Target, tag: str, record: TagRecord | None) -> TagState:
+        """Return what the tag means, of which `record` is known here."""
         client = self._clients.get(target.upstream)
         if record is not None and self._fresh(target, record):
             return TagState(record.digest)
@@ -181,14 +201,17 @@ class Tags:
         # What another process has asked meanwhile is as good as an answer of our own.
         oldest = time.time() - self._upstreams[target.upstream].tags.fresh_for
         async with self._locks.hold("tag", f"{target.name}:{tag}"):
-            record = self._known(target, tag)
+            try:
+                record, readable = self._known(target, tag), True
+            except StoreUnreadable:
+                record, readable = None, False
             if record is not None and oldest <= record.checked <= time.time():
                 return record.checked, TagState(record.digest, why="revalidated")
             began = time.time()
             state, answer = await self._ask(target, tag, client, record)
             outcome = "same" if record is not None and record.digest == state.digest else "moved" if record else "new"
             self._metrics.add(metrics.REVALIDATIONS, target.upstream, outcome)
-            if state.answer is None:
+            if state.answer is None and readable:  # what cannot be read is not written over: it has a history
                 media_type = answer.media_type if answer is not None else ""
                 fresh = TagRecord(state.digest, media_type, began, target.upstream)
                 before = self._stored.read(target.name, tag)
@@ -247,6 +270,7 @@ class Tags:
             self._absent[(target.name, tag)] = (time.monotonic() + rules.absent_for, error.what)
             if len(self._absent) > _MEMORY:
                 self._absent.popitem(last=False)
+        self._known(target, tag)  # what cannot be read stays
         if await self._writers.run(self._stored.remove, target.name, tag):
             self._metrics.add(metrics.REVALIDATIONS, target.upstream, "gone")
             _log.warning("tag_gone", name=f"{target.name}:{tag}", why=error.what)

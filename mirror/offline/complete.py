@@ -43,8 +43,9 @@ class Incomplete:
 def complete(plan: Plan, number: int, how: How, store: Store, sets: Sets) -> Incomplete:
     """Make generation `number` complete if all of its plan is here; return what is not. For threads only.
 
-    Raises ManifestInvalid where the plan and a manifest do not agree: a plan is not believed about what a manifest
-    names. Raises OSError, StoreError.
+    What was loaded was brought under the plan's names: whoever calls has seen to it that the plan presumes nothing of
+    others (presumed.py). What was synced has its rows from upstream. Raises ManifestInvalid where the plan and a
+    manifest do not agree: a plan is not believed about what a manifest names. Raises OSError, StoreError.
     """
     presence = store.presence(plan)
     lacking = Incomplete(presence.missing, tuple(store.lacking_signatures(plan)))
@@ -57,9 +58,13 @@ def complete(plan: Plan, number: int, how: How, store: Store, sets: Sets) -> Inc
     def add(planned: PlannedManifest) -> None:
         found = store.manifest(planned.digest, planned.media_type)
         _check(planned, found, sizes)
-        if rows.manifest(planned.name, planned.digest) is None:
-            rows.add_manifest(planned.name, planned.digest, found.media_type, planned.size)
-        rows.add_members(planned.name, found.named)
+        row, loaded = rows.manifest(planned.name, planned.digest), how == "loaded"
+        if row is None or (loaded and not row.brought):
+            rows.add_manifest(planned.name, planned.digest, found.media_type, planned.size, loaded)
+        rows.add_named(planned.name, found.named)
+        if loaded:
+            for digest in (*planned.blobs, *planned.manifests):
+                rows.add_brought(planned.name, digest)
 
     work_through(add, plan.manifests, _AT_ONCE)
     _write_referrers(plan, store)

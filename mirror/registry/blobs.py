@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from aiohttp import HttpVersion11, web
 
 from mirror.content.answers import BlobAnswer, ByteRange, RangeUnsatisfiable
-from mirror.errors import Corrupt, MirrorError
+from mirror.errors import Corrupt, MirrorError, StoreUnreadable
 from mirror.registry import audit, ranges
+from mirror.registry.access import Access
 from mirror.registry.clients import principal_of
 from mirror.registry.errors import RangeInvalid
 from mirror.registry.face import Content, Hosted
@@ -32,10 +35,11 @@ class Cut(Exception):
 class Blobs:
     """Answers blobs from open files, or as an upstream sends them."""
 
-    def __init__(self, content: Content, responses: Responses, sender: Sender) -> None:
+    def __init__(self, content: Content, responses: Responses, sender: Sender, access: Access) -> None:
         self._content = content
         self._responses = responses
         self._sender = sender
+        self._access = access
 
     async def __call__(self, request: web.BaseRequest, route: Route, arrived: float) -> Answer:
         """Answer one request that came at `arrived` on the loop's clock.
@@ -48,7 +52,7 @@ class Blobs:
         known = "If-None-Match" in headers and ranges.has_already(headers, digest)
         if known or request.method == "HEAD":
             async with Patience(arrived):
-                head = await self._content.blob_head(target, digest)
+                head = await self._content.blob_head(target, digest, self._access.visible(principal_of(request)))
             fields = _fields(route, head.cache)
             if known:
                 answer = self._responses.compose(request, 304, fields)
@@ -63,11 +67,15 @@ class Blobs:
                 _narrow(found, wanted)
         else:
             async with Patience(arrived):
-                try:
-                    found = await self._content.blob(target, digest, wanted)
-                except RangeUnsatisfiable as error:
-                    raise RangeInvalid(error.total) from None
+                may_pull = self._access.visible(principal_of(request))
+                found = await _in_range(self._content.blob(target, digest, wanted, may_pull))
         try:
+            return await self._send(request, route, found, wanted)
+        except StoreUnreadable as error:
+            # Nothing has gone out: what the disk does not give, an upstream may.
+            found.close()
+            async with Patience(arrived):
+                found = await _in_range(self._content.blob_around(target, digest, wanted, error))
             return await self._send(request, route, found, wanted)
         finally:
             found.close()
@@ -79,8 +87,10 @@ class Blobs:
         status, framing = _framing(found, wanted)
         fields = f"{framing}{_fields(route, found.cache)}"
         file, start, stop = found.file, found.start, found.stop
-        if file is not None and stop is not None and stop - start <= SMALL and file.ready() >= stop:
-            await file.load(start, stop)
+        whole = file is not None and stop is not None and file.ready() >= stop
+        if file is not None and whole and stop is not None:
+            await file.load(start, min(stop, start + SMALL))  # before the head: a disk that gives nothing is an error
+        if file is not None and whole and stop is not None and stop - start <= SMALL:
             body = file.read(start, stop)
             if len(body) != stop - start:
                 raise Corrupt("a stored blob is shorter than it was")
@@ -158,6 +168,13 @@ def _framing(found: BlobAnswer, wanted: ByteRange | None) -> tuple[int, str]:
     raise MirrorError(f"content gave bytes {start}..{stop} of {total} for {wanted}")
 
 
+async def _in_range(answer: Awaitable[BlobAnswer]) -> BlobAnswer:
+    try:
+        return await answer
+    except RangeUnsatisfiable as error:
+        raise RangeInvalid(error.total) from None
+
+
 def _narrow(found: BlobAnswer, wanted: ByteRange) -> None:
     """Reduce a whole blob to the range asked for; raise RangeInvalid and close it if there is none."""
     if found.total is None:
@@ -167,3 +184,5 @@ def _narrow(found: BlobAnswer, wanted: ByteRange) -> None:
         found.close()
         raise RangeInvalid(found.total)
     found.start, found.stop = span
+    if found.stop != found.total:
+        found.divert = None  # what is passed through is checked by its end, which is not asked for

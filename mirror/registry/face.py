@@ -18,6 +18,7 @@ from mirror.content.answers import (
     Target,
     UploadState,
 )
+from mirror.errors import StoreUnreadable
 from mirror.oci.digest import Digest
 
 
@@ -41,19 +42,40 @@ class Content(Protocol):
         """Return a manifest that is remembered and still true, without waiting; else None."""
         ...
 
-    async def manifest(self, target: Target, reference: Digest | str, head: bool) -> ManifestAnswer:
-        """Return a manifest, fetching it if needed; for `head` the body may be None."""
+    async def manifest(
+        self, target: Target, reference: Digest | str, head: bool, may_pull: Callable[[str], bool]
+    ) -> ManifestAnswer:
+        """Return a manifest, fetching it if needed; for `head` the body may be None.
+
+        `may_pull` tells of a repository, by its canonical name, whether the client may pull it.
+        """
         ...
 
     def blob_now(self, target: Target, digest: Digest) -> BlobAnswer | None:
         """Return a whole blob that is here, without waiting; else None."""
         ...
 
-    async def blob(self, target: Target, digest: Digest, range: ByteRange | None) -> BlobAnswer:  # noqa: A002 - HTTP's word
+    async def blob(
+        self,
+        target: Target,
+        digest: Digest,
+        range: ByteRange | None,  # noqa: A002 - HTTP's word
+        may_pull: Callable[[str], bool],
+    ) -> BlobAnswer:
         """Return a blob or the range of it; raise RangeUnsatisfiable if the range lies outside."""
         ...
 
-    async def blob_head(self, target: Target, digest: Digest) -> BlobHead:
+    async def blob_around(
+        self,
+        target: Target,
+        digest: Digest,
+        range: ByteRange | None,  # noqa: A002 - HTTP's word
+        error: StoreUnreadable,
+    ) -> BlobAnswer:
+        """Return from upstream what `blob` gave and cannot be read; raise `error` where that cannot be."""
+        ...
+
+    async def blob_head(self, target: Target, digest: Digest, may_pull: Callable[[str], bool]) -> BlobHead:
         """Return a blob's size without fetching it."""
         ...
 

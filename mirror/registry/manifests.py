@@ -24,9 +24,10 @@ from mirror.registry.uploads import read_body
 class Manifests:
     """Answers manifests, always whole: a Range is ignored."""
 
-    def __init__(self, content: Content, responses: Responses) -> None:
+    def __init__(self, content: Content, responses: Responses, access: Access) -> None:
         self._content = content
         self._responses = responses
+        self._access = access
 
     async def __call__(self, request: web.BaseRequest, route: Route, arrived: float) -> Answer:
         """Answer one request that came at `arrived` on the loop's clock; raises MirrorError."""
@@ -35,7 +36,8 @@ class Manifests:
         found = content.manifest_now(target, route.reference)
         if found is None:
             async with Patience(arrived):
-                found = await content.manifest(target, route.reference, request.method == "HEAD")
+                may_pull = self._access.visible(principal_of(request))
+                found = await content.manifest(target, route.reference, request.method == "HEAD", may_pull)
         return self._answer(request, route, found)
 
     def _answer(self, request: web.BaseRequest, route: Route, found: ManifestAnswer) -> Answer:

@@ -93,8 +93,8 @@ class Dispatcher:
         releases = Releases(content, responses)
         health = Health(content, responses, events, self._clock)
         self._handlers: dict[Kind, _Handler] = {
-            Kind.MANIFEST: Manifests(content, responses),
-            Kind.BLOB: Blobs(content, responses, sender or Sender()),
+            Kind.MANIFEST: Manifests(content, responses, self._gate.access),
+            Kind.BLOB: Blobs(content, responses, sender or Sender(), self._gate.access),
             Kind.TAGS: Tags(content, responses),
             Kind.REFERRERS: Referrers(content, responses),
             Kind.PING: self._ping,

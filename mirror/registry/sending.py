@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from aiohttp import HttpVersion11, web
 
 from mirror.content.answers import Readable
-from mirror.errors import StoreFull, UpstreamInvalid
+from mirror.errors import StoreFull, StoreUnreadable, UpstreamInvalid
 from mirror.registry.flow import ClientGone, flush, writable, write
 from mirror.registry.responses import Answer
 
@@ -34,7 +34,7 @@ class Sender:
     async def file(
         self, request: web.BaseRequest, answer: Answer, file: Readable, start: int, stop: int, divert: _Divert | None
     ) -> None:
-        """Send bytes start..stop of a file; what it can no longer hold for want of room comes from `divert`."""
+        """Send bytes start..stop of a file; what it cannot hold for want of room, or give, comes from `divert`."""
         transport = request.transport
         if transport is None:
             raise ClientGone
@@ -43,7 +43,7 @@ class Sender:
                 await self._sendfile(request, transport, answer, file, start, stop)
             else:
                 await self._read_and_write(request, answer, file, start, stop)
-        except StoreFull:
+        except (StoreFull, StoreUnreadable):
             if divert is None:
                 raise
             position = start + answer.sent
@@ -98,7 +98,10 @@ class Sender:
                 while position < end:
                     if transport.is_closing():
                         raise ClientGone
-                    sent = _send_now(out, file.fd, position, end - position)
+                    try:
+                        sent = _send_now(out, file.fd, position, end - position)
+                    except OSError as error:
+                        raise file.failed(error) from error
                     position += sent
                     answer.sent += sent
                     if position < end:

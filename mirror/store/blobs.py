@@ -1,4 +1,8 @@
-"""Content by its digest: what is sealed may be served, what is not is hashed first."""
+"""Content by its digest: what is sealed may be served, what is not is hashed first.
+
+Content leaves its place only where it was read whole and its bytes are others than its name says, twice: as the page
+cache has it, and as the disk has it. What cannot be read stays (StoreUnreadable).
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,14 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from mirror.errors import Corrupt, NotYet, StoreError
+from mirror import logs
+from mirror.errors import Corrupt, StoreError
 from mirror.oci.digest import Digest
 from mirror.store import files
+from mirror.store.faults import noted
 from mirror.store.layout import Layout
+
+_log = logs.get("store.blobs")
 
 
 class OpenBlob(NamedTuple):
@@ -31,18 +39,16 @@ class Blobs:
     def open(self, digest: Digest) -> OpenBlob | None:
         """Open the content of `digest`, None where it is not here. The caller closes `fd`. May run on the loop.
 
-        Raises StoreError where there is something that cannot be opened, NotYet when descriptors have run out.
+        Raises StoreUnreadable.
         """
-        path = self._layout.blob(digest)
-        try:
-            fd = files.open_content(path)
-        except OSError as error:
-            if error.errno in files.EXHAUSTED:
-                raise NotYet(*files.NO_DESCRIPTORS) from error
-            raise StoreError(f"the stored content of {digest} cannot be opened ({error.strerror})") from error
+        fd = files.open_content(self._layout.blob(digest))
         if fd is None:
             return None
-        status = files.status(fd)
+        try:
+            status = files.status(fd)
+        except StoreError:
+            os.close(fd)
+            raise
         return OpenBlob(fd, status.st_size, files.is_sealed(status))
 
     def modified(self, digest: Digest) -> tuple[int, int, int] | None:
@@ -50,32 +56,51 @@ class Blobs:
         return files.modified(self._layout.blob(digest))
 
     def verify(self, digest: Digest, fd: int) -> None:
-        """Hash an unsealed file and seal it; raise Corrupt, with the file in quarantine, if it is another content."""
+        """Hash an unsealed file, which may be served then, and seal it. For threads only.
+
+        Raises Corrupt, with the file in quarantine, if it is another content; StoreUnreadable.
+        """
         hasher = digest.hasher()
-        try:
-            files.hash_file(fd, hasher.update)
-        except OSError as error:
-            self.discard(digest, f"unreadable: {error.strerror}")
-            raise Corrupt(f"the stored content of {digest} cannot be read ({error.strerror})") from error
-        if hasher.hexdigest() != digest.hex:
-            self.discard(digest, f"hashes to {hasher.hexdigest()}")
+        size = files.hash_file(fd, hasher.update)
+        if hasher.hexdigest() != digest.hex and not self.agrees(digest, fd, size):
+            self._discard(self._layout.blob(digest), f"hashes to {hasher.hexdigest()}")
             raise Corrupt(f"the stored content of {digest} has other bytes")
-        self.seal(digest, fd)
+        try:
+            self.seal(digest, fd)
+        except (StoreError, OSError) as error:
+            # Another user's file, a disk that takes nothing: it is as good as it is, and hashed each time.
+            _log.debug("not_sealed", digest=str(digest), why=str(error))
+
+    def agrees(self, digest: Digest, fd: int, size: int) -> bool:
+        """Tell whether an open file, of which `size` bytes were read and did not agree, is good all the same.
+
+        It is read once more, past the page cache. For threads only. Raises StoreUnreadable, Corrupt where it is being
+        written meanwhile: nothing can be said of it then, and it stays.
+        """
+        hasher = digest.hasher()
+        again = files.hash_from_disk(fd, hasher.update)
+        if again != size or again != files.status(fd).st_size:
+            raise Corrupt(f"the stored content of {digest} changes while it is read")
+        good = hasher.hexdigest() == digest.hex
+        if good:
+            _log.warning("read_differently", digest=str(digest), remedy="check the host's memory and its disk")
+        return good
 
     def seal(self, digest: Digest, fd: int) -> None:
-        """Mark an open file as verified, which it just was. Raises StoreError where it is another user's."""
-        size = os.fstat(fd).st_size
+        """Mark an open file as verified, which it just was. Raises StoreError where it is another user's, OSError."""
+        size = files.status(fd).st_size
+        path = self._layout.blob(digest)
         try:
             # What came by rsync or tar may not be on disk yet, and a seal promises that it is.
-            os.fsync(fd)
+            with noted("write", path):
+                os.fsync(fd)
             os.fchmod(fd, files.SEALED_MODE)
             os.utime(fd, (time.time(), files.seal_time(size)))
         except PermissionError as error:
             raise StoreError(
-                f"the file of {digest} belongs to another user",
-                f"chown it to the owner of the store: {self._layout.blob(digest)}",
+                f"the file of {digest} belongs to another user", f"chown it to the owner of the store: {path}"
             ) from error
 
     def discard(self, digest: Digest, why: str) -> None:
-        """Move the file of `digest` out of the way. For threads only."""
+        """Move the file of `digest`, which has other bytes, out of the way. For threads only."""
         self._discard(self._layout.blob(digest), why)

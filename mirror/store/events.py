@@ -146,7 +146,7 @@ class Events:
         Return of each queue that went how many events waited in it.
         """
         gone: dict[str, int] = {}
-        for queue in _list(self._root):
+        for queue in files.names(self._root):
             folder = f"{self._root}/{queue}"
             if _QUEUE.fullmatch(queue) is None:
                 continue
@@ -188,11 +188,11 @@ def _hold(folder: str) -> int:
 
 def _entries(folder: str) -> list[Entry]:
     """Return the events of a queue in the folder's order, without their sizes."""
-    return [Entry(name, match[2], 0) for name in _list(folder) if (match := _NAME.fullmatch(name)) is not None]
+    return [Entry(name, match[2], 0) for name in files.names(folder) if (match := _NAME.fullmatch(name)) is not None]
 
 
 def _remove_temporary(folder: str) -> None:
-    for name in _list(folder):
+    for name in files.names(folder):
         path = f"{folder}/{name}"
         if name.endswith("~") and _age(path) > _TEMPORARY_AGE:
             files.remove(path)
@@ -202,10 +202,3 @@ def _age(path: str) -> float:
     """Return the seconds since a file or folder changed; 0 where it is not there."""
     found = files.look(path)
     return 0.0 if found is None else time.time() - found.st_mtime
-
-
-def _list(folder: str) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return []

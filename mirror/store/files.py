@@ -2,24 +2,27 @@
 
 Everything else (writes, fsync, rename, directory listings, long hashes) runs in threads. `ON_LOOP` is what the
 tests' blocking-call detector is told to let through from here.
+
+What cannot be read is StoreUnreadable and nothing else: neither "not here" nor "damaged" may be concluded from it. It
+and what cannot be written is noted (faults.py).
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import mmap
 import os
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from mirror import logs
-from mirror.errors import NotYet
+from mirror.store.faults import EXHAUSTED as EXHAUSTED
+from mirror.store.faults import noted, path_of, unreadable
 
 ON_LOOP = ("open_content", "status", "look", "modified", "resident", "read_bytes", "read_small")
-
-# What says that the process, not the file, is at its end: never to be taken for "not here" (Bazel #6126).
-EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 NO_DESCRIPTORS = ("the mirror has no file descriptors left", "raise LimitNOFILE", 2)
 
@@ -46,36 +49,43 @@ def is_sealed(status: os.stat_result) -> bool:
 def open_content(path: str) -> int | None:
     """Open `path` for reading and return the descriptor, or None where there is no file.
 
-    A symbolic link is not followed and raises OSError (ELOOP), as does every other fault.
+    Raises StoreUnreadable for every other fault; a symbolic link is not followed and is one (ELOOP).
     """
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 def status(fd: int) -> os.stat_result:
-    """Return the status of an open file."""
-    return os.fstat(fd)
+    """Return the status of an open file. Raises StoreUnreadable."""
+    try:
+        return os.fstat(fd)
+    except OSError as error:
+        raise unreadable(path_of(fd), error) from error
 
 
 def look(path: str) -> os.stat_result | None:
-    """Return the status of what `path` leads to, a symbolic link not followed, or None where there is nothing."""
+    """Return the status of what `path` leads to, a symbolic link not followed, or None where there is nothing.
+
+    Raises StoreUnreadable where neither can be said.
+    """
     try:
         return os.stat(path, follow_symlinks=False)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 def may_read(path: str, found: os.stat_result) -> bool:
-    """Tell whether a sealed file, of which `look` found this, is ours to read: another owner's is closed to us."""
-    return found.st_uid == os.geteuid() or os.access(path, os.R_OK)
-
-
-def is_here(path: str) -> bool:
-    """Tell whether `path` leads to something that is ours to read."""
-    found = look(path)
-    return found is not None and may_read(path, found)
+    """Tell whether a sealed file, of which `look` found this, is ours to read: another owner's may be closed to us."""
+    if found.st_uid == os.geteuid() or os.access(path, os.R_OK, effective_ids=True):
+        return True
+    unreadable(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+    return False
 
 
 def modified(path: str) -> tuple[int, int, int] | None:
@@ -88,18 +98,26 @@ def modified(path: str) -> tuple[int, int, int] | None:
 
 
 def read_bytes(fd: int, start: int, stop: int) -> bytes:
-    """Return bytes start..stop of an open file, fewer at its end."""
-    return os.pread(fd, stop - start, start)
+    """Return bytes start..stop of an open file, fewer at its end. Raises StoreUnreadable."""
+    try:
+        return os.pread(fd, stop - start, start)
+    except OSError as error:
+        raise unreadable(path_of(fd), error, start) from error
 
 
 def read_small(path: str, limit: int) -> bytes | None:
-    """Return the content of a small file, or None where there is none; raise OSError (EFBIG) above `limit` bytes."""
+    """Return the content of a small file, or None where there is none.
+
+    Raises StoreUnreadable, and OSError (EFBIG) above `limit` bytes.
+    """
     fd = open_content(path)
     if fd is None:
         return None
     try:
         # As much memory as the file takes: limits are far above what most files have.
         content = os.pread(fd, min(os.fstat(fd).st_size, limit) + 1, 0)
+    except OSError as error:
+        raise unreadable(path, error) from error
     finally:
         os.close(fd)
     if len(content) > limit:
@@ -108,17 +126,45 @@ def read_small(path: str, limit: int) -> bytes | None:
 
 
 def read_record(path: str, limit: int) -> bytes | None:
-    """Return the content of a small file that can be made anew, or None where it is not there or cannot be read.
+    """Return the content of a small file, or None where it is not there, or is larger than any record (damaged).
 
-    Raises NotYet when descriptors have run out.
+    Raises StoreUnreadable.
     """
     try:
         return read_small(path, limit)
     except OSError as error:
-        if error.errno in EXHAUSTED:
-            raise NotYet(*NO_DESCRIPTORS) from error
-        _log.warning("record_unreadable", path=path, error=error.strerror)
+        _log.warning("record_too_large", path=path, error=error.strerror)
         return None
+
+
+def names(folder: str | os.PathLike[str]) -> list[str]:
+    """Return the names in a folder, in no order; none where there is no folder. Raises StoreUnreadable."""
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise unreadable(os.fspath(folder), error) from error
+
+
+def entries(folder: str | os.PathLike[str]) -> Iterator[os.DirEntry[str]]:
+    """Yield what is in a folder, lazily and in its order; nothing where there is no folder. Raises StoreUnreadable."""
+    with reading(os.fspath(folder)):
+        try:
+            found = os.scandir(folder)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        with found:
+            yield from found
+
+
+@contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Turn what the disk answers to the block, which only reads, into StoreUnreadable of `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise unreadable(error.filename if isinstance(error.filename, str) else path, error) from error
 
 
 class PageCache:
@@ -129,7 +175,7 @@ class PageCache:
         self._byte = bytearray(1)
 
     def resident(self, fd: int, start: int, stop: int) -> bool:
-        """Tell whether bytes start..stop are in the page cache, asked at steps of 256 KiB.
+        """Tell whether bytes start..stop are in the page cache, asked at steps of 256 KiB. Raises StoreUnreadable.
 
         A file system that cannot say (tmpfs: EOPNOTSUPP) answers no from then on, so that threads read it.
         """
@@ -146,18 +192,18 @@ class PageCache:
             return False
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
-                raise
+                raise unreadable(path_of(fd), error, start) from error
             self._probes = False
             return False
         return True
 
 
 def read_ahead(fd: int, start: int, stop: int) -> None:
-    """Bring bytes start..stop into the page cache. Waits for the disk: for threads only."""
+    """Bring bytes start..stop into the page cache. Waits for the disk: for threads only. Raises StoreUnreadable."""
     os.posix_fadvise(fd, start, stop - start, os.POSIX_FADV_WILLNEED)
     position = start
     while position < stop:
-        got = len(os.pread(fd, min(_THREAD_STEP, stop - position), position))
+        got = len(read_bytes(fd, position, min(position + _THREAD_STEP, stop)))
         if not got:
             return
         position += got
@@ -166,28 +212,48 @@ def read_ahead(fd: int, start: int, stop: int) -> None:
 def write_atomically(path: str, content: bytes, *, durable: bool, mode: int = 0o600) -> None:
     """Put `content` at `path` by a rename, so that nobody ever sees half of it. For threads only.
 
-    `durable` waits until content and name are on disk. Missing folders are made.
+    `durable` waits until content and name are on disk. Missing folders are made. Raises OSError.
     """
     temporary = f"{path}.{os.getpid()}-{os.urandom(4).hex()}~"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-    try:
-        fd = os.open(temporary, flags, mode)
-    except FileNotFoundError:
-        make_folders(os.path.dirname(path))
-        fd = os.open(temporary, flags, mode)
-    try:
+    with noted("write", path):
         try:
-            write_all(fd, content)
-            if durable:
-                os.fsync(fd)
-        finally:
-            os.close(fd)
-        os.rename(temporary, path)
-    except BaseException:
-        remove(temporary)
-        raise
+            fd = os.open(temporary, flags, mode)
+        except FileNotFoundError:
+            make_folders(os.path.dirname(path))
+            fd = os.open(temporary, flags, mode)
+        try:
+            try:
+                write_all(fd, content)
+                if durable:
+                    os.fsync(fd)
+            finally:
+                os.close(fd)
+            os.rename(temporary, path)
+        except BaseException:
+            with suppress(OSError):
+                remove(temporary)
+            raise
     if durable:
         sync_folder(os.path.dirname(path))
+
+
+def write_once(path: str, content: bytes, *, durable: bool) -> bool:
+    """Put `content` at `path` unless something is there; say whether that was so. Whole at once, for threads only.
+
+    Unlike a rename it replaces nothing: of two that come together the first one wins. Raises OSError.
+    """
+    temporary = f"{path}.{os.getpid()}-{os.urandom(4).hex()}~"
+    write_atomically(temporary, content, durable=durable)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        remove(temporary)
+    if durable:
+        sync_folder(os.path.dirname(path))
+    return True
 
 
 def write_all(fd: int, content: bytes | memoryview) -> None:
@@ -211,12 +277,13 @@ def make_folders(path: str) -> None:
 
 
 def sync_folder(path: str) -> None:
-    """Wait until the names in `path` are on disk."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    """Wait until the names in `path` are on disk. Raises OSError."""
+    with noted("write", path):
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 
 def remove(path: str) -> bool:
@@ -229,16 +296,53 @@ def remove(path: str) -> bool:
 
 
 def hash_file(fd: int, update: Callable[[bytes], object], start: int = 0, stop: int | None = None) -> int:
-    """Feed bytes start..stop (the end) of an open file to `update` and return how many there were. For threads only."""
+    """Feed bytes start..stop (the end) of an open file to `update` and return how many there were. For threads only.
+
+    Raises StoreUnreadable.
+    """
     position = start
     while stop is None or position < stop:
         step = _THREAD_STEP if stop is None else min(_THREAD_STEP, stop - position)
-        content = os.pread(fd, step, position)
+        content = read_bytes(fd, position, position + step)
         if not content:
             break
         update(content)
         position += len(content)
     return position - start
+
+
+def hash_from_disk(fd: int, update: Callable[[memoryview], object]) -> int:
+    """Feed an open file to `update` as the disk has it, not the page cache, and return its bytes. For threads only.
+
+    Raises StoreUnreadable. A file system without direct reads (tmpfs, some network ones) has its cache dropped first,
+    as far as it lets us.
+    """
+    path = path_of(fd)
+    direct = -1
+    with suppress(OSError):
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    with suppress(OSError):
+        direct = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
+    position = 0
+    # Direct reads want memory that begins at a page.
+    with mmap.mmap(-1, _THREAD_STEP) as buffer, memoryview(buffer) as view:
+        try:
+            while True:
+                try:
+                    got = os.preadv(fd if direct < 0 else direct, [buffer], position)
+                except OSError as error:
+                    if direct >= 0 and error.errno in (errno.EINVAL, errno.EOPNOTSUPP):
+                        os.close(direct)
+                        direct = -1
+                        continue
+                    raise unreadable(path, error, position) from error
+                if not got:
+                    return position
+                update(view[:got])
+                position += got
+        finally:
+            if direct >= 0:
+                os.close(direct)
 
 
 def idle_for(path: str, age: float) -> bool:

@@ -12,7 +12,6 @@ the locks, because it may have been renewed meanwhile.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -244,11 +243,7 @@ class Collector:
     def _abandoned(self) -> int:
         """Return the bytes of uploads that nobody has gone on with."""
         size = 0
-        try:
-            names = os.listdir(self._layout.uploads)
-        except FileNotFoundError:
-            return 0
-        for name in names:
+        for name in files.names(self._layout.uploads):
             path = str(self._layout.uploads / name)
             found = files.look(path)
             if name.endswith(".part") and found and max(found.st_mtime, found.st_ctime) < time.time() - AGE:

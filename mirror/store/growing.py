@@ -15,6 +15,7 @@ from typing import NamedTuple
 from mirror.errors import StoreError, StoreFull
 from mirror.oci.digest import Digest
 from mirror.store import files
+from mirror.store.faults import noted
 from mirror.store.layout import Layout
 
 _NOTE_LIMIT = 1024 * 1024
@@ -95,7 +96,7 @@ class Growing:
     def write_note(self, note: Waiting, *, durable: bool) -> None:
         """Note what surely is on disk; the room that it promises counts from now on."""
         content = json.dumps({"size": note.size, "spans": note.spans}).encode()
-        with writing(self.digest):
+        with writing(self.digest), noted("write", self._path):
             files.write_atomically(self._note_path, content, durable=durable)
 
     def forget_note(self) -> None:
@@ -105,25 +106,25 @@ class Growing:
     def write(self, content: bytes, position: int) -> None:
         """Write all of `content` at `position`."""
         view = memoryview(content)
-        with writing(self.digest):
+        with writing(self.digest), noted("write", self._path):
             while view:
                 done = os.pwrite(self.fd, view, position)
                 view, position = view[done:], position + done
 
     def truncate(self, size: int) -> None:
         """Cut the file back, or lengthen it, to `size` bytes."""
-        with writing(self.digest):
+        with writing(self.digest), noted("write", self._path):
             os.ftruncate(self.fd, size)
 
     def sync(self) -> None:
         """Wait until what was written is on disk."""
-        with writing(self.digest):
+        with writing(self.digest), noted("write", self._path):
             os.fdatasync(self.fd)
 
     def commit(self) -> None:
         """Bring verified content under its digest: fsync, seal, rename, fsync of the folder."""
         target = self._layout.blob(self.digest)
-        with writing(self.digest):
+        with writing(self.digest), noted("write", self._path):
             os.fsync(self.fd)
             os.fchmod(self.fd, files.SEALED_MODE)
             os.utime(self.fd, (time.time(), files.seal_time(os.fstat(self.fd).st_size)))

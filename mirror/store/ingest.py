@@ -14,12 +14,14 @@ import os
 import stat
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mirror.errors import Corrupt
 from mirror.oci.digest import Digest
 from mirror.store import files
+from mirror.store.faults import noted
 from mirror.store.layout import Layout
 
 if TYPE_CHECKING:
@@ -161,16 +163,18 @@ class Part:
 
     def append(self, position: int, chunks: Sequence[bytes], hasher: _Hash) -> int:
         """Write `chunks` at `position`, feed them to `hasher` and return the new size."""
-        os.lseek(self.fd, position, os.SEEK_SET)
-        for chunk in chunks:
-            files.write_all(self.fd, chunk)
-            hasher.update(chunk)
-            position += len(chunk)
+        with noted("write", self._path):
+            os.lseek(self.fd, position, os.SEEK_SET)
+            for chunk in chunks:
+                files.write_all(self.fd, chunk)
+                hasher.update(chunk)
+                position += len(chunk)
         return position
 
     def sync(self, position: int, note: PartNote) -> None:
         """Bring the first `position` bytes to disk and note it, so that a power cut does not cost them."""
-        os.fdatasync(self.fd)
+        with noted("write", self._path):
+            os.fdatasync(self.fd)
         self.write_note(PartNote(note.size, note.upstream, note.repository, note.boot, position, note.who))
 
     def mark(self) -> None:
@@ -179,12 +183,13 @@ class Part:
 
     def commit(self) -> None:
         """Bring a marked part under its digest: fsync, seal, rename, fsync of the folder. Raises OSError."""
-        os.fsync(self.fd)
-        # The time of access is left true: it orders eviction where the index is lost.
-        os.utime(self.fd, (time.time(), files.seal_time(os.fstat(self.fd).st_size)))
         target = self._layout.blob(self.digest)
-        files.make_folders(os.path.dirname(target))
-        os.rename(self._path, target)
+        with noted("write", self._path):
+            os.fsync(self.fd)
+            # The time of access is left true: it orders eviction where the index is lost.
+            os.utime(self.fd, (time.time(), files.seal_time(os.fstat(self.fd).st_size)))
+            files.make_folders(os.path.dirname(target))
+            os.rename(self._path, target)
         files.sync_folder(os.path.dirname(target))
         files.remove(self._note_path)
 
@@ -206,18 +211,20 @@ def store_bytes(layout: Layout, digest: Digest, content: bytes) -> None:
     """Commit a whole small content (a manifest) whose digest has been checked. Raises OSError. For threads only."""
     target = layout.blob(digest)
     temporary = str(layout.ingest / f"{digest.algorithm}-{digest.hex}.{os.urandom(6).hex()}.tmp")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
+    with noted("write", target):
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            files.write_all(fd, content)
-            os.fsync(fd)
-            os.fchmod(fd, files.SEALED_MODE)
-            os.utime(fd, (time.time(), files.seal_time(len(content))))
-        finally:
-            os.close(fd)
-        files.make_folders(os.path.dirname(target))
-        os.rename(temporary, target)
-    except BaseException:
-        files.remove(temporary)
-        raise
+            try:
+                files.write_all(fd, content)
+                os.fsync(fd)
+                os.fchmod(fd, files.SEALED_MODE)
+                os.utime(fd, (time.time(), files.seal_time(len(content))))
+            finally:
+                os.close(fd)
+            files.make_folders(os.path.dirname(target))
+            os.rename(temporary, target)
+        except BaseException:
+            with suppress(OSError):
+                files.remove(temporary)
+            raise
     files.sync_folder(os.path.dirname(target))

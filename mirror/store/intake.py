@@ -15,7 +15,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from mirror.errors import Corrupt, DigestInvalid, NotYet, StoreError
 from mirror.oci.digest import Digest
@@ -137,7 +136,7 @@ class Intake:
     def waiting(self) -> dict[Digest, Waiting]:
         """Return the contents of which some spans are here."""
         found = {}
-        for name in _names(self._layout.ingest):
+        for name in sorted(files.names(self._layout.ingest)):
             path = self._layout.ingest / name
             algorithm, _, encoded = name.removesuffix(SPANS).partition("-")
             note = read_note(f"{path}.json", files.look(str(path))) if name.endswith(SPANS) else None
@@ -237,10 +236,3 @@ def _bytes(digest: Digest, length: int, read: Read) -> Iterator[tuple[int, bytes
             raise Corrupt(f"what came as {digest} has {position} of {length} bytes")
         yield position, content
         position += len(content)
-
-
-def _names(folder: Path) -> list[str]:
-    try:
-        return sorted(os.listdir(folder))
-    except FileNotFoundError:
-        return []

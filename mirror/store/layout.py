@@ -21,6 +21,7 @@
     ├── graph/<arch>-<channel>.json             what the complete generations know of a channel's update graph
     ├── uploads/<uuid>.part, .json              what a client pushes, and what is known of it
     ├── hosted/<alg>/<hex>                      empty: this content was pushed here and is never evicted
+    ├── brought/<alg>/<hex>                     which repositories brought a digest; derived
     ├── events/<queue>/<sequence>-<line>.json   what a webhook has not been told yet
     ├── tokens/<id>.json, .used                 a robot's token, and when it was used last; tokens/key signs our own
     ├── run/                                    sockets, housekeeping.lock, scrub.json
@@ -56,6 +57,7 @@ class Layout:
         self.graphs = root / "graph"
         self.uploads = root / "uploads"
         self.hosted = root / "hosted"
+        self.brought = root / "brought"
         self.events = root / "events"
         self.tokens = root / "tokens"
         self.run = root / "run"
@@ -69,6 +71,7 @@ class Layout:
         self._blobs = f"{self.blobs}/"
         self._repositories = f"{self.repositories}/"
         self._hosted = f"{self.hosted}/"
+        self._brought = f"{self.brought}/"
 
     def blob(self, digest: Digest) -> str:
         """Return where the content of `digest` is kept."""
@@ -93,6 +96,10 @@ class Layout:
     def marker(self, digest: Digest) -> str:
         """Return the file that says of `digest` that it was pushed here."""
         return f"{self._hosted}{digest.algorithm}/{digest.hex}"
+
+    def bringers(self, digest: Digest) -> str:
+        """Return the file that lists the repositories which brought `digest`."""
+        return f"{self._brought}{digest.algorithm}/{digest.hex}"
 
     def tag(self, name: str, tag: str) -> str:
         """Return the file that says what `tag` means."""

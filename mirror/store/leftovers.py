@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-from pathlib import Path
 
 from mirror import logs
 from mirror.errors import DigestInvalid
@@ -66,14 +65,14 @@ class Leftovers:
 
     def _remove_temporary_notes(self) -> int:
         freed = 0
-        for entry in _scan(self._layout.uploads):
+        for entry in files.names(self._layout.uploads):
             path = str(self._layout.uploads / entry)
             if entry.endswith("~") and files.idle_for(path, self._age):
                 freed += allocated(path) if files.remove(path) else 0
         return freed
 
     def _names(self) -> list[str]:
-        return _scan(self._layout.ingest)
+        return files.names(self._layout.ingest)
 
     def _remove_part(self, name: str) -> bool:
         algorithm, _, encoded = name.removesuffix(".part").partition("-")
@@ -92,13 +91,6 @@ class Leftovers:
             return files.remove(str(self._layout.part(digest)))
         finally:
             part.close()
-
-
-def _scan(folder: Path) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except FileNotFoundError:
-        return []
 
 
 def _remove_unless_locked(path: str) -> bool:

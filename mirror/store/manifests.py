@@ -2,6 +2,9 @@
 
 A manifest's row is written durably before a tag names it. A blob's row is derived from the manifests that name it,
 so it is not synced and can be rebuilt (`rebuild`); only where the blob was pushed is the row durable.
+
+To be named is not to be had: anybody can write a manifest that names any digest. A row says whether its digest was
+brought: pushed here, given or confirmed by upstream for this repository, or loaded under this name.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from mirror.oci import manifest
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.store import files
+from mirror.store.brought import Brought
 from mirror.store.layout import Layout
 
 _ROW_LIMIT = 4096
@@ -24,10 +28,14 @@ _MANIFEST_LIMIT = 8 * 1024 * 1024
 
 
 class Row(NamedTuple):
-    """What a repository knows of a member: its media type (empty: unknown) and its size in bytes (None: unknown)."""
+    """What a repository knows of a digest: its media type (empty: unknown) and its size in bytes (None: unknown).
+
+    `brought` is None where a release before this one wrote the row, which did not note it.
+    """
 
     media_type: str
     size: int | None
+    brought: bool | None = None
 
 
 class Manifests:
@@ -35,9 +43,13 @@ class Manifests:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
+        self._brought = Brought(layout)
 
     def manifest(self, name: str, digest: Digest) -> Row | None:
-        """Return the row of a manifest, None where it is no member. May run on the loop."""
+        """Return the row of a manifest, None where it is none of the repository. May run on the loop.
+
+        Raises StoreUnreadable.
+        """
         return _read(self._layout.manifest(name, digest))
 
     def modified(self, name: str, digest: Digest) -> tuple[int, int, int] | None:
@@ -46,34 +58,48 @@ class Manifests:
 
     def is_member(self, name: str, digest: Digest) -> bool:
         """Tell whether there is a row of a blob, without reading it. May run on the loop."""
-        return files.modified(self._layout.membership(name, digest)) is not None
+        return self.member_modified(name, digest) is not None
+
+    def member_modified(self, name: str, digest: Digest) -> tuple[int, int, int] | None:
+        """Return what changes when the row of a blob does, None where there is none. May run on the loop."""
+        return files.modified(self._layout.membership(name, digest))
 
     def member(self, name: str, digest: Digest) -> Row | None:
-        """Return the row of a blob, or of a manifest that another one names. May run on the loop."""
+        """Return the row of a blob, or of a manifest that another one names. May run on the loop.
+
+        Raises StoreUnreadable.
+        """
         return _read(self._layout.membership(name, digest))
 
-    def add_manifest(self, name: str, digest: Digest, media_type: str, size: int) -> None:
-        """Make `digest` a manifest of the repository, durably. For threads only."""
-        files.write_atomically(self._layout.manifest(name, digest), _dump(media_type, size), durable=True)
+    def add_manifest(self, name: str, digest: Digest, media_type: str, size: int, brought: bool | None = True) -> None:
+        """Make `digest` a manifest of the repository, durably; see Row for `brought`. For threads only."""
+        self._write(self._layout.manifest(name, digest), name, digest, Row(media_type, size, brought), durable=True)
 
-    def add_members(self, name: str, descriptors: Iterable[Descriptor]) -> None:
-        """Make what a verified manifest names members of the repository. For threads only."""
+    def add_named(self, name: str, descriptors: Iterable[Descriptor]) -> None:
+        """Note what a verified manifest of the repository names. For threads only. Raises StoreUnreadable, OSError."""
         for descriptor in descriptors:
             if descriptor.foreign:
                 continue
             path = self._layout.membership(name, descriptor.digest)
             row, found = _row(descriptor), _read(path)
+            if found is None and files.write_once(path, _dump(row._replace(brought=False)), durable=False):
+                continue
+            found = found or _read(path)
             if found is None or (found.size is None and row.size is not None):
-                files.write_atomically(path, _dump(*row), durable=False)
+                brought = found.brought if found is not None else False
+                files.write_atomically(path, _dump(row._replace(brought=brought)), durable=False)
 
-    def add_blob(self, name: str, digest: Digest) -> None:
-        """Make `digest` a blob of the repository because upstream gave it there. For threads only.
+    def add_brought(self, name: str, digest: Digest) -> None:
+        """Note that `digest` was brought for the repository: upstream gave or confirmed it there, or it was loaded.
 
-        Without the size that upstream announced: only a verified manifest's is one to hold later answers against.
+        Without the size that upstream announced: only a verified manifest's is one to hold later answers against. For
+        threads only. Raises StoreUnreadable, OSError.
         """
         path = self._layout.membership(name, digest)
-        if files.modified(path) is None:
-            files.write_atomically(path, _dump("", None), durable=False)
+        found = _read(path)
+        if found is None or not found.brought:
+            row = found if found is not None else Row("", None)
+            self._write(path, name, digest, row._replace(brought=True), durable=False)
 
     def add_pushed(self, name: str, digest: Digest, size: int) -> None:
         """Make `digest` a blob of the repository because it was pushed there, durably. For threads only.
@@ -83,7 +109,12 @@ class Manifests:
         path = self._layout.membership(name, digest)
         found = _read(path)
         media_type = found.media_type if found is not None else ""
-        files.write_atomically(path, _dump(media_type, size), durable=True)
+        self._write(path, name, digest, Row(media_type, size, True), durable=True)
+
+    def _write(self, path: str, name: str, digest: Digest, row: Row, *, durable: bool) -> None:
+        files.write_atomically(path, _dump(row), durable=durable)
+        if row.brought:
+            self._brought.add(name, digest)
 
     def remove_manifest(self, name: str, digest: Digest) -> bool:
         """Let `digest` be no manifest of the repository, durably; say whether it was one. For threads only."""
@@ -94,10 +125,10 @@ class Manifests:
         return _remove(self._layout.membership(name, digest))
 
     def rebuild(self, name: str, wanted: Digest) -> tuple[Row | None, bool]:
-        """Derive the blobs' rows from the manifests of the repository that are here. For threads only.
+        """Derive the rows of what is named from the manifests of the repository that are here. For threads only.
 
         Return the row of `wanted`, if one of them names it, and whether all rows could be written: what is known is
-        known on a full disk too. Raises OSError where the manifests cannot be listed.
+        known on a full disk too. Raises StoreUnreadable.
         """
         found, complete = None, True
         for digest in self.list(name):
@@ -111,9 +142,9 @@ class Manifests:
                 continue
             for one in named:
                 if one.digest == wanted and not one.foreign:
-                    found = _row(one)
+                    found = _row(one)._replace(brought=False)
             try:
-                self.add_members(name, named)
+                self.add_named(name, named)
             except OSError:
                 complete = False
         return found, complete
@@ -135,16 +166,11 @@ class Manifests:
 
 def _list(folder: Path) -> Iterator[Digest]:
     for algorithm in ("sha256", "sha512"):
-        try:
-            entries = os.scandir(folder / algorithm)
-        except FileNotFoundError:
-            continue
-        with entries:
-            for entry in entries:
-                try:
-                    yield Digest.parse(f"{algorithm}:{entry.name}")
-                except DigestInvalid:
-                    continue
+        for entry in files.entries(folder / algorithm):
+            try:
+                yield Digest.parse(f"{algorithm}:{entry.name}")
+            except DigestInvalid:
+                continue
 
 
 def _remove(path: str) -> bool:
@@ -160,8 +186,11 @@ def _row(descriptor: Descriptor) -> Row:
     return Row(descriptor.media_type, size)
 
 
-def _dump(media_type: str, size: int | None) -> bytes:
-    return json.dumps({"mediaType": media_type, "size": size}).encode()
+def _dump(row: Row) -> bytes:
+    document: dict[str, Any] = {"mediaType": row.media_type, "size": row.size}
+    if row.brought is not None:
+        document["brought"] = row.brought
+    return json.dumps(document).encode()
 
 
 def _read(path: str) -> Row | None:
@@ -170,7 +199,7 @@ def _read(path: str) -> Row | None:
         return None
     try:
         found: Any = json.loads(raw)
-        media_type, size = found["mediaType"], found["size"]
-    except (ValueError, LookupError, TypeError, RecursionError):
+        media_type, size, brought = found["mediaType"], found["size"], found.get("brought")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
-    return Row(str(media_type), size if isinstance(size, int) else None)
+    return Row(str(media_type), size if isinstance(size, int) else None, brought if isinstance(brought, bool) else None)

@@ -6,9 +6,8 @@ What a record names is pinned from the moment it is written; sets.Pins reads the
 from __future__ import annotations
 
 import json
-import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,9 +87,11 @@ class ImagePins:
         self._sets = Sets(layout)
 
     def list(self) -> list[Pinned]:
-        """Return all that is pinned, by name. A record that cannot be read is said and left out."""
+        """Return all that is pinned, by name. A damaged record is said and left out. Raises StoreUnreadable."""
         found = []
-        for entry in _scan(self._layout.pins):
+        for entry in files.names(self._layout.pins):
+            if not entry.endswith(".json"):
+                continue
             path = str(self._layout.pins / entry)
             raw = files.read_record(path, _LIMIT)
             pinned = Pinned.parse(raw) if raw is not None else None
@@ -151,11 +152,3 @@ def _entries(content: Mapping[Digest, int]) -> list[dict[str, str | int]]:
 
 def _sizes(entries: list[dict[str, Any]]) -> dict[Digest, int]:
     return {Digest.parse(one["digest"]): int(one["size"]) for one in entries}
-
-
-def _scan(folder: os.PathLike[str]) -> Iterator[str]:
-    try:
-        names = os.listdir(folder)
-    except FileNotFoundError:
-        return iter(())
-    return (name for name in names if name.endswith(".json"))

@@ -23,7 +23,7 @@ from mirror.store.mounts import file_system_type
 FORMAT = 1
 _FORMAT_LIMIT = 4096
 # What a store may hold beside the folders that every one has, and what a file system puts into its own root.
-_KNOWN = frozenset(("format", "pins", "signatures", "graph", "hosted", "events", "tokens", "lost+found"))
+_KNOWN = frozenset(("format", "pins", "signatures", "graph", "hosted", "brought", "events", "tokens", "lost+found"))
 _READ_ONLY = "mount it writable; a unit of systemd needs it in ReadWritePaths=, and not in ReadOnlyPaths="
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # SQLite's shared memory and locks are not to be trusted there; the index is disposable, so it is only said.

@@ -7,7 +7,7 @@ import os
 from collections.abc import Container
 from typing import NamedTuple
 
-from mirror.errors import DigestInvalid
+from mirror.errors import DigestInvalid, StoreUnreadable
 from mirror.oci.digest import Digest
 from mirror.store import files
 from mirror.store.layout import Layout
@@ -62,11 +62,7 @@ def promised(layout: Layout, besides: str = "", pinned: Container[str] = ()) -> 
 
 def _sum(layout: Layout, folder: os.PathLike[str], skip: str, pinned: Container[str]) -> tuple[int, int]:
     rest = whole = 0
-    try:
-        names = os.listdir(folder)
-    except FileNotFoundError:
-        return 0, 0
-    for name in names:
+    for name in files.names(folder):
         if not name.endswith(".json") or name == skip:
             continue
         path = os.path.join(folder, name)
@@ -86,7 +82,7 @@ def _sum(layout: Layout, folder: os.PathLike[str], skip: str, pinned: Container[
 
 
 def _size(path: str) -> int | None:
-    """Return the total that a note gives; None if it gives none. Raises FileNotFoundError."""
+    """Return the total that a note gives; None if it gives none, or cannot be read. Raises FileNotFoundError."""
     try:
         content = files.read_small(path, _NOTE_LIMIT)
         if content is None:
@@ -94,7 +90,7 @@ def _size(path: str) -> int | None:
         size = json.loads(content)["size"]
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, StoreUnreadable, ValueError, KeyError, TypeError, RecursionError):
         return None
     return size if type(size) is int and size >= 0 else None
 

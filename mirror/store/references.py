@@ -21,12 +21,12 @@ class References:
     def named(self, name: str, digest: Digest) -> tuple[Digest, ...]:
         """Return what a manifest of repository `name` names; nothing where its content is not here.
 
-        Raises Corrupt where the content is here and does not say: it may name anything.
+        Raises Corrupt where the content is here and does not say: it may name anything. Raises StoreUnreadable.
         """
         try:
             body = files.read_small(self._layout.blob(digest), MANIFEST_LIMIT)
         except OSError as error:
-            raise Corrupt(f"the manifest {digest} cannot be read ({error.strerror})") from error
+            raise Corrupt(f"the stored content of {digest} is too large for a manifest") from error
         if body is None:
             return ()
         if Digest.of(body, digest.algorithm) != digest:
@@ -35,14 +35,14 @@ class References:
         try:
             found = manifest.parse(body, row.media_type if row is not None else "")
         except ManifestInvalid as error:
-            raise Corrupt(f"the manifest {digest} cannot be read: {error.what}") from error
+            raise Corrupt(f"the manifest {digest} cannot be parsed: {error.what}") from error
         return tuple(one.digest for one in found.named)
 
     def namer(self, name: str, wanted: Digest, known: set[Digest]) -> Digest | None:
         """Return a manifest of repository `name` that names `wanted`, None where none does.
 
         `known` are manifests that need not be looked at, and those that were are added. One that cannot be read
-        counts as naming everything.
+        counts as naming everything. Raises StoreUnreadable.
         """
         for digest in self._rows.list(name):
             if digest in known:

@@ -41,7 +41,7 @@ class Referrers:
         self.pushed = PushedReferrers(layout)
 
     def read(self, name: str, digest: Digest) -> KeptReferrers | None:
-        """Return what is kept for `digest`, None where there is nothing whole."""
+        """Return what is kept for `digest`, None where there is nothing whole. Raises StoreUnreadable."""
         path = self._layout.referrers(name, digest)
         body, found = files.read_record(path, MANIFEST_LIMIT), files.modified(path)
         if body is None or found is None:
@@ -83,7 +83,7 @@ class PushedReferrers:
         """Yield (subject, digest) for all manifests of the repository that were pushed with a subject."""
         folder = self._layout.pushed_referrers(name)
         for algorithm in _ALGORITHMS:
-            for entry in _entries(folder / algorithm):
+            for entry in files.names(folder / algorithm):
                 with suppress(DigestInvalid):
                     subject = Digest.parse(f"{algorithm}:{entry}")
                     for digest in _digests(folder / algorithm / entry):
@@ -132,7 +132,7 @@ class PushedReferrers:
 
 
 def _digests(folder: os.PathLike[str]) -> Iterator[Digest]:
-    for entry in _entries(folder):
+    for entry in files.names(folder):
         with suppress(DigestInvalid):  # index.json, or a write under way
             yield Digest.parse(entry.replace("-", ":", 1))
 
@@ -143,10 +143,3 @@ def _parse(raw: bytes | None) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _entries(folder: os.PathLike[str]) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return []

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 from mirror.oci.reference import is_name
+from mirror.store import files
 from mirror.store.layout import Layout
 
 _PARTS = frozenset(("_tags", "_manifests", "_blobs"))
 
 
 def find_repositories(layout: Layout) -> Iterator[str]:
-    """Yield the names of all repositories, lazily and in no order; blocks, so for threads."""
+    """Yield the names of all repositories, lazily and in no order; blocks, so for threads. Raises StoreUnreadable."""
     folders = [("", str(layout.repositories))]
     while folders:
         name, path = folders.pop()
-        try:
-            entries = os.scandir(path)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
         found = False
-        with entries:
-            for entry in entries:
-                if entry.name in _PARTS:
-                    found = True
-                elif not entry.name.startswith("_"):
-                    folders.append((f"{name}/{entry.name}" if name else entry.name, entry.path))
+        for entry in files.entries(path):
+            if entry.name in _PARTS:
+                found = True
+            elif not entry.name.startswith("_"):
+                folders.append((f"{name}/{entry.name}" if name else entry.name, entry.path))
         if found and is_name(name):
             yield name

@@ -13,15 +13,18 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from mirror.errors import DigestInvalid, StoreError
+from mirror.errors import Corrupt, DigestInvalid, StoreError, StoreUnreadable
 from mirror.oci.digest import Digest
 from mirror.store import files
 from mirror.store.blobs import Blobs
+from mirror.store.faults import unreadable
 from mirror.store.layout import Layout
 
 if TYPE_CHECKING:
     from hashlib import _Hash
 
+UNREADABLE_IN_A_ROW = 8  # contents, after which it is the disk that is ill and a pass goes no further
+TOO_MANY = "too_many"  # why a pass stops that would put away more than a run may
 YOUNG = 600.0  # seconds since the last change, in which a file without a seal may still be written (rsync, tar)
 
 _STEP = 1024 * 1024  # bytes
@@ -37,6 +40,13 @@ class Bad(NamedTuple):
     why: str
 
 
+class Unread(NamedTuple):
+    """Content that could not be read, which stays where it is, and why."""
+
+    digest: Digest
+    why: str
+
+
 class _Open(NamedTuple):
     digest: Digest
     fd: int
@@ -47,7 +57,9 @@ class _Open(NamedTuple):
 class Scrub:
     """One pass over all content that comes `after` a digest, or over `only` some. For threads, one at a time.
 
-    Bad content is put into quarantine, but not in a `dry_run`. `young` is in seconds.
+    Bad content is put into quarantine, but not in a `dry_run`, and not beyond `most_bad` contents: there the pass
+    stops, with `stopped` set. What cannot be read stays, and many such in a row stop the pass too. `young` is in
+    seconds.
     """
 
     def __init__(
@@ -59,9 +71,11 @@ class Scrub:
         only: Collection[Digest] | None = None,
         dry_run: bool = False,
         young: float = YOUNG,
+        most_bad: int | None = None,
     ) -> None:
         self.cursor = after  # the last digest that was looked at
         self.done = False
+        self.stopped = ""  # why the pass goes no further
         self.contents = 0
         self.bytes = 0
         self._layout = layout
@@ -72,12 +86,18 @@ class Scrub:
         self._open: _Open | None = None
         self._position = 0
         self._bad: list[Bad] = []
+        self._left = most_bad
+        self._unread: list[Unread] = []
+        self._in_a_row = 0
         self._cache = files.PageCache()
 
     def step(self, most: int) -> int:
-        """Read some `most` bytes further and return how many were read; at the end of the pass `done` is set."""
+        """Read some `most` bytes further and return how many were read; at the end of the pass `done` is set.
+
+        Raises StoreUnreadable where it cannot be listed what there is.
+        """
         read = 0
-        while read < most and not self.done:
+        while read < most and not self.done and not self.stopped:
             if self._open is None and not self._next():
                 self.done = True
             elif self._open is not None:
@@ -90,6 +110,11 @@ class Scrub:
         found, self._bad = self._bad, []
         return found
 
+    def unread(self) -> list[Unread]:
+        """Return what could not be read since this was asked last."""
+        found, self._unread = self._unread, []
+        return found
+
     def close(self) -> None:
         """Let go of the file at which it is; that one is begun anew by whoever goes on."""
         opened, self._open = self._open, None
@@ -99,10 +124,16 @@ class Scrub:
     def _next(self) -> bool:
         """Open the next file that is to be read; False at the end."""
         for digest in self._names:
-            fd = self._opened(digest)
-            if fd is None:
+            try:
+                opened = self._opened(digest)
+            except StoreUnreadable as error:
+                self._miss(digest, error)
+                if self.stopped:
+                    return False
                 continue
-            status = os.fstat(fd)
+            if opened is None:
+                continue
+            fd, status = opened
             fresh = time.time() - max(status.st_mtime, status.st_ctime) < self._young
             if not stat.S_ISREG(status.st_mode) or (fresh and not files.is_sealed(status)):
                 os.close(fd)
@@ -115,32 +146,45 @@ class Scrub:
             return True
         return False
 
-    def _opened(self, digest: Digest) -> int | None:
+    def _opened(self, digest: Digest) -> tuple[int, os.stat_result] | None:
         path = self._layout.blob(digest)
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         try:
-            return os.open(path, flags | os.O_NOATIME)
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOATIME)
         except PermissionError:
-            pass  # another user's file
-        except OSError:
-            return None  # gone, or a stray
-        try:
-            return os.open(path, flags)
+            found = files.open_content(path)  # another user's file keeps its time of access from us
+            if found is None:
+                return None
+            fd = found
         except OSError as error:
-            self._found(digest, 0, f"cannot be opened: {error.strerror}")
-            return None
+            there = files.look(path)
+            if there is None or not stat.S_ISREG(there.st_mode):
+                return None  # gone, or a stray
+            raise unreadable(path, error) from error
+        try:
+            return fd, files.status(fd)
+        except StoreUnreadable:
+            os.close(fd)
+            raise
+
+    def _miss(self, digest: Digest, error: StoreUnreadable) -> None:
+        """Pass over content that cannot be read: it says nothing of what it holds."""
+        self._unread.append(Unread(digest, error.what))
+        self.cursor = digest
+        self._in_a_row += 1
+        if self._in_a_row >= UNREADABLE_IN_A_ROW:
+            self.stopped = f"{self._in_a_row} contents in a row cannot be read: {error}"
 
     def _read(self, opened: _Open, size: int) -> int:
         """Hash the next bytes of the open file; at its end judge it."""
         try:
             known = self._cache.resident(opened.fd, self._position, self._position + size)
-            content = os.pread(opened.fd, size, self._position)
-        except OSError as error:
-            self._judge(opened, f"unreadable: {error.strerror}")
+            content = files.read_bytes(opened.fd, self._position, self._position + size)
+        except StoreUnreadable as error:
+            self.close()
+            self._miss(opened.digest, error)
             return 0
         if not content:
-            found = opened.hasher.hexdigest()
-            self._judge(opened, "" if found == opened.digest.hex else f"hashes to {found}")
+            self._judge(opened)
             return 0
         opened.hasher.update(content)
         if not known:
@@ -149,25 +193,39 @@ class Scrub:
         self._position += len(content)
         return len(content)
 
-    def _judge(self, opened: _Open, why: str) -> None:
+    def _judge(self, opened: _Open) -> None:
         digest, before = opened.digest, opened.status
+        found = opened.hasher.hexdigest()
         try:
-            now = os.fstat(opened.fd)
+            now = files.status(opened.fd)
             changed = (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns)
             there = files.look(self._layout.blob(digest))
             # Evicted, replaced, or written to meanwhile: what was read says nothing of what is there now.
             if there is not None and there.st_ino == now.st_ino and not (changed and not files.is_sealed(now)):
-                if why:
-                    self._found(digest, now.st_size, why)
+                if found != digest.hex and not self._blobs.agrees(digest, opened.fd, self._position):
+                    self._found(digest, now.st_size, f"hashes to {found}")
                 elif not files.is_sealed(now) and not self._dry_run:
                     with suppress(StoreError, OSError):  # another user's: it is served, hashed each time
                         self._blobs.seal(digest, opened.fd)
+        except StoreUnreadable as error:
+            self._miss(digest, error)
+            return
+        except Corrupt:
+            pass  # it is being written: the next pass looks again
         finally:
             self.close()
+        if self.stopped:
+            return
+        self._in_a_row = 0
         self.contents += 1
         self.cursor = digest
 
     def _found(self, digest: Digest, size: int, why: str) -> None:
+        if self._left is not None and not self._dry_run:
+            if self._left <= 0:
+                self.stopped = TOO_MANY
+                return
+            self._left -= 1
         self._bad.append(Bad(digest, size, why))
         if not self._dry_run:
             self._blobs.discard(digest, f"scrub: {why}")
@@ -195,10 +253,4 @@ def in_order(layout: Layout, after: Digest | None = None) -> Iterator[Digest]:
 
 
 def _names(folder: str) -> Iterator[str]:
-    try:
-        entries = os.scandir(folder)
-    except FileNotFoundError:
-        return
-    with entries:
-        for entry in entries:
-            yield entry.name
+    return (entry.name for entry in files.entries(folder))

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Literal, NamedTuple
 
-from mirror.errors import DigestInvalid, NameInvalid, StoreError
+from mirror.errors import DigestInvalid, NameInvalid, StoreError, StoreUnreadable
 from mirror.oci.digest import Digest
 from mirror.oci.reference import check_set
 from mirror.store import files
@@ -59,7 +59,10 @@ class Sets:
         return files.modified(self._current)
 
     def current(self) -> tuple[Complete, ...]:
-        """Return the complete generations in the order of completion. Raises StoreError where the file is damaged."""
+        """Return the complete generations in the order of completion.
+
+        Raises StoreUnreadable; StoreError where the file is damaged.
+        """
         try:
             raw = files.read_small(self._current, _CURRENT_LIMIT)
             if raw is None:
@@ -114,7 +117,7 @@ class Sets:
         return sorted(int(entry) for entry in entries if entry.isdecimal() and entry == str(int(entry)))
 
     def read(self, name: str, number: int) -> bytes | None:
-        """Return the plan of a generation as it was written, None where there is none."""
+        """Return the plan of a generation as it was written, None where there is none. Raises StoreUnreadable."""
         return files.read_record(str(self._layout.generation(name, number)), _PLAN_LIMIT)
 
     def path(self, name: str, number: int) -> str:
@@ -225,14 +228,11 @@ class Pins:
         return size
 
     def missing(self) -> dict[tuple[str, int], int]:
-        """Return of each generation how many of its digests are not here, or not ours to read."""
+        """Return of each generation how many of its digests are not here. What cannot be read is, and is noted."""
         with self._lock:
             self._read()
             plans = {key: found for key, (_, found) in self._plans.items()}
-        return {
-            key: sum(1 for text in found if not files.is_here(self._layout.blob(Digest.parse(text))))
-            for key, found in plans.items()
-        }
+        return {key: sum(1 for text in found if not self._is_here(text)) for key, found in plans.items()}
 
     def holders(self, digests: Collection[str]) -> dict[str, list[str]]:
         """Return for each of `digests` (text) what pins it: generations as `set@n`, `pin` for a single image."""
@@ -249,7 +249,17 @@ class Pins:
             chosen = [*(self._plans.get(key, (None, {}))[1] for key in generations)]
             chosen += [found for _, found in self._images.values()]
         wanted = {text: size for found in chosen for text, size in found.items()}
-        return {text: size for text, size in wanted.items() if not files.is_here(self._layout.blob(Digest.parse(text)))}
+        return {text: size for text, size in wanted.items() if not self._is_here(text)}
+
+    def _is_here(self, text: str) -> bool:
+        path = self._layout.blob(Digest.parse(text))
+        try:
+            found = files.look(path)
+        except StoreUnreadable:
+            return True
+        if found is not None:
+            files.may_read(path, found)
+        return found is not None
 
     def _look(self) -> tuple[tuple[object, ...], int]:
         """Return what changes when something is pinned or given up: the folders' times; and the latest of them."""
@@ -279,7 +289,10 @@ class Pins:
 
 
 def _sizes(path: str) -> dict[str, int]:
-    """Return what a plan pins. One that cannot be read stops eviction: better a full disk than a set with holes."""
+    """Return what a plan pins.
+
+    One that is damaged, or cannot be read, stops eviction: better a full disk than a set with holes.
+    """
     try:
         raw = files.read_small(path, _PLAN_LIMIT)
         if raw is None:
@@ -296,10 +309,7 @@ def _sizes(path: str) -> dict[str, int]:
 
 
 def _scan(folder: str) -> list[str]:
-    try:
-        return sorted(os.listdir(folder))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+    return sorted(files.names(folder))
 
 
 @contextmanager

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
-from mirror.errors import StoreError
+from mirror.errors import StoreError, StoreUnreadable
 from mirror.oci.digest import Digest
 from mirror.store import files
 from mirror.store.layout import Layout
@@ -31,13 +31,21 @@ class Signatures:
         return self._layout.signature(digest, number)
 
     def read(self, digest: Digest, number: int) -> bytes | None:
-        """Return the bytes of a signature, None where there is none. Raises NotYet when descriptors have run out."""
+        """Return the bytes of a signature, None where there is none. Raises StoreUnreadable."""
         return files.read_record(str(self.path(digest, number)), SIZE_LIMIT)
 
     def list(self, digest: Digest) -> list[tuple[int, bytes]]:
-        """Return every signature of the release `digest` with its number, in order."""
-        found = ((number, self.read(digest, number)) for number in self._numbers(digest))
-        return [(number, raw) for number, raw in found if raw is not None]
+        """Return every signature of the release `digest` that can be read with its number, in order.
+
+        Raises StoreUnreadable where it is not known which there are.
+        """
+        found = []
+        for number in self._numbers(digest):
+            with suppress(StoreUnreadable):  # which is noted
+                raw = self.read(digest, number)
+                if raw is not None:
+                    found.append((number, raw))
+        return found
 
     def add(self, digest: Digest, raw: bytes) -> int:
         """Keep a signature durably and return its number: that of the same bytes where they are here already.
@@ -54,7 +62,8 @@ class Signatures:
             for number, body in kept.items():
                 if body == raw:
                     return number
-            free = next((number for number in range(1, _COUNT_LIMIT + 1) if number not in kept), 0)
+            taken = {*kept, *self._numbers(digest)}
+            free = next((number for number in range(1, _COUNT_LIMIT + 1) if number not in taken), 0)
             if not free:
                 raise StoreError(f"{_COUNT_LIMIT} signatures of {digest} are here already", "remove what is not needed")
             files.write_atomically(str(self.path(digest, free)), raw, durable=True)
@@ -63,8 +72,5 @@ class Signatures:
             lock.release()
 
     def _numbers(self, digest: Digest) -> Iterator[int]:
-        try:
-            names = os.listdir(self.path(digest, 1).parent)
-        except (FileNotFoundError, NotADirectoryError):
-            return
+        names = files.names(self.path(digest, 1).parent)
         yield from sorted(int(match[1]) for name in names if (match := _NAME.fullmatch(name)))

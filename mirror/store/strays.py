@@ -12,6 +12,7 @@ from typing import NamedTuple
 from mirror.errors import DigestInvalid, TagInvalid
 from mirror.oci.digest import Digest
 from mirror.oci.reference import check_tag, is_name
+from mirror.store import files
 from mirror.store.layout import Layout
 
 _ALGORITHMS = ("sha256", "sha512")
@@ -32,9 +33,9 @@ class Stray(NamedTuple):
 
 def stray_content(layout: Layout) -> Iterator[Stray]:
     """Yield what is in blobs/ and is no content. For threads."""
-    for entry in _entries(str(layout.blobs)):
+    for entry in files.entries(str(layout.blobs)):
         if entry.name in _ALGORITHMS and entry.is_dir(follow_symlinks=False):
-            for one in _entries(entry.path):
+            for one in files.entries(entry.path):
                 if not (_is_digest(f"{entry.name}:{one.name}") and one.is_file(follow_symlinks=False)):
                     yield from _stray(one)
         else:
@@ -46,7 +47,7 @@ def stray_records(layout: Layout) -> Iterator[Stray]:
     folders = [("", str(layout.repositories))]
     while folders:
         name, path = folders.pop()
-        for entry in _entries(path):
+        for entry in files.entries(path):
             check = _KINDS.get(entry.name) if name else None
             inner = f"{name}/{entry.name}" if name else entry.name
             if not entry.is_dir(follow_symlinks=False):
@@ -60,43 +61,34 @@ def stray_records(layout: Layout) -> Iterator[Stray]:
 
 
 def _tags(folder: str) -> Iterator[Stray]:
-    for entry in _entries(folder):
+    for entry in files.entries(folder):
         if not (entry.is_file(follow_symlinks=False) and _is_tag(entry.name)):
             yield from _stray(entry)
 
 
 def _rows(folder: str) -> Iterator[Stray]:
-    for algorithm in _entries(folder):
+    for algorithm in files.entries(folder):
         if algorithm.name not in _ALGORITHMS or not algorithm.is_dir(follow_symlinks=False):
             yield from _stray(algorithm)
             continue
-        for entry in _entries(algorithm.path):
+        for entry in files.entries(algorithm.path):
             if not (entry.is_file(follow_symlinks=False) and _is_digest(f"{algorithm.name}:{entry.name}")):
                 yield from _stray(entry)
 
 
 def _referrers(folder: str) -> Iterator[Stray]:
-    for algorithm in _entries(folder):
-        for subject in _entries(algorithm.path):
+    for algorithm in files.entries(folder):
+        for subject in files.entries(algorithm.path):
             if not (subject.is_dir(follow_symlinks=False) and _is_digest(f"{algorithm.name}:{subject.name}")):
                 yield from _stray(subject)
                 continue
-            for entry in _entries(subject.path):
+            for entry in files.entries(subject.path):
                 known = entry.name == "index.json" or _is_digest(entry.name.replace("-", ":", 1))
                 if not (known and entry.is_file(follow_symlinks=False)):
                     yield from _stray(entry)
 
 
 _KINDS = {"_tags": _tags, "_manifests": _rows, "_blobs": _rows, "_referrers": _referrers}
-
-
-def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
-    try:
-        entries = os.scandir(folder)
-    except OSError:
-        return
-    with entries:
-        yield from entries
 
 
 def _stray(entry: os.DirEntry[str]) -> Iterator[Stray]:

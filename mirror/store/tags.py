@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -91,7 +90,7 @@ class Tags:
         return files.modified(self._layout.tag(name, tag))
 
     def read(self, name: str, tag: str) -> TagRecord | None:
-        """Return what the tag means, None where it is not known. May run on the loop."""
+        """Return what the tag means, None where it is not known. May run on the loop. Raises StoreUnreadable."""
         raw = files.read_record(self._layout.tag(name, tag), _LIMIT)
         return TagRecord.parse(raw) if raw is not None else None
 
@@ -111,16 +110,11 @@ class Tags:
         return self._layout.tags(name).is_dir() or self._layout.manifests(name).is_dir()
 
     def list(self, name: str) -> list[str]:
-        """Return the repository's tags in lexical order. For threads only."""
-        try:
-            entries = os.scandir(self._layout.tags(name))
-        except FileNotFoundError:
-            return []
+        """Return the repository's tags in lexical order. For threads only. Raises StoreUnreadable."""
         found = []
-        with entries:
-            for entry in entries:
-                try:
-                    found.append(check_tag(entry.name))
-                except TagInvalid:  # a write under way
-                    continue
+        for entry in files.names(self._layout.tags(name)):
+            try:
+                found.append(check_tag(entry))
+            except TagInvalid:  # a write under way
+                continue
         return sorted(found)

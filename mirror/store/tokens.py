@@ -18,7 +18,6 @@ import re
 import secrets
 import time
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from typing import Any
 from mirror import logs
 from mirror.config.access import ROBOT, VERBS, Verb, check_robot
 from mirror.config.patterns import Matcher, parse_pattern
-from mirror.errors import StoreError
+from mirror.errors import StoreError, StoreUnreadable
 from mirror.store import files
 
 # A secret says by itself what it is, so that scanners of published files find it.
@@ -40,6 +39,15 @@ _MOST_PATTERNS = 64
 
 _log = logs.get(__name__)
 _Modified = tuple[int, int, int]
+
+
+class KeyNotMade(StoreError):
+    """The store takes no key: it is read-only, or full."""
+
+
+def new_key() -> bytes:
+    """Return a new key to sign with."""
+    return secrets.token_bytes(_KEY_BYTES)
 
 
 def new_secret() -> str:
@@ -88,7 +96,7 @@ class Tokens:
     def find(self, identity: str) -> Robot | None:
         """Return the token of an id, the same object as long as its file is the same; None where there is none.
 
-        `identity` is of the grammar. Raises NotYet when descriptors have run out.
+        `identity` is of the grammar. Raises StoreUnreadable.
         """
         path = f"{self._folder}{identity}.json"
         modified = files.modified(path)
@@ -123,18 +131,16 @@ class Tokens:
     def key(self) -> bytes:
         """Return the key that all processes of this store sign with, made by whoever needs it first.
 
-        Raises StoreError where it cannot be read or is not right.
+        Raises StoreUnreadable; KeyNotMade where there is none and none can be made; StoreError where it is damaged.
         """
         path = f"{self._folder}key"
-        try:
-            content = files.read_small(path, _KEY_BYTES)
-            if content is None:
+        content = files.read_record(path, _KEY_BYTES)
+        if content is None and files.look(path) is None:
+            try:
                 self._make_key(path)
-                content = files.read_small(path, _KEY_BYTES)
-        except OSError as error:
-            raise StoreError(
-                f"tokens/key in the store cannot be read ({error.strerror})", "look at its owner"
-            ) from error
+            except OSError as error:
+                raise KeyNotMade(f"tokens/key in the store cannot be made ({error.strerror})") from error
+            content = files.read_record(path, _KEY_BYTES)
         if content is None or len(content) != _KEY_BYTES:
             raise StoreError("tokens/key in the store is damaged", "remove that file and restart: clients log in again")
         return content
@@ -166,7 +172,10 @@ class Tokens:
         return robot
 
     def all(self) -> list[Robot]:
-        """Return all tokens, expired ones too, by name and age. What cannot be read is logged and left out."""
+        """Return all tokens, expired ones too, by name and age. What is damaged is logged and left out.
+
+        Raises StoreUnreadable.
+        """
         found = []
         for identity in self._identities():
             robot = self._read(identity, f"{self._folder}{identity}.json")
@@ -200,18 +209,17 @@ class Tokens:
                 if files.modified(f"{self._folder}{identity}.json") is None:
                     continue  # revoked meanwhile
                 _touch(path, when)
-            except OSError as error:
-                _log.warning("token_use_not_noted", robot=identity, why=error.strerror)
+            except (OSError, StoreUnreadable) as error:
+                _log.warning("token_use_not_noted", robot=identity, why=str(error))
 
     def _identities(self) -> list[str]:
-        try:
-            entries = os.listdir(self._root)
-        except FileNotFoundError:
-            return []
-        return [found["id"] for entry in entries if (found := _FILE.fullmatch(entry)) is not None]
+        return [found["id"] for entry in files.names(self._root) if (found := _FILE.fullmatch(entry)) is not None]
 
     def _read(self, identity: str, path: str) -> Robot | None:
-        """Return what a file says, None where it is gone or damaged: then the token is as good as revoked."""
+        """Return what a file says, None where it is gone or damaged: then the token is as good as revoked.
+
+        Raises StoreUnreadable: of one that cannot be read that is not known.
+        """
         content = files.read_record(path, _RECORD_LIMIT)
         if content is None:
             return None
@@ -222,16 +230,7 @@ class Tokens:
             return None
 
     def _make_key(self, path: str) -> None:
-        files.make_folders(str(self._root))
-        temporary = f"{path}.{os.getpid()}-{os.urandom(4).hex()}~"
-        files.write_atomically(temporary, secrets.token_bytes(_KEY_BYTES), durable=True, mode=0o600)
-        try:
-            # Unlike a rename it replaces nothing: of two processes that make one, the first wins, and it is whole.
-            with suppress(FileExistsError):
-                os.link(temporary, path)
-        finally:
-            files.remove(temporary)
-        files.sync_folder(str(self._root))
+        files.write_once(path, new_key(), durable=True)  # of two processes that make one, the first wins
 
 
 def _parse(identity: str, record: dict[str, Any]) -> Robot:

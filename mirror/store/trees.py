@@ -29,7 +29,7 @@ class Tree:
 def grow(layout: Layout, name: str, root: Digest) -> Tree:
     """Return what the manifest `root` of repository `name` needs. For threads.
 
-    Raises NotHere where `root` is not here, Corrupt where a manifest cannot be read: it may need anything.
+    Raises NotHere where `root` is not here, Corrupt where a manifest is damaged: it may need anything; StoreUnreadable.
     """
     rows = Manifests(layout)
     tree = Tree()
@@ -75,7 +75,7 @@ def _read(layout: Layout, digest: Digest, media_type: str) -> manifest.Manifest 
     try:
         body = files.read_small(layout.blob(digest), MANIFEST_LIMIT)
     except OSError as error:
-        raise Corrupt(f"the manifest {digest} cannot be read ({error.strerror})", "run: mirror scrub") from error
+        raise Corrupt(f"the stored content of {digest} is too large for a manifest", "run: mirror scrub") from error
     if body is None:
         return None
     if Digest.of(body, digest.algorithm) != digest:
@@ -83,4 +83,4 @@ def _read(layout: Layout, digest: Digest, media_type: str) -> manifest.Manifest 
     try:
         return manifest.parse(body, media_type)
     except ManifestInvalid as error:
-        raise Corrupt(f"the manifest {digest} cannot be read: {error.what}") from error
+        raise Corrupt(f"the manifest {digest} cannot be parsed: {error.what}") from error

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mirror.errors import NotYet, StoreError, StoreFull
 from mirror.oci.digest import Digest
 from mirror.store import files
+from mirror.store.faults import noted
 from mirror.store.layout import Layout
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Upload:
     def append(self, position: int, content: bytes | bytearray, hasher: _Hash) -> int:
         """Write `content` at `position`, feed it to `hasher` and return the new size. Raises StoreFull, StoreError."""
         view = memoryview(content)
-        with writing(self.note.name):
+        with writing(self.note.name), noted("write", self._path):
             while view:
                 written = os.pwrite(self._fd, view, position)
                 view, position = view[written:], position + written
@@ -101,7 +102,7 @@ class Upload:
 
     def sync(self) -> None:
         """Bring what is written to disk. Raises StoreFull, StoreError."""
-        with writing(self.note.name):
+        with writing(self.note.name), noted("write", self._path):
             os.fdatasync(self._fd)
 
     def rest(self) -> None:
@@ -111,7 +112,7 @@ class Upload:
 
     def cut(self, size: int) -> None:
         """Take back what came after the first `size` bytes, and promise no more room."""
-        with writing(self.note.name):
+        with writing(self.note.name), noted("write", self._path):
             os.ftruncate(self._fd, size)
         self.promise(IDLE)
 
@@ -122,11 +123,12 @@ class Upload:
         """
         target = self._layout.blob(digest)
         with writing(self.note.name):
-            os.fchmod(self._fd, files.SEALED_MODE)
-            # The time of access is left true: it orders eviction where the index is lost.
-            os.utime(self._fd, (time.time(), files.seal_time(self.size)))
-            files.make_folders(os.path.dirname(target))
-            os.rename(self._path, target)
+            with noted("write", self._path):
+                os.fchmod(self._fd, files.SEALED_MODE)
+                # The time of access is left true: it orders eviction where the index is lost.
+                os.utime(self._fd, (time.time(), files.seal_time(self.size)))
+                files.make_folders(os.path.dirname(target))
+                os.rename(self._path, target)
             files.sync_folder(os.path.dirname(target))
             files.remove(self._layout.upload_note(self.identity))
 

@@ -196,10 +196,7 @@ class Uploads:
         return sum(note is not None and note.who == who for note in found)
 
     def _names(self) -> list[str]:
-        try:
-            return os.listdir(self._layout.uploads)
-        except FileNotFoundError:
-            return []
+        return files.names(self._layout.uploads)
 
     def _note(self, identity: str, name: str) -> UploadNote:
         """Return the note of an upload of repository `name`; another one's is as good as none."""

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from mirror.errors import DigestInvalid
 from mirror.oci.digest import Digest
+from mirror.store import files
+from mirror.store.faults import unreadable
 from mirror.store.layout import Layout
 
 _ALGORITHMS = ("sha256", "sha512")
@@ -24,18 +26,18 @@ class Found(NamedTuple):
 
 
 def named_by_digest(root: Path) -> Iterator[tuple[Digest, os.stat_result]]:
-    """Yield what is in `root`, by algorithm, under the name of a digest, in the folder's order; for threads."""
+    """Yield what is in `root`, by algorithm, under the name of a digest, in the folder's order; for threads.
+
+    Raises StoreUnreadable.
+    """
     for algorithm in _ALGORITHMS:
-        try:
-            entries = os.scandir(root / algorithm)
-        except FileNotFoundError:
-            continue
-        with entries:
-            for entry in entries:
-                try:
-                    yield Digest.parse(f"{algorithm}:{entry.name}"), entry.stat(follow_symlinks=False)
-                except (DigestInvalid, FileNotFoundError):
-                    continue
+        for entry in files.entries(root / algorithm):
+            try:
+                yield Digest.parse(f"{algorithm}:{entry.name}"), entry.stat(follow_symlinks=False)
+            except (DigestInvalid, FileNotFoundError):
+                continue
+            except OSError as error:
+                raise unreadable(entry.path, error) from error
 
 
 def find_blobs(layout: Layout) -> Iterator[Found]:

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from mirror.config import load
-from mirror.config.access import Rule
+from mirror.config.access import Readers, Rule
 from mirror.content.answers import Target
 from mirror.content.quotas import Quotas
 from mirror.content.uploads import Uploads
@@ -95,6 +95,7 @@ async def pushing(
 ) -> AsyncIterator[tuple[Face, Pushes]]:
     """Serve a registry that takes pushes on a port of loopback."""
     room = make_room(folder, document)
+    room.content._members._readers = Readers(anonymous, rules)
     pushes = Pushes(room, blob_limit=blob_limit)
     lines, clients = Lines(), Clients(True)
     dispatcher = Dispatcher(

@@ -658,7 +658,7 @@ async def test_what_is_not_there_cannot_be_mounted(pushes: Pushes, source: Targe
 @pytest.mark.parametrize("source", [PROXIED, None], ids=["from", "anywhere"])
 async def test_what_was_pulled_through_can_be_mounted_and_stays(pushes: Pushes, source: Target | None) -> None:
     files.write_atomically(pushes.layout.blob(DIGEST), BODY, durable=False)
-    pushes.rows.add_blob(PROXIED.name, DIGEST)
+    pushes.rows.add_brought(PROXIED.name, DIGEST)
     assert await pushes.uploads.mount(APP, DIGEST, source, anybody, "ci")
     assert pushes.room.space.eviction.free(1 << 40) == 0
     assert await pulled(pushes, APP, DIGEST) == BODY
@@ -674,11 +674,11 @@ async def test_bad_content_is_not_mounted(pushes: Pushes) -> None:
 
 async def test_what_is_evicted_in_between_is_not_mounted(pushes: Pushes, monkeypatch: pytest.MonkeyPatch) -> None:
     files.write_atomically(pushes.layout.blob(DIGEST), BODY, durable=False)
-    pushes.rows.add_blob(PROXIED.name, DIGEST)
+    pushes.rows.add_brought(PROXIED.name, DIGEST)
     find = Members.find
 
-    async def gone_meanwhile(self: Members, target: Target, digest: Digest) -> Any:
-        found = await find(self, target, digest)
+    async def gone_meanwhile(self: Members, target: Target, digest: Digest, may_pull: Any) -> Any:
+        found = await find(self, target, digest, may_pull)
         await asyncio.to_thread(os.unlink, pushes.layout.blob(digest))
         return found
 

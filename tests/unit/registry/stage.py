@@ -198,13 +198,13 @@ class FakeContent:
         self._opened.append(file)
         return BlobAnswer(file.size, 0, file.size, "HIT", file, upstream="quay.io")
 
-    async def manifest(self, target: Target, reference: Digest | str, head: bool) -> ManifestAnswer:
+    async def manifest(self, target: Target, reference: Digest | str, head: bool, may_pull: Any) -> ManifestAnswer:
         await self._ask("manifest", reference, head)
         if reference not in self.manifests:
             raise NotHere("not here", "ask later")
         return self.manifests[reference]
 
-    async def blob(self, target: Target, digest: Digest, range: Any) -> BlobAnswer:  # noqa: A002 - the seam's name
+    async def blob(self, target: Target, digest: Digest, range: Any, may_pull: Any) -> BlobAnswer:  # noqa: A002 - the seam's name
         await self._ask("blob", digest, range)
         if digest not in self.answers:
             raise NotHere("not here", "ask later")
@@ -217,7 +217,7 @@ class FakeContent:
             answer.start, answer.stop = span
         return answer
 
-    async def blob_head(self, target: Target, digest: Digest) -> BlobHead:
+    async def blob_head(self, target: Target, digest: Digest, may_pull: Any) -> BlobHead:
         await self._ask("blob_head", digest)
         if digest not in self.here:
             raise NotHere("not here", "ask later")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from mirror.errors import StoreError
+from mirror.errors import StoreError, StoreUnreadable
 from mirror.store import events as module
 from mirror.store import files
 from mirror.store.events import LARGEST, Events
@@ -105,7 +105,7 @@ def test_reading(events: Events, layout: Layout) -> None:
     (folder(layout) / listed[2]).unlink()
     assert events.read(QUEUE, listed) == [b"x" * LARGEST, b"", None]
     (folder(layout) / listed[2]).symlink_to("/etc/passwd")
-    with pytest.raises(OSError, match="symbolic"):
+    with pytest.raises(StoreUnreadable, match="symbolic"):
         events.read(QUEUE, listed[2:])
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mirror.errors import StoreUnreadable
 from mirror.store import files
 
 
@@ -45,9 +46,9 @@ def test_mode_and_mtime_make_a_seal(tmp_path: Path) -> None:
 def test_links_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "real").write_bytes(b"secret")
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    with pytest.raises(OSError) as caught:
+    with pytest.raises(StoreUnreadable) as caught:
         files.open_content(str(tmp_path / "link"))
-    assert caught.value.errno == errno.ELOOP
+    assert caught.value.number == errno.ELOOP
     assert files.open_content(str(tmp_path / "absent")) is None
     assert files.open_content(str(tmp_path / "real" / "below")) is None
     assert files.modified(str(tmp_path / "absent")) is None

@@ -95,7 +95,7 @@ async def test_content_of_other_names_stays(shelf: Shelf) -> None:
     blob = Path(shelf.layout.blob(Digest.of(body)))
     blob.write_bytes(body)
     shelf.pushes.rows.add_manifest(proxied, Digest.of(body), json.loads(body)["mediaType"], len(body))
-    shelf.pushes.rows.add_blob(proxied, NOWHERE)
+    shelf.pushes.rows.add_brought(proxied, NOWHERE)
     plan = {"manifests": [], "blobs": [{"digest": str(Digest.of(pinned)), "size": 700}]}
     path = shelf.layout.generation("prod", 1)
     path.parent.mkdir(parents=True)

@@ -54,7 +54,7 @@ class Cache:
         tree = grow(self.layout, name, digest)
         for one in {**tree.blobs, **tree.manifests}:
             if one != digest:
-                self.rows.add_blob(name, one)
+                self.rows.add_brought(name, one)
         for content in blobs:
             self.blob(content)
         if tag:
