@@ -31,7 +31,7 @@ from mirror.config import Config
 from mirror.content.events import Events, Source
 from mirror.content.heal import Healer
 from mirror.content.service import Content, Rooms
-from mirror.errors import ConfigurationError, MirrorError, Problem, StoreError, StoreFull
+from mirror.errors import ConfigurationError, MirrorError, Problem, StoreError, StoreFull, StoreUnreadable
 from mirror.metrics import LOG_DROPPED, Metrics
 from mirror.outside import owner_of
 from mirror.registry.access import Access
@@ -46,12 +46,14 @@ from mirror.registry.robots import Robots
 from mirror.sink import Sink
 from mirror.store import probe
 from mirror.store.events import Events as Queues
+from mirror.store.faults import DISK_FAULTS
 from mirror.store.index import Index
 from mirror.store.layout import Layout
 from mirror.store.quarantine import Quarantine
+from mirror.store.sample import sample
 from mirror.store.space import Space
 from mirror.store.threads import Threads
-from mirror.store.tokens import Tokens
+from mirror.store.tokens import KeyNotMade, Tokens, new_key
 from mirror.supervisor import Supervisor
 from mirror.upstream import Upstreams, open_upstreams
 from mirror.upstream.webhook import open_webhooks
@@ -66,6 +68,7 @@ _TAKERS = 8  # those of pushes hash, and wait for the disk, as long as their cli
 _SINK_PATIENCE = 0.1  # seconds
 _REST = 10.0  # seconds without a request after which a worker that was replaced closes a connection
 _HEARTBEAT = 1.0  # seconds between proofs of life
+_DONE = {"read": "read", "write": "written"}
 
 _log = logs.get("app")
 
@@ -90,12 +93,13 @@ def serve(config: Config, environ: Mapping[str, str], reread: Callable[[], Confi
     try:
         preparation.bind(config)
         _become_owner(config.storage.path)
-        for warning in probe.prepare(Layout(config.storage.path), to_serve=True):
+        for warning in probe.prepare(Layout(config.storage.path)):
             _log.warning("store_limited", what=warning)
+        sample(Layout(config.storage.path))
         admin = AdminSocket.open(config)
         preparation.admin = admin.listener if admin is not None else None
         crew = preparation.first(config)
-        signer = Signer(Tokens(Layout(config.storage.path).tokens).key())
+        signer = Signer(_signing_key(Layout(config.storage.path)))
     except (ConfigurationError, StoreError) as error:
         preparation.close()
         if admin is not None:
@@ -156,7 +160,21 @@ async def _check(config: Config, environ: Mapping[str, str], *, online: bool) ->
 
 
 def _probe_store(path: Path) -> list[Problem]:
-    return [Problem("store_limited", warning) for warning in probe.prepare(Layout(path), to_serve=True)]
+    found = [Problem("store_limited", warning) for warning in probe.prepare(Layout(path))]
+    sample(Layout(path))
+    for row in DISK_FAULTS.told():
+        what = f"{row['paths']} of the files that were tried cannot be {_DONE[row['operation']]} ({row['error']})"
+        found.append(Problem("store_unreadable", what, row["path"], row["remedy"]))
+    return found
+
+
+def _signing_key(layout: Layout) -> bytes:
+    """Return the key of the store, or one of this service alone where that cannot be read, or made, now."""
+    try:
+        return Tokens(layout.tokens).key()
+    except (StoreUnreadable, KeyNotMade) as error:
+        _log.warning("signing_key_unusable", why=error.what, remedy="clients log in again after each restart")
+        return new_key()
 
 
 def _refuse(reasons: Sequence[str]) -> int:

@@ -25,6 +25,7 @@ MirrorError                     what went wrong, in words for the person who rea
 │   ├── StoreUnusable           another owner, a newer format, a file system that keeps no locks   exit 78
 │   ├── StoreFull               no room, and nothing may be evicted                      exit 5
 │   ├── StoreUnreadable         a file that cannot be read now: it stays where it is, and is not taken for bad
+│   ├── CollectionStopped       a run that would take more than a tenth of the store
 │   └── Corrupt                 bytes that do not hash to their name                     exit 4
 └── UpstreamError               the other registry
     ├── UpstreamNotFound        404 to a request that it understood
@@ -202,6 +203,10 @@ class StoreUnreadable(StoreError):
         super().__init__(what, remedy)
         self.number = number
         self.path = path
+
+
+class CollectionStopped(StoreError):
+    """A run would take more of the store than one may without being told to."""
 
 
 class Corrupt(StoreError):

@@ -80,6 +80,9 @@ ENDPOINTS_AWAY = Family(
 HUB_LIMIT = Family("mirror_docker_hub_pulls_limit", "Docker Hub's limit as it last said.", (), "gauge", "latest")
 HUB_REMAINING = Family("mirror_docker_hub_pulls_remaining", "What is left of it.", (), "gauge", "latest")
 STORE_BYTES = Family("mirror_store_bytes", "Bytes kept in the store, by kind.", ("kind",), "gauge", "latest")
+STORE_INODES = Family(
+    "mirror_store_inodes", "Inodes of the store's file system, by kind: free and total.", ("kind",), "gauge", "latest"
+)
 STORE_FREE = Family("mirror_store_free_bytes", "Free bytes on the store's file system.", (), "gauge", "latest")
 EVICTED = Family("mirror_evicted_blobs_total", "Blobs evicted to make room.")
 EVICTED_BYTES = Family("mirror_evicted_bytes_total", "Bytes evicted to make room.")
@@ -143,7 +146,7 @@ FAMILIES: tuple[Family, ...] = (
     REQUESTS, REQUEST_SECONDS, CACHE_ANSWERS, SENT_BYTES,
     RECEIVED_BYTES, FETCHES, FETCHES_RUNNING, REVALIDATIONS, UPSTREAM_SECONDS, UPSTREAM_ERRORS, LOGIN_REFUSED,
     ENDPOINTS_AWAY, HUB_LIMIT, HUB_REMAINING,
-    STORE_BYTES, STORE_FREE, EVICTED, EVICTED_BYTES, CORRUPT,
+    STORE_BYTES, STORE_FREE, STORE_INODES, EVICTED, EVICTED_BYTES, CORRUPT,
     SCRUBBED_BYTES, SCRUB_ENDED, SCRUB_UNHEALED, SET_COMPLETE, SET_MISSING,
     NOTIFICATIONS, NOTIFICATIONS_WAITING,
 )  # fmt: skip

@@ -17,6 +17,7 @@ from mirror.store.promises import UNIT
 AS_EXPECTED = "AsExpected"
 EXPIRES_SOON = 14 * 86400.0  # seconds before its end in which a certificate should have been renewed
 _MANY_WAIT = 100  # events; webhooks take a handful at a time
+_REMOUNT = "see why it became read-only (dmesg), and mount it writable; a unit of systemd needs it in ReadWritePaths="
 _NAMED = 3  # of many, so many are named
 
 Facts = Mapping[str, Any]
@@ -93,7 +94,9 @@ def _degraded(troubles: list[Trouble]) -> Condition:
 def find_troubles(facts: Facts) -> list[Trouble]:
     """Return all that keeps a service from being well, the gravest first."""
     found = (
+        _disk,
         _store,
+        _collection,
         _corrupt,
         _sets,
         _upstreams,
@@ -107,12 +110,42 @@ def find_troubles(facts: Facts) -> list[Trouble]:
     return [trouble for find in found for trouble in find(facts)]
 
 
+def _disk(facts: Facts) -> Iterator[Trouble]:
+    """What could not be read or written: it may be whole, and nothing was moved or removed for it."""
+    store = facts["store"]
+    for row in store["faults"]:
+        done, many = ("read", "files") if row["operation"] == "read" else ("written", "files and folders")
+        count = f"{row['paths']} {many}" if row["paths"] != 1 else "a file"
+        times = f", {row['count']} times" if row["count"] > row["paths"] else ""
+        what = f"{count} of the store cannot be {done}{times}: {row['error']} ({row['errno']})"
+        reason = "StoreUnreadable" if row["operation"] == "read" else "StoreUnwritable"
+        yield Trouble(reason, what, row["path"], row["remedy"])
+    if store["read_only"] and not any(row["operation"] == "write" for row in store["faults"]):
+        what = "the store is on a read-only file system: what is here is served, and nothing can be kept or changed"
+        yield Trouble("StoreUnwritable", what, store["path"], _REMOUNT)
+
+
+def _collection(facts: Facts) -> Iterator[Trouble]:
+    for run, what in sorted(facts["store"]["stopped"].items()):
+        remedy = f"see whether all of the store is mounted and readable; if it is right: mirror {run} … --yes"
+        yield Trouble("CollectionStopped", f"mirror {run} stopped: {what}", facts["store"]["path"], remedy)
+
+
 def _store(facts: Facts) -> Iterator[Trouble]:
     store = facts["store"]
     if store["free_bytes"] is None:
         yield Trouble(
             "StoreUnusable", "the store's file system does not answer", store["path"], "see whether its disk does"
         )
+    elif store["lacking_inodes"] and not store["read_only"]:
+        what = f"the store's file system is out of inodes: {store['free_inodes']} of {store['total_inodes']} are free"
+        remedy = (
+            "find who has so many files there: du --inodes -x"
+        )
+        yield Trouble("StoreFull", what, store["path"], remedy)
+    elif store["in_vain"]:
+        what = "nothing is evicted for a while: what that freed was kept by snapshots, or taken by something else"
+        yield Trouble("StoreFull", what, store["path"], "see what else fills the file system of the store (du -x, df)")
     elif store["room_bytes"] is not None and store["room_bytes"] + store["evictable_bytes"] < UNIT:
         free, total, kept = (size_text(store[key]) for key in ("free_bytes", "total_bytes", "keep_free_bytes"))
         what = (

@@ -1,4 +1,4 @@
-"""How upstreams fare, as all workers of a service see it: each posts what it knows, any can tell it all."""
+"""How upstreams and the disk fare, as all workers of a service see it: each posts what it knows, any tells it all."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mirror.store.faults import DISK_FAULTS
 from mirror.upstream.client import UpstreamClient
 from mirror.workers import Board
 
@@ -76,10 +77,26 @@ class Health:
             found[name] = [Seen(**max(seen, key=lambda one: float(one["judged"]))) for seen in told.values()]
         return found
 
+    def disk_faults(self) -> list[dict[str, Any]]:
+        """Return what any worker could not read or write and has not seen to work since (Faults.told)."""
+        serving = [worker["index"] for worker in self._board.service().get("workers", ())]
+        notes = [self._board.read(index).get("disk", []) for index in serving if index != self._index]
+        rows: dict[tuple[str, str], dict[str, Any]] = {}
+        for row in (row for told in (DISK_FAULTS.told(), *notes) for row in told):
+            known = rows.setdefault((row["operation"], row["errno"]), row)
+            if known is not row:
+                # Workers meet the same files, so their paths are not added up.
+                paths, since = max(known["paths"], row["paths"]), min(known["since"], row["since"])
+                rows[row["operation"], row["errno"]] = {
+                    **known, "paths": paths, "since": since, "count": known["count"] + row["count"]
+                }  # fmt: skip
+        return list(rows.values())
+
     def _post(self) -> None:
         """Post what is known of endpoints that were asked: of the others nobody has anything to tell."""
         told = {name: [one for one in _told(client) if one["judged"]] for name, client in self._upstreams.items()}
-        self._board.post(self._index, {"upstreams": {name: seen for name, seen in told.items() if seen}})
+        upstreams = {name: seen for name, seen in told.items() if seen}
+        self._board.post(self._index, {"upstreams": upstreams, "disk": DISK_FAULTS.told()})
 
 
 def _told(client: UpstreamClient) -> list[dict[str, Any]]:

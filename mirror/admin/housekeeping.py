@@ -21,12 +21,17 @@ from mirror.metrics import (
     SET_MISSING,
     STORE_BYTES,
     STORE_FREE,
+    STORE_INODES,
     Metrics,
 )
+from mirror.store.adopt import adopt
+from mirror.store.brought import Brought
+from mirror.store.faults import DISK_FAULTS
 from mirror.store.index import Index
 from mirror.store.layout import Layout
 from mirror.store.lock import FileLock
 from mirror.store.reconcile import reconcile
+from mirror.store.sample import sample
 from mirror.store.sets import Pins, Sets
 from mirror.store.space import Space
 from mirror.store.threads import Threads
@@ -43,7 +48,10 @@ class Periods:
     lock: float = 3.0  # trying to become the one who keeps house, and looking whether the index needs a rebuild
     deliver: float = 0.5
     trim: float = 5.0
+    faults: float = 1.0  # each process its own: trying again what the disk did not give
     sets: float = 60.0
+    sample: float = 60.0
+    quarantine: float = 3600.0
     leftovers: float = 3600.0
     reconcile: float = 86400.0
     scrub: float = 1.0
@@ -97,15 +105,20 @@ class Housekeeping:
     async def start(self) -> None:
         """Begin; returns at once."""
         periods = self._periods
-        own = (_Duty("flush", periods.flush, self._flush),)
+        own = (_Duty("flush", periods.flush, self._flush), _Duty("faults", periods.faults, self._try_again))
         shared = (
             _Duty("measure", periods.trim, self._measure),
             _Duty("trim", periods.trim, self._trim),
             _Duty("sets", periods.sets, self._look_at_sets),
+            _Duty("sample", periods.sample, self._sample),
             _Duty("leftovers", periods.leftovers, self._remove_leftovers),
         )
         # Reconciling takes minutes where there is much, and nothing else may wait for it.
-        slow = (_Duty("reconcile", periods.lock, self._reconcile_if_due),)
+        slow = (
+            _Duty("adopt", periods.lock, self._adopt),
+            _Duty("quarantine", periods.quarantine, self._put_back),
+            _Duty("reconcile", periods.lock, self._reconcile_if_due),
+        )
         telling = (_Duty("deliver", periods.deliver, self._delivery.step),)
         self._tasks = [
             asyncio.create_task(self._repeat(own), name="flush"),
@@ -180,6 +193,31 @@ class Housekeeping:
         self._counted = (blobs, size)
         await self._threads.run(self._index.flush)
 
+    async def _try_again(self) -> None:
+        """Forget faults of the disk that are over; count those that were."""
+        for kind, count in DISK_FAULTS.take_counts().items():
+            self._metrics.add(FAULTS, f"store_{kind}", by=count)
+        if DISK_FAULTS:
+            await self._threads.run(DISK_FAULTS.retry)
+
+    async def _sample(self) -> None:
+        await self._threads.run(sample, self._layout)
+
+    async def _put_back(self) -> None:
+        if self._scrubber is not None:
+            await self._scrubber.put_back()
+
+    async def _adopt(self) -> None:
+        """Take over, once, which repositories had what when an earlier release wrote the store."""
+        brought = Brought(self._layout)
+        if brought.is_complete:
+            return
+        steps = adopt(self._layout)
+        count = 0
+        while (step := await self._paced(next, steps, None)) is not None:
+            count += step
+        self._log.info("repositories_adopted", digests=count)
+
     async def _trim(self) -> None:
         await self._threads.run(self._space.trim)
 
@@ -193,6 +231,9 @@ class Housekeeping:
     async def _measure(self) -> None:
         disk = await self._threads.run(self._space.disk)
         self._metrics.set(STORE_FREE, to=disk.free)
+        if disk.inodes:
+            self._metrics.set(STORE_INODES, "free", to=disk.inodes_free)
+            self._metrics.set(STORE_INODES, "total", to=disk.inodes)
         self._metrics.set(STORE_BYTES, "promised", to=await self._threads.run(self._space.promised))
         self._metrics.set(STORE_BYTES, "content", to=await self._threads.run(self._index.total))
 
@@ -212,6 +253,7 @@ class Housekeeping:
         if not incomplete and await self._threads.run(self._age) < self._periods.reconcile:
             return
         added, dropped = await self._reconcile()
+        await self._threads.run(Brought(self._layout).tidy)
         await self._threads.run(self._reconciled.touch, 0o600)
         if incomplete or added or dropped:
             self._log.info("index_reconciled", rebuilt=incomplete, added=added, dropped=dropped)

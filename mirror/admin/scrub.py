@@ -11,11 +11,12 @@ from functools import partial
 
 from mirror import logs
 from mirror.admin.scrub_state import Pass, State
-from mirror.errors import Corrupt, NotYet
+from mirror.errors import Corrupt, NotYet, StoreUnreadable
 from mirror.metrics import CORRUPT, SCRUB_ENDED, SCRUB_UNHEALED, SCRUBBED_BYTES, Metrics
 from mirror.oci.digest import Digest
 from mirror.store import files
 from mirror.store.blobs import Blobs
+from mirror.store.brake import Brake
 from mirror.store.hosted import Hosted
 from mirror.store.layout import Layout
 from mirror.store.lock import FileLock
@@ -23,7 +24,7 @@ from mirror.store.manifests import Manifests
 from mirror.store.quarantine import Quarantine
 from mirror.store.references import References
 from mirror.store.repositories import find_repositories
-from mirror.store.scrub import YOUNG, Bad, Scrub
+from mirror.store.scrub import TOO_MANY, YOUNG, Bad, Scrub, Unread
 from mirror.store.sets import Pins, Sets
 from mirror.store.strays import Stray, stray_content, stray_records
 from mirror.store.threads import Threads
@@ -37,6 +38,7 @@ _AGAIN = 60.0  # seconds between looks whether what was bad has come again
 _WRITE_EVERY = 15.0  # seconds between writes of the state
 _STEP = 16 * 1024 * 1024  # bytes that are read in one go
 _LEFTOVER = 86400.0  # seconds after which a write that never ended is removed
+_REST = 60.0  # seconds after a pass that stopped, before the disk is tried again
 _PATIENCE = 60.0  # seconds for the one who scrubs in the background to let go
 
 _log = logs.get("scrub")
@@ -49,6 +51,9 @@ class Findings:
 
     bad: dict[Digest, tuple[str, str]] = field(default_factory=dict)  # what is wrong, why it is not healed
     missing: dict[Digest, str] = field(default_factory=dict)
+    unreadable: dict[Digest, str] = field(default_factory=dict)  # what stays where it is, and why it could not be read
+    back: list[Digest] = field(default_factory=list)  # what was in quarantine, and is right after all
+    stopped: str = ""  # why the pass went no further
     strays: list[tuple[Stray, bool]] = field(default_factory=list)
 
     @property
@@ -78,6 +83,7 @@ class Scrubber:
         self._heal = heal
         self._threads = threads
         self._young = young
+        self._brake = Brake(layout)
         self._lock = FileLock(layout.lock("scrub"))
         self._blobs = Blobs(layout, self._discard)
         self._pins = Pins(layout)
@@ -90,15 +96,24 @@ class Scrubber:
         self._pass = Pass()
         self._written = 0.0
         self._again = 0.0
+        self._rests_until = 0.0  # after a pass that stopped, because the disk gave nothing
 
     # -- for a person ----------------------------------------------------------------------------------------
 
     async def all(
-        self, rate: int, look: Callable[[Pass], None], *, restart: bool = False, dry_run: bool = False
+        self,
+        rate: int,
+        look: Callable[[Pass], None],
+        *,
+        restart: bool = False,
+        dry_run: bool = False,
+        yes: bool = False,
     ) -> tuple[Pass, Findings]:
         """Scrub everything, at most `rate` bytes a second (0: as fast as it goes), from where it was stopped last.
 
-        `look` is called with the pass as it goes on. Raises NotYet where somebody else scrubs, OSError.
+        It stops, as the findings say, where it would put away more than a tenth of the store (unless `yes`), and where
+        nothing can be read. `look` is called with the pass as it goes on. Raises NotYet where somebody else scrubs,
+        OSError.
         """
         await self._take()
         try:
@@ -106,11 +121,19 @@ class Scrubber:
             one = before if before is not None else Pass(began=time.time())
             look(one)
             after = Digest.parse(one.cursor) if one.cursor else None
-            scrub = Scrub(self._layout, self._blobs, after=after, dry_run=dry_run, young=self._young)
+            most = None if yes else await self._threads.run(self._brake.most_contents)
+            scrub = Scrub(self._layout, self._blobs, after=after, dry_run=dry_run, young=self._young, most_bad=most)
             findings = Findings()
             try:
                 await self._hash(scrub, one, findings, rate, look, dry_run=dry_run)
+                if scrub.stopped:
+                    findings.stopped = await self._threads.run(self._stop, scrub)
+                    if not dry_run:
+                        await self._threads.run(partial(self.state.write, command=one))
+                    return one, findings
                 await self._look_around(one, findings, dry_run=dry_run)
+                if not dry_run:
+                    await self._threads.run(self._brake.clear, "scrub")
             except BaseException:
                 if not dry_run:
                     await self._threads.complete(partial(self.state.write, command=one))
@@ -127,15 +150,25 @@ class Scrubber:
             self._lock.release()
 
     async def some(
-        self, digests: Collection[Digest], rate: int, look: Callable[[Pass], None], *, dry_run: bool = False
+        self,
+        digests: Collection[Digest],
+        rate: int,
+        look: Callable[[Pass], None],
+        *,
+        dry_run: bool = False,
+        yes: bool = False,
     ) -> tuple[Pass, Findings]:
         """Scrub some contents only; those that are not here count as missing. Raises NotYet, OSError."""
         await self._take()
         try:
             one, findings = Pass(began=time.time()), Findings()
             look(one)
-            scrub = Scrub(self._layout, self._blobs, only=digests, dry_run=dry_run, young=self._young)
+            most = None if yes else await self._threads.run(self._brake.most_contents)
+            scrub = Scrub(self._layout, self._blobs, only=digests, dry_run=dry_run, young=self._young, most_bad=most)
             await self._hash(scrub, one, findings, rate, look, dry_run=dry_run)
+            if scrub.stopped:
+                findings.stopped = await self._threads.run(self._stop, scrub)
+                return one, findings
             absent = await self._threads.run(self._absent, digests)
             await self._bring_back(absent - set(findings.bad), one, findings, dry_run=dry_run)
             one.ended = time.time()
@@ -161,11 +194,12 @@ class Scrubber:
         written = clock()
         before = (one.contents, one.bytes)
         try:
-            while not scrub.done:
+            while not scrub.done and not scrub.stopped:
                 began = clock()
                 read = await self._threads.complete(scrub.step, min(rate, _STEP) if rate else _STEP)
                 self._metrics.add(SCRUBBED_BYTES, by=read)
                 await self._judge(scrub.bad(), one, findings, dry_run=dry_run)
+                self._pass_over(scrub.unread(), one, findings)
                 one.contents, one.bytes = before[0] + scrub.contents, before[1] + scrub.bytes
                 one.cursor = str(scrub.cursor) if scrub.cursor is not None else ""
                 look(one)
@@ -199,7 +233,13 @@ class Scrubber:
             one.cursor = str(scrub.cursor) if scrub.cursor is not None else ""
             findings = Findings()
             await self._judge(scrub.bad(), one, findings)
-            if scrub.done:
+            self._pass_over(scrub.unread(), one, findings)
+            if scrub.stopped:
+                await self._threads.run(self._stop, scrub)
+                await self._threads.run(partial(self.state.write, background=one))
+                await self._threads.complete(scrub.close)
+                self._scrub, self._rests_until = None, time.monotonic() + _REST
+            elif scrub.done:
                 await self._look_around(one, findings)
                 one.ended = time.time()
                 await self._threads.run(partial(self.state.write, background=None, last=one))
@@ -224,9 +264,12 @@ class Scrubber:
             self._scrub = None
         if last is not None and 0 <= time.time() - last.began < EVERY:
             return False
+        if time.monotonic() < self._rests_until or "scrub" in self._brake.stopped():
+            return False  # the disk gives nothing, or a person has to look first
         self._pass = self.state.read("background") or Pass(began=time.time())
         after = Digest.parse(self._pass.cursor) if self._pass.cursor else None
-        self._scrub = Scrub(self._layout, self._blobs, after=after, young=self._young)
+        most = max(0, self._brake.most_contents() - self._pass.bad)
+        self._scrub = Scrub(self._layout, self._blobs, after=after, young=self._young, most_bad=most)
         return True
 
     def _look_again(self, last: Pass) -> None:
@@ -278,8 +321,28 @@ class Scrubber:
             findings.bad[found.digest] = (found.why, why)
             _log.warning("scrub_bad", digest=str(found.digest), why=found.why, healed=not why, remedy=why)
 
+    def _pass_over(self, unread: list[Unread], one: Pass, findings: Findings) -> None:
+        """Count what could not be read: it stays where it is."""
+        one.unreadable += len(unread)
+        findings.unreadable |= {found.digest: found.why for found in unread}
+
+    def _stop(self, scrub: Scrub) -> str:
+        """Say that a pass goes no further; return why."""
+        why = scrub.stopped
+        if why == TOO_MANY:
+            why = "more than a tenth of the content does not hash to its name, and nothing more is put away"
+            self._brake.stop("scrub", why)
+        _log.error("scrub_stopped", why=why, remedy="mirror status says what to look at")
+        return why
+
+    async def put_back(self, *, all_of_it: bool = False) -> list[Digest]:
+        """Have again what is in quarantine and agrees with its name; return what that is."""
+        return await self._threads.complete(partial(self._quarantine.put_back, all_of_it=all_of_it))
+
     async def _look_around(self, one: Pass, findings: Findings, *, dry_run: bool = False) -> None:
         """At the end of a pass: what should be here and is not, and what is here and should not be."""
+        if not dry_run:
+            findings.back = await self.put_back(all_of_it=True)
         absent = await self._threads.run(self._needed)
         await self._bring_back(absent - set(findings.bad), one, findings, dry_run=dry_run)
         findings.strays = await self._threads.run(self._put_away, dry_run)
@@ -340,7 +403,7 @@ class Scrubber:
         waiting = set(digests) - found
         for digest in self._rows.list(name) if waiting else ():
             if self._hosted.has(digest):
-                with suppress(Corrupt):  # the pass says so of it
+                with suppress(Corrupt, StoreUnreadable):  # the pass says so of it
                     found |= waiting.intersection(self._references.named(name, digest))
         return found
 

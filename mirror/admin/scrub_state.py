@@ -6,7 +6,7 @@
      "when": …, "bytes": …, "bad": […]}     when it ended, what it hashed, and what is still bad or missing
 
 A pass is {"began", "ended" (0 while under way; Unix times), "cursor" (a digest), "contents", "bytes", "bad", "healed",
-"missing", "strays", "unhealed": [digests, the first thousand]}. One process scrubs at a time, by a lock.
+"missing", "strays", "unreadable", "unhealed": [digests, the first thousand]}. One process scrubs at a time, by a lock.
 """
 
 from __future__ import annotations
@@ -37,13 +37,17 @@ class Pass:
     healed: int = 0
     missing: int = 0
     strays: int = 0
+    unreadable: int = 0
     unhealed: list[str] = field(default_factory=list)
 
     @classmethod
     def parse(cls, found: Any) -> Pass | None:
         """Return the pass that the state holds, None where it holds none."""
         try:
-            made = cls(**{key: type(getattr(cls(), key))(found[key]) for key in cls.__slots__})
+            plain = cls()
+            # A release before this one did not count what cannot be read.
+            told = {"unreadable": 0, **found}
+            made = cls(**{key: type(getattr(plain, key))(told[key]) for key in cls.__slots__})
             for text in (*made.unhealed, *([made.cursor] if made.cursor else ())):
                 Digest.parse(text)
         except (TypeError, ValueError, LookupError, DigestInvalid):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 import re
 import socket
@@ -18,6 +20,7 @@ from mirror.store.lock import FileLock
 _log = logs.get("admin.socket")
 
 _BACKLOG = 64
+_MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of its own there, whose owner is looked at
 _LONGEST = 107  # bytes of a path in an address (unix(7))
 _OURS_ONLY = 0o117  # umask: the owner and its group may connect
 
@@ -36,12 +39,16 @@ class AdminSocket:
 
     @classmethod
     def open(cls, config: Config) -> AdminSocket | None:
-        """Listen where the configuration says; None, and a line in the log, where the store's file system has no room
-        or no sockets. Raises ConfigurationError for a stated path that cannot be listened at.
+        """Listen where the configuration says; in memory where the store's file system is read-only; None, and a line
+        in the log, where it has no room or no sockets. Raises ConfigurationError for a stated path that cannot be
+        listened at.
         """
         try:
             return cls._open(config.admin_socket)
         except OSError as error:
+            if error.errno == errno.EROFS and config.admin.socket is None:
+                with suppress(OSError):
+                    return cls._open(_in_memory(config))
             what = f"cannot listen on {config.admin_socket}: {error.strerror or error}"
             if config.admin.socket is not None:
                 where = config.source.where("admin", "socket")
@@ -80,6 +87,31 @@ class AdminSocket:
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+
+
+def second(config: Config) -> Path | None:
+    """Return where the service listens whose store is read-only; None where nobody of ours made that folder."""
+    path = _memory_path(config)
+    try:
+        folder, store = os.lstat(path.parent), os.stat(config.storage.path)
+    except OSError:
+        return None
+    return path if stat.S_ISDIR(folder.st_mode) and folder.st_uid in (0, store.st_uid) else None
+
+
+def _memory_path(config: Config) -> Path:
+    name = hashlib.sha256(os.fsencode(config.admin_socket)).hexdigest()[:16]
+    return _MEMORY / f"mirror-{name}" / "serve.sock"
+
+
+def _in_memory(config: Config) -> Path:
+    """Make the folder of the socket of a read-only store, and return its path. Raises OSError."""
+    path = _memory_path(config)
+    with suppress(FileExistsError):
+        path.parent.mkdir(0o700)
+    if os.lstat(path.parent).st_uid != os.geteuid():
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path.parent))
+    return path
 
 
 def others(path: Path) -> list[Path]:

@@ -15,9 +15,11 @@ from mirror.admin.health import Health, Seen
 from mirror.admin.refused import RefusedFiles
 from mirror.admin.reload import Prepared
 from mirror.content.service import Content
-from mirror.errors import MirrorError, StoreError
+from mirror.errors import MirrorError, StoreError, StoreUnreadable
 from mirror.metrics import NOTIFICATIONS_WAITING, Metrics
 from mirror.store import files
+from mirror.store.brake import Brake
+from mirror.store.faults import DISK_FAULTS
 from mirror.store.index import Index
 from mirror.store.ingest import PartNote
 from mirror.store.layout import Layout
@@ -66,6 +68,7 @@ class Status:
         except MirrorError as error:
             store_error = str(error)
         kept = await asyncio.to_thread(self._look)
+        kept["store"]["faults"] = self._health.disk_faults()
         facts: dict[str, Any] = {
             "version": __version__,
             "instance": self._instance,
@@ -129,6 +132,8 @@ class Status:
     # -- in a thread -----------------------------------------------------------------------------------------
 
     def _look(self) -> dict[str, Any]:
+        if DISK_FAULTS:
+            DISK_FAULTS.retry()
         locked = locked_files()
         lock = inode(self._layout.housekeeping_lock)
         sets, busy, damaged = self._sets(locked)
@@ -148,6 +153,9 @@ class Status:
     def _store(self) -> dict[str, Any]:
         storage = self._config.storage
         found: dict[str, Any] = {"path": str(storage.path), "cache_size": storage.cache_size}
+        found |= {"read_only": self._is_read_only(), "in_vain": False, "stopped": {}}
+        with suppress(StoreError):
+            found |= {"in_vain": self._space.in_vain, "stopped": Brake(self._layout).stopped()}
         disk = forecast = None
         with suppress(OSError, StoreError):
             disk = self._space.disk()
@@ -155,6 +163,9 @@ class Status:
         found |= {
             "total_bytes": disk.total if disk else None,
             "free_bytes": disk.free if disk else None,
+            "total_inodes": disk.inodes if disk and disk.inodes else None,
+            "free_inodes": disk.inodes_free if disk and disk.inodes else None,
+            "lacking_inodes": disk.inodes_lacking if disk else 0,
             "keep_free_bytes": storage.keep_free.of(disk.total) if disk else None,
             "room_bytes": forecast.free if forecast else None,
             "evictable_bytes": forecast.evictable if forecast else None,
@@ -172,6 +183,12 @@ class Status:
         except (OSError, StoreError):
             found |= {"pinned_bytes": None, "promised_bytes": None, "would_free": []}
         return found
+
+    def _is_read_only(self) -> bool:
+        try:
+            return bool(os.statvfs(self._layout.root).f_flag & os.ST_RDONLY)
+        except OSError:
+            return False
 
     def _would_free(self) -> list[tuple[str, int]]:
         """Return of each generation that is not its set's newest what only it needs, in bytes, the largest first."""
@@ -226,6 +243,8 @@ class Status:
         try:
             complete = {(one.set, one.generation): one for one in sets.current()}
             missing = self._pins.missing()
+        except StoreUnreadable:
+            return [], [], None  # which is told of the disk
         except StoreError as error:
             return [], [], {"what": error.what, "remedy": error.remedy}
         except OSError as error:

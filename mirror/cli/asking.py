@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from mirror.admin.socket import connect, others
+from mirror.admin.socket import connect, others, second
 from mirror.config import Config
 from mirror.errors import MirrorError
 
@@ -37,7 +37,8 @@ def ask(config: Config, method: str, path: str, **query: str) -> tuple[dict[str,
     target = path + "".join(f"{'&' if number else '?'}{key}={quote(query[key])}" for number, key in enumerate(query))
     first = config.admin_socket
     refused: OSError | None = None
-    for at in (first, *others(first)):
+    memory = second(config)
+    for at in (first, *others(first), *([memory] if memory is not None else ())):
         try:
             return _asked(at, method, target), at
         except PermissionError:

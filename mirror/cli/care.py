@@ -73,6 +73,7 @@ def purge(name: str, dry_run: bool, **given: Any) -> None:
 @click.option("--missing", type=click.Path(path_type=Path), metavar="FILE", help="List what is lost, for save --want.")
 @click.option("--index", "index_only", is_flag=True, help="Only compare the index with the files, or make it anew.")
 @click.option("--dry-run", is_flag=True, help="Only say what is wrong.")
+@click.option("--yes", is_flag=True, help="Go on where more than a tenth of the store is bad.")
 @common(reports=True)
 def scrub(
     what: str | None,
@@ -81,6 +82,7 @@ def scrub(
     missing: Path | None,
     index_only: bool,
     dry_run: bool,
+    yes: bool,
     **given: Any,
 ) -> None:
     """Hash everything again, or a repository or a set. What is bad goes to quarantine and is fetched again.
@@ -90,7 +92,7 @@ def scrub(
     """
     from mirror.cli import scrubbing
 
-    wanted = scrubbing.Wanted(what, rate, restart=restart, missing=missing, index_only=index_only, dry_run=dry_run)
+    wanted = scrubbing.Wanted(what, rate, restart, missing, index_only, dry_run, yes)
     run("scrub", given, lambda desk, outcome: scrubbing.scrub(desk, outcome, wanted))
 
 

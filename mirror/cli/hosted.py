@@ -31,8 +31,9 @@ def _parse_named(_context: click.Context, _parameter: click.Parameter, value: st
 
 @click.command(epilog="See also: mirror unpin, mirror purge, mirror du")
 @click.option("--dry-run", is_flag=True, help="Only say what it would free.")
+@click.option("--yes", is_flag=True, help="Also where it takes more than a tenth of the store.")
 @common(reports=True)
-def gc(dry_run: bool, **given: Any) -> None:
+def gc(dry_run: bool, yes: bool, **given: Any) -> None:
     """Free what was pushed here and is named by nothing any more, also while the registry serves.
 
     Manifests stay until they are deleted, with or without a tag, and so does all that they name. What was pushed
@@ -40,7 +41,7 @@ def gc(dry_run: bool, **given: Any) -> None:
     """
     from mirror.cli import repositories
 
-    run("gc", given, lambda desk, outcome: repositories.gc(desk, outcome, dry_run=dry_run))
+    run("gc", given, lambda desk, outcome: repositories.gc(desk, outcome, dry_run=dry_run, yes=yes))
 
 
 @click.command(epilog="See also: mirror rollback")

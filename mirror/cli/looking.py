@@ -261,10 +261,10 @@ def _time(moment: float) -> str | None:
 # -- unpin ---------------------------------------------------------------------------------------------------------
 
 
-async def unpin(desk: Desk, given: str, outcome: Outcome, *, now: bool, dry_run: bool) -> None:
+async def unpin(desk: Desk, given: str, outcome: Outcome, *, now: bool, dry_run: bool, yes: bool) -> None:
     """Give a generation or an image up: what nothing else needs becomes cache, or is deleted `now`."""
     if is_image(given):
-        await pinning.unpin(desk, outcome, given, now=now, dry_run=dry_run)
+        await pinning.unpin(desk, outcome, given, now=now, dry_run=dry_run, yes=yes)
         return
     if "@" not in given:
         remedy = f"write SET@N, e.g. {given}@1, or NAME@DIGEST; see `mirror ls`"
@@ -283,6 +283,8 @@ async def unpin(desk: Desk, given: str, outcome: Outcome, *, now: bool, dry_run:
         outcome.facts |= {"set": str(one), "unpinned_bytes": freed, "deleted": now, "dry_run": dry_run}
         what = "would be freed" if now else "would become cache"
         if not dry_run:
+            if now:
+                await asyncio.to_thread(pinning.check_brake, desk, alone, yes=yes)
             await asyncio.to_thread(desk.sets.remove, one.plan.set, one.generation)
             await asyncio.to_thread(refresh_graphs, desk.store, desk.sets)
             if now:

@@ -216,12 +216,17 @@ def ls(name: str | None, **given: Any) -> None:
 @click.argument("generation", metavar="SET@N|NAME@DIGEST")
 @click.option("--now", is_flag=True, help="Delete what nothing else needs instead of leaving it as cache.")
 @click.option("--dry-run", is_flag=True, help="Only say what it would free.")
+@click.option("--yes", is_flag=True, help="Also where --now takes more than a tenth of the store.")
 @common(reports=True)
-def unpin(generation: str, now: bool, dry_run: bool, **given: Any) -> None:
+def unpin(generation: str, now: bool, dry_run: bool, yes: bool, **given: Any) -> None:
     """Give a generation of a set, or a pinned image, up: what nothing else needs becomes cache."""
     from mirror.cli import looking
 
-    run("unpin", given, lambda desk, outcome: looking.unpin(desk, generation, outcome, now=now, dry_run=dry_run))
+    run(
+        "unpin",
+        given,
+        lambda desk, outcome: looking.unpin(desk, generation, outcome, now=now, dry_run=dry_run, yes=yes),
+    )
 
 
 COMMANDS = (plan, sync, save, load, resources, verify, inventory, ls, unpin)

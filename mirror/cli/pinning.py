@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 from mirror.cli.choose import choose_stored
 from mirror.cli.desk import Desk
@@ -12,6 +13,8 @@ from mirror.cli.person import operator
 from mirror.errors import ConfigurationError, NotHere, NotYet, Problem
 from mirror.oci.digest import Digest
 from mirror.store import files
+from mirror.store.brake import Amount, Brake
+from mirror.store.hosted import Hosted
 from mirror.store.pins import ImagePins, Pinned, pin_image
 from mirror.store.sets import Pins
 from mirror.store.tags import Tags
@@ -41,7 +44,7 @@ async def pin(desk: Desk, outcome: Outcome, what: str) -> None:
     outcome.say(f"{pinned} is pinned: {kept}, {size_text(sum(pinned.content.values()))}")
 
 
-async def unpin(desk: Desk, outcome: Outcome, what: str, *, now: bool, dry_run: bool) -> None:
+async def unpin(desk: Desk, outcome: Outcome, what: str, *, now: bool, dry_run: bool, yes: bool) -> None:
     """Give a pinned image up: what nothing else needs becomes cache, or is deleted `now`."""
     name, digest = await asyncio.to_thread(_image, desk, what)
     pins = ImagePins(desk.opened.layout)
@@ -55,6 +58,8 @@ async def unpin(desk: Desk, outcome: Outcome, what: str, *, now: bool, dry_run: 
     freed = sum(alone.values())
     word = "would be freed" if now else "would become cache"
     if not dry_run:
+        if now:
+            await asyncio.to_thread(check_brake, desk, alone, yes=yes)
         await asyncio.to_thread(pins.remove, name, digest)
         if now:
             gone = await asyncio.to_thread(desk.opened.space.eviction.delete, alone)
@@ -62,6 +67,13 @@ async def unpin(desk: Desk, outcome: Outcome, what: str, *, now: bool, dry_run: 
         word = "freed" if now else "cache now: eviction takes it when room is needed"
     outcome.facts |= {"image": str(pinned), "unpinned_bytes": sum(alone.values()), "deleted": now, "dry_run": dry_run}
     outcome.say(f"{pinned}: {size_text(freed)} {word}")
+
+
+def check_brake(desk: Desk, alone: Mapping[Digest, int], *, yes: bool) -> None:
+    """Raise CollectionStopped where deleting `alone` (bytes each) takes too much of the store, unless `yes`."""
+    hosted = Hosted(desk.opened.layout)
+    taken = [size for digest, size in alone.items() if not hosted.has(digest)]
+    Brake(desk.opened.layout).check("unpin", Amount(len(taken), sum(taken)), yes=yes)
 
 
 def _image(desk: Desk, what: str) -> tuple[str, Digest]:

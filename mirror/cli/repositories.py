@@ -22,7 +22,7 @@ _LISTED = 10_000  # digests in the report of --json
 # -- gc ------------------------------------------------------------------------------------------------------------
 
 
-async def gc(desk: Desk, outcome: Outcome, *, dry_run: bool) -> None:
+async def gc(desk: Desk, outcome: Outcome, *, dry_run: bool, yes: bool) -> None:
     """Free what was pushed and is named by nothing any more."""
     opened = desk.opened
     collector = open_collector(opened.layout, opened.index, opened.space, opened.content.resolve)
@@ -32,7 +32,7 @@ async def gc(desk: Desk, outcome: Outcome, *, dry_run: bool) -> None:
         if len(listed) < _LISTED:
             listed.append((str(digest), size))
 
-    total = await asyncio.to_thread(lambda: collector.collect(freed, dry_run=dry_run))
+    total = await asyncio.to_thread(lambda: collector.collect(freed, dry_run=dry_run, yes=yes))
     outcome.facts |= {
         "dry_run": dry_run,
         "freed_bytes": total.bytes + total.uploads,

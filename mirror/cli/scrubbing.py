@@ -12,7 +12,7 @@ from mirror.admin.scrub_state import Pass
 from mirror.cli.choose import choose_stored
 from mirror.cli.desk import Desk
 from mirror.cli.naming import find_target, parse_named
-from mirror.cli.outcome import INCOMPLETE, UNVERIFIED, Outcome, count_text, size_text
+from mirror.cli.outcome import FAILED, INCOMPLETE, UNVERIFIED, Outcome, count_text, size_text
 from mirror.cli.progress import Step, shown
 from mirror.content.heal import Healer
 from mirror.errors import NotHere, StoreError
@@ -37,6 +37,7 @@ class Wanted:
     missing: Path | None
     index_only: bool
     dry_run: bool
+    yes: bool
 
 
 async def scrub(desk: Desk, outcome: Outcome, wanted: Wanted) -> None:
@@ -60,9 +61,11 @@ async def scrub(desk: Desk, outcome: Outcome, wanted: Wanted) -> None:
     total = await asyncio.to_thread(_size, desk, chosen)
     with shown("scrub", lambda: Step(seen.bytes, total), quiet=outcome.quiet):
         if chosen is None:
-            one, findings = await scrubber.all(wanted.rate, look, restart=wanted.restart, dry_run=wanted.dry_run)
+            one, findings = await scrubber.all(
+                wanted.rate, look, restart=wanted.restart, dry_run=wanted.dry_run, yes=wanted.yes
+            )
         else:
-            one, findings = await scrubber.some(chosen, wanted.rate, look, dry_run=wanted.dry_run)
+            one, findings = await scrubber.some(chosen, wanted.rate, look, dry_run=wanted.dry_run, yes=wanted.yes)
     _report(outcome, one, findings, dry_run=wanted.dry_run)
     if wanted.missing is not None:
         lost = sorted({*findings.lost, *(Digest.parse(text) for text in one.unhealed)})
@@ -123,11 +126,27 @@ def _report(outcome: Outcome, one: Pass, findings: Findings, *, dry_run: bool) -
         "missing": [
             {"digest": str(digest), "healed": not why, "why": why} for digest, why in sorted(findings.missing.items())
         ],
+        "unreadable": [{"digest": str(digest), "why": why} for digest, why in sorted(findings.unreadable.items())],
+        "put_back": [str(digest) for digest in findings.back],
+        "stopped": findings.stopped,
         "strays": [{"path": stray.path, "quarantined": gone} for stray, gone in findings.strays],
         "unhealed": one.unhealed,
     }
     _report_bad(outcome, findings, dry_run=dry_run)
     _report_missing(outcome, findings)
+    for digest, why in sorted(findings.unreadable.items())[:_SHOWN]:
+        outcome.note(
+            FAILED, "unreadable", f"{digest} stays where it is: {why}", "", "mirror status says what to look at"
+        )
+    if len(findings.unreadable) > _SHOWN:
+        outcome.note(FAILED, "unreadable", f"and {len(findings.unreadable) - _SHOWN} more cannot be read")
+    for digest in findings.back:
+        outcome.say(f"{digest} was in quarantine and agrees with its name: it is back")
+    if findings.stopped:
+        outcome.note(
+            FAILED, "collection_stopped", f"stopped: {findings.stopped}", "",
+            "check the disk and the host's memory first; run it again to go on, with --yes where so much is to go",
+        )  # fmt: skip
     # What an earlier part of this pass found, before it was stopped.
     known = {str(digest) for digest in (*findings.bad, *findings.missing)}
     for text in [text for text in one.unhealed if text not in known][:_SHOWN]:
@@ -168,6 +187,8 @@ def _report_missing(outcome: Outcome, findings: Findings) -> None:
 
 
 def _verdict(one: Pass) -> str:
+    if one.unreadable and not (one.bad or one.missing):
+        return f"{one.unreadable} cannot be read, the rest is what its name says"
     if not (one.bad or one.missing):
         return "all of it is what its name says"
     return f"{one.bad} bad, {one.missing} missing, {one.healed} of them had again"

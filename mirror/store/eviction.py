@@ -6,10 +6,11 @@ import heapq
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 from mirror import logs
-from mirror.errors import StoreError
+from mirror.errors import StoreError, StoreUnreadable
 from mirror.oci.digest import Digest
 from mirror.store.hosted import Hosted
 from mirror.store.index import Entry, Index
@@ -21,6 +22,50 @@ _PAGE = 64  # rows asked for at a time: one eviction needs few
 _OLDEST = 4096  # files remembered of a scan
 _SCAN_LASTS = 10.0  # seconds; a million files take some four
 _MOST_FAILURES = 16  # unlinks in a row: the file system does not let us, so it is left alone
+# What is evicted between two looks whether it helps: a file system with snapshots, or one that somebody else fills as
+# fast as it is emptied, takes no more of the cache than this.
+_TRIAL_FILES = 64
+_TRIAL_BYTES = 256 << 20
+_HELPS = 4  # at least one part in so many of what was evicted must be free afterwards
+_SETTLES = 0.5  # seconds in which a file system counts what was deleted as free (XFS, Btrfs and ZFS do it later)
+
+
+class Room(NamedTuple):
+    """What a file system has free: bytes and inodes."""
+
+    bytes: int
+    inodes: int
+
+
+class _Trial:
+    """Looks, now and then, whether evicting gives room."""
+
+    def __init__(self, look: Callable[[], Room] | None) -> None:
+        self._look = look
+        self._begin()
+
+    def _begin(self) -> None:
+        self._before = self._look() if self._look is not None else Room(0, 0)
+        self.files = self.bytes = 0
+
+    def in_vain(self) -> bool:
+        """Tell, when it is time to look, whether what was evicted since the last look gave next to no room."""
+        if self._look is None or (self.files < _TRIAL_FILES and self.bytes < _TRIAL_BYTES):
+            return False
+        until = time.monotonic() + _SETTLES
+        while not self._helped() and time.monotonic() < until:
+            time.sleep(_SETTLES / 10)
+        helped = self._helped()
+        self._begin()
+        return not helped
+
+    def _helped(self) -> bool:
+        assert self._look is not None
+        now = self._look()
+        counted = now.inodes or self._before.inodes  # Btrfs counts none
+        return (now.bytes - self._before.bytes) * _HELPS >= self.bytes and (
+            not counted or (now.inodes - self._before.inodes) * _HELPS >= self.files
+        )
 
 
 class _Scan:
@@ -63,6 +108,7 @@ class Eviction:
         self._scan: _Scan | None = None
         self._counting = threading.Lock()
         self._log = logs.get("eviction")
+        self.in_vain = False  # whether the last eviction gave no room
         self.blobs = 0  # evicted by this process so far
         self.bytes = 0
 
@@ -87,29 +133,58 @@ class Eviction:
         except StoreError:
             self._log.debug("uses_not_written")
 
-    def free(self, needed: int, files: int = 0) -> int:
-        """Evict until `needed` bytes and `files` files are gone, or nothing that may go is left; return the bytes."""
+    def free(self, needed: int, files: int = 0, room: Callable[[], Room] | None = None) -> int:
+        """Evict until `needed` bytes and `files` files are gone, or nothing that may go is left; return the bytes.
+
+        It stops before that where the file system lets nothing go, where it cannot be read what must stay, and, with
+        `room`, where evicting gives no room there: `in_vain` says so then.
+        """
+        self.in_vain = False
         if self._offline or (needed <= 0 and files <= 0):
             return 0
         self.write_uses()
         freed = gone = failures = 0
-        for digest in self._candidates():
-            if self._stays(digest) or os.path.lexists(self._layout.part(digest)):
-                continue
-            removed = self._remove_unpinned(digest)
-            failures = failures + 1 if removed is None else 0
-            freed += removed or 0
-            gone += bool(removed)
-            if (freed >= needed and gone >= files) or failures >= _MOST_FAILURES:
-                break
+        trial = _Trial(room)
+        try:
+            for digest in self._candidates():
+                if self._stays(digest) or os.path.lexists(self._layout.part(digest)):
+                    continue
+                removed = self._remove_unpinned(digest)
+                failures = failures + 1 if removed is None else 0
+                freed += removed or 0
+                gone += bool(removed)
+                trial.bytes += removed or 0
+                trial.files += bool(removed)
+                if freed >= needed and gone >= files:
+                    break
+                if failures >= _MOST_FAILURES:
+                    self._log.error("eviction_stopped", why=f"{failures} files in a row cannot be removed")
+                    break
+                if trial.in_vain():
+                    self.in_vain = True
+                    self._log.error("eviction_in_vain", blobs=gone, bytes=freed)
+                    break
+        except StoreUnreadable as error:
+            self._log.error("eviction_stopped", why=str(error))
         with self._counting:
             self.blobs += gone
             self.bytes += freed
         return freed
 
     def delete(self, digests: Iterable[Digest]) -> list[Digest]:
-        """Delete what of `digests` nothing keeps, offline too; return those that are gone."""
-        return [digest for digest in digests if self._remove_unpinned(digest)]
+        """Delete what of `digests` nothing keeps, offline too; return those that are gone.
+
+        Raises StoreUnreadable, and StoreError where nothing can be removed.
+        """
+        gone, failures = [], 0
+        for digest in digests:
+            removed = self._remove_unpinned(digest)
+            failures = failures + 1 if removed is None else 0
+            if removed:
+                gone.append(digest)
+            if failures >= _MOST_FAILURES:
+                raise StoreError(f"{failures} files in a row cannot be removed", "look at the disk: mirror status")
+        return gone
 
     def _remove_unpinned(self, digest: Digest) -> int | None:
         """Remove one digest unless it has just been pinned or pushed; while this looks, nobody can do that."""

@@ -142,12 +142,12 @@ class Faults:
         return bool(self._noted)
 
 
-FAULTS = Faults()
+DISK_FAULTS = Faults()
 
 
 def unreadable(path: str, error: OSError, position: int = 0) -> StoreUnreadable:
     """Note that `path` could not be read and return the error to raise."""
-    FAULTS.note("read", path, error, position)
+    DISK_FAULTS.note("read", path, error, position)
     number = error.errno or errno.EIO
     return StoreUnreadable(f"{path} cannot be read ({os.strerror(number)})", remedy_of(number), number, path)
 
@@ -167,7 +167,7 @@ def noted(operation: Operation, path: str) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno not in _NO_FAULT:
-            FAULTS.note(operation, path, error)
+            DISK_FAULTS.note(operation, path, error)
         raise
 
 

@@ -18,9 +18,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 
 from mirror import logs
-from mirror.errors import Corrupt, NotYet, StoreError
+from mirror.errors import CollectionStopped, Corrupt, NotYet, StoreError, StoreUnreadable
 from mirror.oci.digest import Digest
 from mirror.store import files
+from mirror.store.brake import FEW, SHARE, Amount, Brake
 from mirror.store.gc_lock import GcLock
 from mirror.store.hosted import Hosted
 from mirror.store.index import Index
@@ -31,6 +32,7 @@ from mirror.store.promises import allocated
 from mirror.store.references import References
 from mirror.store.referrers import PushedReferrers
 from mirror.store.repositories import find_repositories
+from mirror.store.scrub import UNREADABLE_IN_A_ROW
 from mirror.store.sets import Pins, Sets
 from mirror.store.tags import Tags
 from mirror.store.uploads import AGE
@@ -83,33 +85,61 @@ class Collector:
         self._references = References(layout)
         self._pins = Pins(layout)
         self._sets = Sets(layout)
+        self._brake = Brake(layout)
 
-    def collect(self, freed: Callable[[Digest, int], None] | None = None, *, dry_run: bool = False) -> Freed:
+    def collect(
+        self, freed: Callable[[Digest, int], None] | None = None, *, dry_run: bool = False, yes: bool = False
+    ) -> Freed:
         """Remove what nothing names, or only say what that is; `freed` is called with each digest and its bytes.
 
-        Raises NotYet where somebody else is at it, StoreError, OSError: what is removed by then is garbage all the
-        same, and running it again goes on.
+        Raises CollectionStopped where that is more than a tenth of the store, unless `yes`; NotYet where somebody else
+        is at it, StoreUnreadable, StoreError, OSError: what is removed by then is garbage all the same, and running it
+        again goes on.
         """
         alone = FileLock(self._layout.lock("gc run"))
         if not alone.try_acquire():
             raise NotYet("garbage is being collected by another process", "wait for it")
         try:
-            return self._collect(freed or (lambda *_: None), dry_run)
+            return self._collect(freed or (lambda *_: None), dry_run, yes)
         finally:
             alone.release()
 
-    def _collect(self, freed: Callable[[Digest, int], None], dry_run: bool) -> Freed:
+    def _collect(self, freed: Callable[[Digest, int], None], dry_run: bool, yes: bool) -> Freed:
         total = Freed()
         total.uploads = self._abandoned() if dry_run else self._remove_leftovers()
+        stock = self._brake.stock()
+        if not dry_run:
+            self._check_rows(yes)
         shares = -(-sum(1 for _ in self._hosted.walk()) // _SHARE)
         for share in range(shares):
-            self._take(self._unnamed(share, shares), total, freed, dry_run)
+            dead = self._unnamed(share, shares)
+            if not dry_run:
+                # Digests are spread evenly, so one share stands for all.
+                sizes = [size for digest in dead if (size := self._size(digest)) is not None]
+                self._brake.check("gc", Amount(len(sizes) * shares, sum(sizes) * shares), yes=yes, stock=stock)
+            self._take(dead, total, freed, dry_run)
         for name in find_repositories(self._layout):
             if self._is_hosted(name):
                 total.rows += self._take_blob_rows(name, dry_run) + self._take_manifest_rows(name, dry_run)
         if not dry_run:
             _log.info("garbage_collected", **asdict(total))
         return total
+
+    def _check_rows(self, yes: bool) -> None:
+        """Raise CollectionStopped where much of what repositories have is not here: more likely a disk is not."""
+        every = gone = 0
+        for name in find_repositories(self._layout):
+            if self._is_hosted(name):
+                for digest in self._rows.list(name):
+                    every += 1
+                    gone += self._size(digest) is None
+        if not yes and gone >= FEW and gone * SHARE > every:
+            what = f"{gone} of {every} manifests of hosted repositories are not here"
+            self._brake.stop("gc", what)
+            raise CollectionStopped(
+                f"nothing was taken: {what}",
+                "see whether all of the store is mounted (mirror status, mirror scrub); if they are lost, use --yes",
+            )
 
     # -- content ---------------------------------------------------------------------------------------------
 
@@ -137,16 +167,20 @@ class Collector:
 
         What was pushed is not evicted: where its content is not here, a disk has lost it, and a push may bring it back.
         """
-        unreadable = False
+        unreadable, in_a_row = False, 0
         hosted = self._is_hosted(name)
         for digest in self._rows.list(name):
             yield digest
             unreadable = unreadable or (hosted and self._size(digest) is None)
             try:
                 yield from self._references.named(name, digest)
-            except Corrupt as error:
+                in_a_row = 0
+            except (Corrupt, StoreUnreadable) as error:
                 _log.warning("manifest_unreadable", name=name, digest=str(digest), why=error.what)
                 unreadable = True
+                in_a_row += isinstance(error, StoreUnreadable)
+                if in_a_row >= UNREADABLE_IN_A_ROW:
+                    raise
         if unreadable:
             yield from self._rows.list_blobs(name)
 

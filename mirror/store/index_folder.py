@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from mirror.store import files
 from mirror.store.layout import Layout
 from mirror.store.lock import FileLock
 from mirror.store.quarantine import Quarantine
@@ -37,11 +39,17 @@ class IndexFolder:
         os.chmod(self.path, 0o700)
 
     def never_usable(self) -> bool:
-        """Tell whether what is at the database's path (a folder, a link, not ours) can never be one that we write."""
-        if not os.path.lexists(self.database):
+        """Tell whether what is at the database's path (a folder, a link) can never be one that we write.
+
+        One that is not ours to read or write stays: it may be given back to us. That is noted.
+        """
+        found = files.look(self.database)
+        if found is None:
             return False
-        regular = os.path.isfile(self.database) and not os.path.islink(self.database)
-        return not regular or not os.access(self.database, os.R_OK | os.W_OK)
+        if stat.S_ISREG(found.st_mode):
+            files.may_read(self.database, found)
+            return False
+        return True
 
     @contextmanager
     def locked(self) -> Iterator[None]:

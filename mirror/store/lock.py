@@ -6,6 +6,7 @@ one process exclude each other too.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
@@ -47,6 +48,14 @@ class FileLock:
         except FileNotFoundError:
             self._make_folders()
             return os.open(self._path, flags, 0o600)
+        except OSError as error:
+            if error.errno != errno.EROFS:
+                raise
+        try:
+            return os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            # Where nothing can change, nobody has to be kept from changing it.
+            return os.memfd_create("lock", os.MFD_CLOEXEC)
 
     def _make_folders(self) -> None:
         # run/ holds nothing that must last, and somebody may have removed it under a running service. Nothing above

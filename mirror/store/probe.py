@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import pwd
+import re
 import shlex
 import stat
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mirror.errors import StoreFull, StoreUnusable
+from mirror.errors import StoreFull, StoreUnreadable, StoreUnusable
 from mirror.outside import may_begin, owner_of
 from mirror.store import files
 from mirror.store.layout import Layout
@@ -22,6 +25,7 @@ from mirror.store.mounts import file_system_type
 
 FORMAT = 1
 _FORMAT_LIMIT = 4096
+_FORMAT_WRITE = re.compile(r"format\.[0-9]+-[0-9a-f]{8}~")
 # What a store may hold beside the folders that every one has, and what a file system puts into its own root.
 _KNOWN = frozenset(("format", "pins", "signatures", "graph", "hosted", "brought", "events", "tokens", "lost+found"))
 _READ_ONLY = "mount it writable; a unit of systemd needs it in ReadWritePaths=, and not in ReadOnlyPaths="
@@ -30,32 +34,33 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NETWORKED = frozenset(("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.glusterfs", "fuse.sshfs"))
 
 
-def prepare(layout: Layout, *, to_serve: bool = False) -> tuple[str, ...]:
+def prepare(layout: Layout) -> tuple[str, ...]:
     """Make the tree where it is missing, and check that this process can use it; return warnings.
 
     Takes milliseconds whatever is in the store. Raises StoreFull where there is no room to make it; StoreUnusable:
     another owner, another format, something else in the directory, or a file system that does not keep modes,
     whole-second mtimes, locks, case or atomic renames.
-    A store on a full file system is served as it is; one on a read-only file system only looked at, not `to_serve`.
+    A store on a full or read-only file system is served as it is. Making one is one step, whoever else makes it.
     """
     root = layout.root
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         _check_owner(layout)
-        names = set(os.listdir(root))
-        check_owners(layout, os.geteuid())
     except OSError as error:
         remedy = _READ_ONLY if error.errno == errno.EROFS else "see storage.path"
         raise StoreUnusable(f"the store {root} cannot be used ({error.strerror})", remedy) from error
     try:
-        _settle_format(layout, names)
-        _make_tree(layout)
+        with _alone(root):
+            check_owners(layout, os.geteuid())
+            _settle_format(layout, set(os.listdir(root)))
+            _make_tree(layout)
         _probe(layout)
     except OSError as error:
         made = all(os.access(path, os.F_OK) for path in (layout.format, *_folders(layout)))
         if error.errno == errno.EROFS:
-            if made and not to_serve:
-                return (f"the store {root} is on a read-only file system: nothing can be kept or changed",)
+            if made:
+                what = f"the store {root} is on a read-only file system: what is here is served, nothing can be kept"
+                return (what,)
             raise StoreUnusable(f"the store {root} cannot be written ({error.strerror})", _READ_ONLY) from error
         if error.errno in _FULL and made:
             return (f"the file system of the store {root} is full ({error.strerror}); it could not be probed",)
@@ -67,6 +72,18 @@ def prepare(layout: Layout, *, to_serve: bool = False) -> tuple[str, ...]:
     if kind in _NETWORKED:
         return (f"the store {root} is on {kind}: only one machine may use it, and a local disk is faster and safer",)
     return ()
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Keep others who make this store out for the moment, where the file system locks folders. Raises OSError."""
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):  # NFS does not; then each step is one that others may have taken
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def _check_owner(layout: Layout) -> None:
@@ -87,7 +104,10 @@ def check_owners(layout: Layout, user: int) -> None:
         return  # whom nothing is closed to
     names = set(os.listdir(layout.root))
     for path in _first_levels(layout, names):
-        owner = os.lstat(path).st_uid
+        try:
+            owner = os.lstat(path).st_uid
+        except FileNotFoundError:
+            continue  # somebody's probe, which has ended
         if owner != user:
             mine = os.lstat(layout.format).st_uid if layout.format.name in names else user
             name = shlex.quote(_user_name(mine or user))
@@ -104,8 +124,8 @@ def _first_levels(layout: Layout, names: set[str]) -> Iterator[Path]:
         yield layout.root / name
     for folder in (layout.blobs, layout.hosted, layout.repositories, layout.sets, layout.run):
         if folder.name in names:
-            with os.scandir(folder) as entries:
-                yield from (Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False))
+            with suppress(StoreUnreadable):  # noted
+                yield from (Path(one.path) for one in files.entries(folder) if one.is_dir(follow_symlinks=False))
 
 
 def _user_name(user: int) -> str:
@@ -117,9 +137,14 @@ def _user_name(user: int) -> str:
 
 def _settle_format(layout: Layout, names: set[str]) -> None:
     """Write the format of a new store; raise StoreUnusable for one that this release cannot use. Raises OSError."""
-    content = files.read_small(str(layout.format), _FORMAT_LIMIT) if layout.format.name in names else None
+    try:
+        content = files.read_small(str(layout.format), _FORMAT_LIMIT) if layout.format.name in names else None
+    except StoreUnreadable:
+        return  # noted: it is no reason to serve nothing
     if content is None:
-        if foreign := sorted(names - _KNOWN - {folder.name for folder in _folders(layout)}):
+        ours = _KNOWN | {folder.name for folder in _folders(layout)}
+        # A write of the format under way is ours, too, or left by whoever was killed in it.
+        if foreign := sorted(name for name in names - ours if not _FORMAT_WRITE.fullmatch(name)):
             raise StoreUnusable(
                 f"{layout.root} holds other things ({foreign[0]}) and is no store",
                 "point storage.path at a directory of its own",

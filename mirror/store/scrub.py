@@ -89,6 +89,7 @@ class Scrub:
         self._left = most_bad
         self._unread: list[Unread] = []
         self._in_a_row = 0
+        self._before: Digest | None = after
         self._cache = files.PageCache()
 
     def step(self, most: int) -> int:
@@ -169,10 +170,13 @@ class Scrub:
     def _miss(self, digest: Digest, error: StoreUnreadable) -> None:
         """Pass over content that cannot be read: it says nothing of what it holds."""
         self._unread.append(Unread(digest, error.what))
+        if not self._in_a_row:
+            self._before = self.cursor
         self.cursor = digest
         self._in_a_row += 1
         if self._in_a_row >= UNREADABLE_IN_A_ROW:
             self.stopped = f"{self._in_a_row} contents in a row cannot be read: {error}"
+            self.cursor = self._before  # whoever goes on reads them again
 
     def _read(self, opened: _Open, size: int) -> int:
         """Hash the next bytes of the open file; at its end judge it."""

@@ -7,15 +7,16 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import MappingProxyType
 from typing import NamedTuple
 
 from mirror import logs
 from mirror.config import Storage
-from mirror.errors import StoreFull
+from mirror.errors import StoreError, StoreFull
 from mirror.oci.digest import Digest
-from mirror.store.eviction import Eviction
+from mirror.store import files
+from mirror.store.eviction import Eviction, Room
 from mirror.store.hosted import Hosted
 from mirror.store.index import Index
 from mirror.store.layout import Layout
@@ -24,6 +25,8 @@ from mirror.store.lock import FileLock
 from mirror.store.promises import UNIT, allocated, owed, promised
 from mirror.store.sets import Pins
 
+_WATCHED = 3600.0  # seconds in which others may take so much of what is evicted as is kept free for them
+_REST = 600.0  # seconds in which nothing is evicted for the disk's sake, after that gave no room
 _ROUNDS = 4  # of making room under the lock, before another process's growth is held responsible
 _SETTLES = 0.5  # seconds in which a file system counts what was deleted as free (XFS, Btrfs and ZFS do it later)
 _LARGEST_BAND = 10 << 30
@@ -34,11 +37,14 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Disk(NamedTuple):
-    """A file system: its size and what we may still write, in bytes; how many inodes are missing."""
+    """A file system: its size and what we may still write, in bytes; its inodes (0: it counts none), how many are free
+    and how many are missing."""
 
     total: int
     free: int
     inodes_lacking: int
+    inodes: int = 0
+    inodes_free: int = 0
 
 
 class Forecast(NamedTuple):
@@ -59,6 +65,28 @@ class _Coming(NamedTuple):
     def note(self) -> str:
         """The file name of the note that promises its room."""
         return os.path.basename(self.part).removesuffix(".part") + ".json"
+
+
+class _Watched:
+    """How much of what was evicted for the disk's sake others took, in bytes, since a time on the monotonic clock."""
+
+    def __init__(self, began: float) -> None:
+        self.began = began
+        self._eaten = 0
+        self._last: tuple[int, int, int] | None = None  # bytes evicted; then free on the disk; then our own there
+
+    def evicted(self, freed: int, free: int, own: int) -> None:
+        """Note what an eviction freed, and what was there after it."""
+        self._last = (freed, free, own)
+
+    def is_eaten(self, free: int, own: int, bearable: int) -> bool:
+        """Tell whether others took more than `bearable` bytes of what was evicted since this began."""
+        if self._last is not None:
+            freed, before, ours = self._last
+            taken = before - free - (own - ours)
+            self._eaten += max(0, min(freed, taken))
+            self._last = None
+        return self._eaten > bearable
 
 
 class Lack(NamedTuple):
@@ -94,6 +122,9 @@ class Space:
         self._log = logs.get("space")
         self._pins = Pins(layout)
         self._hosted = Hosted(layout)
+        self._index = index
+        self._vain = str(layout.run / "eviction_in_vain")  # its mtime says when; for all processes of the store
+        self._watched: _Watched | None = None
         self.eviction = Eviction(layout, index, self._pins, self._hosted, offline=offline)
 
     def disk(self) -> Disk:
@@ -104,6 +135,8 @@ class Space:
             found.f_blocks * found.f_frsize,
             found.f_bavail * found.f_frsize,
             max(0, kept + 1 - found.f_favail) if found.f_files else 0,
+            found.f_files,
+            found.f_favail if found.f_files else 0,
         )
 
     def forecast(self, needed: Mapping[Digest, int] = MappingProxyType({})) -> Forecast:
@@ -118,7 +151,24 @@ class Space:
         kept = sum(
             size for digest, size in needed.items() if str(digest) not in pinned and not self._hosted.has(digest)
         )
-        return Forecast(free, max(0, self.eviction.evictable() - kept))
+        return Forecast(free, 0 if self.in_vain else max(0, self.eviction.evictable() - kept))
+
+    @property
+    def in_vain(self) -> bool:
+        """Whether evicting gave no room lately: the file system keeps it, or somebody else takes it."""
+        found = files.look(self._vain)
+        return found is not None and 0 <= time.time() - found.st_mtime < _REST
+
+    def _give_up(self, why: str) -> None:
+        self._log.error(
+            "eviction_rests", why=why, seconds=int(_REST), remedy="see what else is on this file system: du"
+        )
+        with suppress(OSError):
+            files.write_atomically(self._vain, b"", durable=False)
+
+    def _room(self) -> Room:
+        disk = self.disk()
+        return Room(disk.free, disk.inodes_free)
 
     def promised(self) -> int:
         """Return the bytes that downloads and uploads under way will still write."""
@@ -183,13 +233,43 @@ class Space:
         disk = self.disk()
         band = min(disk.total // _BAND_SHARE, _LARGEST_BAND)
         spare = disk.free - waiting.owed - self._keep_free.of(disk.total)
-        lack = band - spare if spare < band // 2 else 0
+        lack = Lack(band - spare if spare < band // 2 else 0, disk.inodes_lacking)
+        freed = 0
+        if lack and not self.in_vain and not self._is_eaten(disk, self._keep_free.of(disk.total) + band):
+            freed = self._evict(lack)
+            if self._watched is not None:
+                self._watched.evicted(freed, self.disk().free, self._own())
         if self._cache_size is not None:
-            lack = max(lack, self.eviction.cached() + waiting.cached - self._cache_size)
-        freed = self.eviction.free(lack, disk.inodes_lacking)
+            over = self.eviction.cached() + waiting.cached - self._cache_size
+            freed += self.eviction.free(over)
         if freed:
             self._log.info("trimmed", bytes=freed)
         return freed
+
+    def _evict(self, lack: Lack) -> int:
+        """Evict for the file system's sake; where that gives no room there, leave the rest of the cache alone."""
+        freed = self.eviction.free(lack.bytes, lack.inodes, self._room)
+        if self.eviction.in_vain:
+            self._give_up("evicting gave no room: snapshots keep it, or somebody else takes it")
+        return freed
+
+    def _is_eaten(self, disk: Disk, bearable: int) -> bool:
+        """Tell whether others on this file system take what eviction frees, beyond what `bearable` bytes leave them."""
+        now = time.monotonic()
+        if self._watched is None or now - self._watched.began > _WATCHED:
+            self._watched = _Watched(now)
+        if not self._watched.is_eaten(disk.free, self._own(), bearable):
+            return False
+        self._watched = None
+        self._give_up("what eviction frees is taken by something else on this file system")
+        return True
+
+    def _own(self) -> int:
+        """Return the bytes that the store itself has on the disk, as far as is known."""
+        try:
+            return self._index.total() + promised(self._layout).cached
+        except StoreError:
+            return 0
 
     def remove_leftovers(self) -> int:
         """Remove what downloads left behind more than a day ago, and uploads a week; return the bytes freed."""
@@ -228,9 +308,19 @@ class Space:
         missing = lack.bytes - freed
         if missing <= 0 and not lack.inodes:
             return freed
-        if missing > self.eviction.evictable():
+        by_disk = self._cache_size is None or lack.inodes > 0 or self._disk_lacks(coming, size)
+        if missing > self.eviction.evictable() or (by_disk and self.in_vain):
             raise self._full(coming, size)
-        return freed + self.eviction.free(missing, lack.inodes)
+        if by_disk:
+            return freed + self._evict(Lack(missing, lack.inodes))
+        return freed + self.eviction.free(missing)
+
+    def _disk_lacks(self, coming: _Coming, size: int | None) -> bool:
+        """Tell whether it is the disk that has no room for what is coming, and not cache_size alone."""
+        waiting = promised(self._layout, besides=coming.note)
+        disk = self.disk()
+        wanted = owed(size, allocated(coming.part))
+        return wanted + waiting.owed + self._keep_free.of(disk.total) > disk.free
 
     def _commit(self, coming: _Coming, commit: Callable[[], None]) -> None:
         try:
@@ -253,6 +343,8 @@ class Space:
         evictable = (
             "nothing is evicted while offline"
             if self._offline
+            else "nothing is evicted for a while, as that gave no room (snapshots keep it, or somebody else takes it)"
+            if self.in_vain
             else (f"{_text(self.eviction.evictable())} can be evicted")
         )
         unit = (

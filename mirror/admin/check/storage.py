@@ -81,8 +81,8 @@ def _find_in_folder(config: Config, path: Path, where: str, around: Surroundings
         yield Finding("error", "store_owner", what, where, f"sudo -u {owner} mirror check{file}")
         return
     if os.statvfs(path).f_flag & os.ST_RDONLY:
-        what = f"{path} is on a read-only file system, and the service has to write there"
-        yield Finding("error", "store_read_only", what, where, "mount it writable")
+        what = f"{path} is on a read-only file system: what is here is served, and nothing can be kept or changed"
+        yield Finding("warning", "store_read_only", what, where, "mount it writable")
     elif not around.can_write_folder(path):
         what = f"the user {around.user.name} cannot write to {path}"
         yield Finding("error", "store_unusable", what, where, f"sudo chmod u+rwx {shown}")

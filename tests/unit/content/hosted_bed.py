@@ -106,10 +106,12 @@ class Shelf:
     def collector(self, grace: float = 3600.0) -> Collector:
         return open_collector(self.layout, self.room.index, self.room.space, self.content.resolve, grace)
 
-    def collect(self, *, dry_run: bool = False) -> tuple[Freed, dict[str, int]]:
+    def collect(self, *, dry_run: bool = False, yes: bool = True) -> tuple[Freed, dict[str, int]]:
         """Collect garbage; return what was said of it, and the contents that went. Blocks."""
         gone: dict[str, int] = {}
-        total = self.collector().collect(lambda digest, size: gone.update({str(digest): size}), dry_run=dry_run)
+        total = self.collector().collect(
+            lambda digest, size: gone.update({str(digest): size}), dry_run=dry_run, yes=yes
+        )
         return total, gone
 
     def age(self, seconds: float = 86400.0) -> None:

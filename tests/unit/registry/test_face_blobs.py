@@ -175,7 +175,8 @@ async def test_small_windows_cover_a_blob_without_gap_or_overlap(content, open_f
         face = await open_face(sender=Sender(window=7000, step=3000), **arguments)
         reply = await face.ask(f"/v2/quay.io/a/blobs/{digest}", tls=tls, Range="bytes=11-180000")
         assert reply.body == LARGE[11:180_001]
-        loaded = content._opened[-1].loaded
+        first, *loaded = content._opened[-1].loaded
+        assert first[0] == 11, "before the head"
         assert loaded[0][0] == 11
         assert loaded[-1][1] == 180_001
         assert all(before[1] == after[0] for before, after in itertools.pairwise(loaded))

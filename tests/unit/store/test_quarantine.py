@@ -57,7 +57,7 @@ def test_a_name_as_text_and_one_that_is_not_there(layout: Layout) -> None:
 
 
 def test_oldest_go_when_there_are_too_many(layout: Layout) -> None:
-    quarantine = Quarantine(layout, files=3)
+    quarantine = Quarantine(layout, count=3)
     for number in range(6):
         quarantine.take(bad(layout, f"bad{number}"), "x")
     assert contents(layout) == ["bad3", "bad4", "bad5"]
@@ -86,7 +86,7 @@ def test_of_what_is_too_large_only_the_note_stays(layout: Layout) -> None:
 
 
 def test_a_folder_goes_whole_and_is_deleted_whole(layout: Layout) -> None:
-    quarantine = Quarantine(layout, files=1)
+    quarantine = Quarantine(layout, count=1)
     folder = layout.root / "index"
     folder.mkdir()
     (folder / "cache.db").write_bytes(bytes(30))
@@ -101,9 +101,9 @@ def test_a_symbolic_link_is_moved_and_not_followed(layout: Layout) -> None:
     target = bad(layout, "target")
     link = layout.root / "link"
     link.symlink_to(target)
-    assert Quarantine(layout, files=1).take(link, "a link")
+    assert Quarantine(layout, count=1).take(link, "a link")
     assert target.exists()
-    Quarantine(layout, files=1).take(bad(layout), "x")
+    Quarantine(layout, count=1).take(bad(layout), "x")
     assert contents(layout) == ["bad"]
     assert target.exists()
 
