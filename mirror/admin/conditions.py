@@ -139,9 +139,7 @@ def _store(facts: Facts) -> Iterator[Trouble]:
         )
     elif store["lacking_inodes"] and not store["read_only"]:
         what = f"the store's file system is out of inodes: {store['free_inodes']} of {store['total_inodes']} are free"
-        remedy = (
-            "find who has so many files there: du --inodes -x"
-        )
+        remedy = "find who has so many files there: du --inodes -x"
         yield Trouble("StoreFull", what, store["path"], remedy)
     elif store["in_vain"]:
         what = "nothing is evicted for a while: what that freed was kept by snapshots, or taken by something else"

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from mirror.cli.choose import Stored, choose_file, choose_stored
 from mirror.cli.desk import Desk
-from mirror.cli.importing import load_foreign
+from mirror.cli.importing import load_foreign, presumptions
 from mirror.cli.outcome import FAILED, INCOMPLETE, NO_SPACE, UNVERIFIED, Outcome, SetIncomplete, count_text, size_text
 from mirror.cli.planning import read_keyring
 from mirror.cli.progress import Step, shown
@@ -179,6 +179,7 @@ class Loaded:
     name: str | None
     expect: str | None
     allow_older: bool
+    allow_presumed: bool
     output: Path | None
 
 
@@ -208,6 +209,7 @@ async def load(desk: Desk, wanted: Loaded, outcome: Outcome) -> None:
             await load_foreign(
                 desk, foreign, outcome,
                 as_name=wanted.as_name, name=wanted.name, path=wanted.paths[0], check_signatures=check_signatures,
+                allow_presumed=wanted.allow_presumed,
             )  # fmt: skip
         finally:
             foreign.close()
@@ -220,13 +222,20 @@ async def load(desk: Desk, wanted: Loaded, outcome: Outcome) -> None:
     used = opened.index.note
     at = Receiver(
         opened.layout, desk.sets, Intake(opened.layout, opened.space, used), opened.space, desk.outside,
-        check_signatures, finish,
+        check_signatures, finish, presumptions(desk),
     )  # fmt: skip
     carrying = Carrying()
     with shown("load", lambda: Step(carrying.done, carrying.total, carrying.what), quiet=outcome.quiet):
         report = await _carried(
             carrying,
-            lambda: load_parts(wanted.paths, at, carrying, expect=wanted.expect, allow_older=wanted.allow_older),
+            lambda: load_parts(
+                wanted.paths,
+                at,
+                carrying,
+                expect=wanted.expect,
+                allow_older=wanted.allow_older,
+                allow_presumed=wanted.allow_presumed,
+            ),
         )
     await asyncio.to_thread(_report_load, desk, outcome, report, wanted)
 

@@ -15,6 +15,7 @@ from mirror import logs
 from mirror.app import Opened, open_rooms
 from mirror.cli.outcome import INCOMPLETE, Outcome
 from mirror.config import Config
+from mirror.config.access import Readers
 from mirror.content.answers import Target
 from mirror.content.courtesy import SYNC
 from mirror.errors import ConfigurationError, MirrorError, Problem, StoreError
@@ -55,6 +56,11 @@ class Desk:
     def write(self, path: Path, content: bytes) -> None:
         """Put a file outside the store, by a rename; raise ConfigurationError where it cannot be written."""
         write_file(self.outside, path, content)
+
+
+def readers(desk: Desk) -> Readers:
+    """Return which repositories have the same readers, as mirror.yaml says."""
+    return Readers(desk.config.clients.anonymous, desk.config.clients.rules)
 
 
 def read_head(outside: Outside, path: Path, size: int) -> bytes:

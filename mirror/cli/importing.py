@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from mirror.cli.desk import Desk
+from mirror.cli.desk import Desk, readers
 from mirror.cli.outcome import INCOMPLETE, NO_SPACE, UNVERIFIED, Outcome, size_text
 from mirror.cli.planning import next_generation
 from mirror.cli.progress import Step, shown
@@ -21,6 +21,7 @@ from mirror.offline.carrying import Carrying
 from mirror.offline.complete import complete
 from mirror.offline.foreign import Foreign, Survey, bring, survey
 from mirror.offline.plan import Plan
+from mirror.offline.presumed import PresumedRefused, Presumptions
 from mirror.store import files
 from mirror.store.intake import Intake
 
@@ -38,6 +39,7 @@ async def load_foreign(
     name: str | None,
     path: Path,
     check_signatures: CheckSignatures,
+    allow_presumed: bool,
 ) -> None:
     """Bring an archive of another tool into the store, as a generation of a set of its own."""
     set_name = _set_name(name, path)
@@ -48,7 +50,9 @@ async def load_foreign(
     try:
         carrying = Carrying()
         with shown("load", lambda: Step(carrying.done, carrying.total, carrying.what), quiet=outcome.quiet):
-            await asyncio.to_thread(_load, desk, foreign, outcome, wanted, set_name, check_signatures, carrying)
+            await asyncio.to_thread(
+                _load, desk, foreign, outcome, wanted, set_name, check_signatures, carrying, allow_presumed
+            )
     finally:
         busy.release()
 
@@ -61,6 +65,7 @@ def _load(
     set_name: str,
     check_signatures: CheckSignatures,
     carrying: Carrying,
+    allow_presumed: bool,
 ) -> None:
     found = survey(
         foreign,
@@ -79,6 +84,8 @@ def _load(
             INCOMPLETE, "nothing_whole", f"{foreign.label} has no whole image", "", "see what is missing above"
         )
         return
+    if not allow_presumed:
+        _check_presumed(desk, foreign, plan)
     carrying.total = found.needed(desk.store.has)
     room = desk.opened.space.forecast()
     if carrying.total > room.free + room.evictable:
@@ -105,6 +112,31 @@ def _load(
         raise StoreError(f"{len(lacking.missing)} digests of {set_name}@{number} have gone meanwhile", "load it again")
     state = "is not complete" if lacking else "is complete"
     outcome.say(f"set {set_name}@{number} {plan.digest} {state}: {size_text(brought.size)} received")
+
+
+def presumptions(desk: Desk) -> Presumptions:
+    """Return what says what a load into this store may presume."""
+    return Presumptions(desk.opened.layout, desk.sets, readers(desk))
+
+
+def _check_presumed(desk: Desk, foreign: Foreign, plan: Plan) -> None:
+    """Raise PresumedRefused where an archive counts on content of repositories that rules protect."""
+    asked = presumptions(desk)
+    lacking = {digest for digest, size in plan.content.items() if not desk.store.has(digest, size)}
+    found = asked.foreign(plan, lacking)
+    presumed = []
+    for digest, size in found.items():
+        place = foreign.place(digest)
+        if place is None:
+            presumed.append(digest)
+            continue
+        with place.open() as read:
+            if asked.is_same(digest, 0, size, read):
+                asked.prove(plan, digest)
+            else:
+                presumed.append(digest)
+    if presumed:
+        raise PresumedRefused(foreign.label, presumed)
 
 
 def _may_host(desk: Desk, path: str) -> bool:

@@ -121,6 +121,7 @@ def save(
 @click.option("--set", "name", metavar="NAME", help="What the set of a foreign archive is called.")
 @click.option("--expect", metavar="DIGEST", help="Refuse any set but the one that `mirror save` ended with.")
 @click.option("--allow-older", is_flag=True, help="Load a generation that is older than the newest complete one.")
+@click.option("--allow-presumed", is_flag=True, help="Let it count on content here that rules keep from other names.")
 @click.option(
     "-o", "--output", type=_OUTSIDE, help="Lists what is missing, for save --want.  [default: missing-SET@N.txt here]"
 )
@@ -131,6 +132,7 @@ def load(
     name: str | None,
     expect: str | None,
     allow_older: bool,
+    allow_presumed: bool,
     output: Path | None,
     **given: Any,
 ) -> None:
@@ -141,7 +143,7 @@ def load(
     """
     from mirror.cli import crossing
 
-    wanted = crossing.Loaded(paths, as_name, name, expect, allow_older, output)
+    wanted = crossing.Loaded(paths, as_name, name, expect, allow_older, allow_presumed, output)
     run("load", given, lambda desk, outcome: crossing.load(desk, wanted, outcome))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mirror.cli.choose import File, Stored, choose_file, choose_stored, looked
-from mirror.cli.desk import Desk
+from mirror.cli.desk import Desk, readers
 from mirror.cli.outcome import DONE, FAILED, INCOMPLETE, NO_SPACE, TEMPORARY, Outcome, size_text, table
 from mirror.cli.progress import Step, shown
 from mirror.errors import ConfigurationError, NameInvalid, NotYet, Problem, StoreError
@@ -24,6 +24,7 @@ from mirror.offline.keyring import Keyring, shipped
 from mirror.offline.plan import Plan
 from mirror.offline.signatures import Candidate, SignatureStores, check, verify_release
 from mirror.offline.sync import Progress, Sync
+from mirror.store.adopt import adopt_all
 from mirror.store.space import Forecast
 from mirror.upstream.documents import open_documents
 
@@ -304,6 +305,9 @@ async def _bring(
     run = Sync(desk.opened.content.bring, desk.target, limit, progress)
     with shown("sync", lambda: Step(progress.bytes_now, progress.bytes_total, _said(progress)), quiet=outcome.quiet):
         brought = await run.run(plan, presence.missing)
+        if not (readers(desk).everybody or desk.config.offline):
+            await asyncio.to_thread(adopt_all, desk.opened.layout)
+            await run.prove(plan)
     for lacking in brought.failures:
         outcome.note(
             TEMPORARY if brought.away and not brought.bytes else INCOMPLETE,

@@ -16,6 +16,7 @@ from mirror.errors import (
     MirrorError,
     NotHere,
     NotYet,
+    StoreUnreadable,
     UpstreamDenied,
     UpstreamInvalid,
     UpstreamLoginRefused,
@@ -71,8 +72,13 @@ class Referrers:
         return ReferrersAnswer(await self._writers.run(_filter, body, artifact_type), True, warning)
 
     async def _index(self, target: Target, digest: Digest) -> tuple[bytes, str]:
-        kept = await self._writers.run(self._stored.read, target.name, digest)
         client = self._clients.get(target.upstream)
+        try:
+            kept = await self._writers.run(self._stored.read, target.name, digest)
+        except StoreUnreadable:
+            if client is None or self._offline:
+                raise
+            kept = None
         if client is None or self._offline:
             if kept is None:
                 raise NotHere(f"the referrers of {target.name}@{digest} are not here")

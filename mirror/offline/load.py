@@ -28,6 +28,7 @@ def load(
     *,
     expect: str | None = None,
     allow_older: bool = False,
+    allow_presumed: bool = False,
 ) -> LoadReport:
     """Load all parts in these folders and files. Blocks: for threads.
 
@@ -56,7 +57,7 @@ def load(
         rivals = [other for other in groups if str(other) == str(group) and other is not group]
         try:
             LoadGeneration(group, one, receiver, carrying, report.damaged).run(
-                rivals=bool(rivals), allow_older=allow_older
+                rivals=bool(rivals), allow_older=allow_older, allow_presumed=allow_presumed
             )
         except Stopped:
             raise

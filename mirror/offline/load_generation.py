@@ -19,6 +19,7 @@ from mirror.offline.load_report import Loaded, LoadRefused
 from mirror.offline.part import Contents, PartDamaged
 from mirror.offline.part_file import PartFile
 from mirror.offline.plan import Plan
+from mirror.offline.presumed import PresumedRefused, Presumptions
 from mirror.outside import Outside
 from mirror.store.growing import Waiting
 from mirror.store.intake import Intake
@@ -47,6 +48,7 @@ class Receiver:
     outside: Outside
     check_signatures: Callable[[Plan, Signed], None]
     finish: Callable[[Plan, int], None]
+    presumptions: Presumptions
 
 
 class LoadGeneration:
@@ -62,7 +64,7 @@ class LoadGeneration:
         self._turn = threading.Lock()
         self._reader = GroupReader(group, receiver.outside, damaged)
 
-    def run(self, *, rivals: bool, allow_older: bool) -> None:
+    def run(self, *, rivals: bool, allow_older: bool, allow_presumed: bool = False) -> None:
         """Load it; raises what stops it."""
         busy = self._into.sets.try_busy(self._group.set)
         if busy is None:
@@ -81,11 +83,13 @@ class LoadGeneration:
             lacking = self._report.missing = self._lacking(plan)
             if self._presumed(contents, lacking):
                 return
+            foreign = {} if allow_presumed else self._foreign(plan, contents, lacking)
             if lacking:
                 self._check_room(lacking)
             if self._into.sets.read(self._group.set, self._group.generation) is None:
                 self._into.sets.write(self._group.set, self._group.generation, raw)
             self._bring(plan.content, lacking)
+            lacking |= foreign
             if lacking:
                 self._report.missing_parts = self._missing_parts(contents, lacking)
             else:
@@ -141,6 +145,47 @@ class LoadGeneration:
             self._report.missing, self._report.presumed = missing, True
             self._report.remedy = self._remedy({index.because for index, _ in contents if index.how == "since"})
         return bool(missing)
+
+    def _foreign(
+        self, plan: Plan, contents: Sequence[tuple[part.Index, Contents]], lacking: Mapping[Digest, int]
+    ) -> dict[Digest, int]:
+        """Return what is here, not the plan's own to presume, and in parts that were not given; with sizes.
+
+        What the given parts have of it is compared with what is here. Raises PresumedRefused for what no part has.
+        """
+        found = self._into.presumptions.foreign(plan, lacking)
+        here = {digest: Waiting(size, ()) for digest, size in found.items()}
+        for given in self._group.parts:
+            if not here:
+                break
+            try:
+                with PartFile(self._into.outside, given.path) as opened:
+                    for member in opened.index.members:
+                        self._compare(opened, given, member, here)
+            except OSError as error:
+                self._reader.mark(given, "", f"it cannot be read ({error.strerror})")
+            except PartDamaged as error:
+                self._reader.mark(given, "", error.what)
+            for digest in [digest for digest, waiting in here.items() if waiting.whole]:
+                self._into.presumptions.prove(plan, digest)
+                del here[digest], found[digest]
+        presumed = [digest for digest in found if all(not where.get(digest) for _, where in contents)]
+        if presumed:
+            raise PresumedRefused(str(self._group), presumed)
+        return found
+
+    def _compare(self, opened: PartFile, given: Given, member: part.Member, here: dict[Digest, Waiting]) -> None:
+        """Note in `here` what of a content a member of a part surely has."""
+        held = part.piece(member.name)
+        waiting = here.get(held.digest) if held is not None else None
+        if held is None or waiting is None:
+            return
+        offset = held.offset or 0
+        read = opened.reader(member.name, checked=False)
+        if not self._into.presumptions.is_same(held.digest, offset, member.size, read):
+            self._reader.mark(given, member.name, f"it has other bytes than {held.digest}")
+        elif member.size:
+            here[held.digest] = waiting.with_span(offset, offset + member.size)
 
     def _remedy(self, saved: Collection[str]) -> str:
         """Say which archives the parts count on, and what to save instead."""

@@ -30,6 +30,8 @@ class Bringing(Protocol):
 
     async def keep(self, target: Target, digest: Digest, size: int) -> bool: ...
 
+    async def prove(self, target: Target, digest: Digest) -> None: ...
+
 
 @dataclass(slots=True)
 class Progress:
@@ -95,6 +97,29 @@ class Sync:
         failures = _explain(plan, self._failed)
         away = bool(self._failed) and all(isinstance(one, UpstreamUnavailable) for one in self._failed.values())
         return Brought(progress.bytes_done, failures, self._full, away)
+
+    async def prove(self, plan: Plan) -> None:
+        """Have upstream confirm, under each name of a plan, what is here because another name brought it.
+
+        What upstream does not confirm is left to what clients may pull (content/members.py).
+        """
+        work: list[Callable[[], Awaitable[None]]] = []
+        for one in plan.manifests:
+            target = self._target(one.name)
+            work.append(lambda one=one, target=target: self._confirm(one, target))  # type: ignore[misc] # bound now
+            work += [
+                lambda digest=digest, target=target: self._bring.prove(target, digest)  # type: ignore[misc]
+                for digest in one.blobs
+            ]
+        await self._pass(work, self._at_once)
+
+    async def _confirm(self, planned: PlannedManifest, target: Target) -> None:
+        try:
+            await self._bring.manifest(target, planned.digest)
+        except StoreFull:
+            raise
+        except MirrorError as error:
+            _log.warning("manifest_not_confirmed", name=target.name, digest=str(planned.digest), why=error.what)
 
     async def _rounds(self, work: list[Callable[[], Awaitable[None]]], upstreams: Iterable[str], at_once: int) -> None:
         """Do all of `work`, and again after a pause what failed for the moment."""

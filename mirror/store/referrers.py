@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from mirror.errors import DigestInvalid
+from mirror.errors import DigestInvalid, StoreUnreadable
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import MANIFEST_LIMIT
 from mirror.oci.reference import fallback_tag
@@ -53,10 +53,11 @@ class Referrers:
         return KeptReferrers(body, found[1] / 1e9) if isinstance(index, dict) else None
 
     def write(self, name: str, digest: Digest, body: bytes) -> None:
-        """Keep what upstream said now. A disk that cannot take it keeps the older one."""
+        """Keep what upstream said now. A disk that cannot take it keeps the older one, as one that cannot be read."""
         try:
+            self.read(name, digest)
             files.write_atomically(self._layout.referrers(name, digest), body, durable=False)
-        except OSError:
+        except (OSError, StoreUnreadable):
             return
 
 

@@ -382,7 +382,7 @@ def fill_the_disk(root: Path) -> None:
     # What is young may be named by a manifest that is still to come, so its room comes back tomorrow.
     for marker in (mirror.store / "hosted").rglob("sha256/*"):
         os.utime(marker, (0, 0))
-    run([*mirror.program, "gc", "--config", str(mirror.configuration)])
+    run([*mirror.program, "gc", "--yes", "--config", str(mirror.configuration)])
     assert _free(root) > 18 * MIB
     assert push_blob(mirror, "apps/web", taken[0]).status == 201
     assert mirror.stop() == 0

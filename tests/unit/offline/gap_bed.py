@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mirror.config import Amount, Storage
+from mirror.config.access import Readers
 from mirror.oci.digest import Digest
 from mirror.offline import part, ustar
 from mirror.offline.archive import SaveReport, save
@@ -25,6 +26,7 @@ from mirror.offline.part import Member
 from mirror.offline.part_file import PartFile
 from mirror.offline.part_layout import SavePlan, plan_save
 from mirror.offline.plan import Image, Plan, PlannedBlob, PlannedManifest, Release, Signature
+from mirror.offline.presumed import Presumptions
 from mirror.outside import Direct
 from mirror.store import ingest
 from mirror.store.blobs import Blobs
@@ -97,6 +99,8 @@ class Site:
     def close(self) -> None:
         self.index.close()
 
+    readers = Readers()  # by which rules a load is judged
+
     def _discard(self, path: str, why: str) -> None:
         self.quarantine.take(path, why)
 
@@ -115,7 +119,14 @@ class Site:
 
     def receiver(self) -> Receiver:
         return Receiver(
-            self.layout, self.sets, self.intake, self.space, self.outside, self._check_signatures, self._finish
+            self.layout,
+            self.sets,
+            self.intake,
+            self.space,
+            self.outside,
+            self._check_signatures,
+            self._finish,
+            Presumptions(self.layout, self.sets, self.readers),
         )
 
     def load(self, *paths: Path, carrying: Carrying | None = None, **options: object) -> LoadReport:
