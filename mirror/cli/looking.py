@@ -113,7 +113,7 @@ def _report(desk: Desk, outcome: Outcome, verdicts: list[Verdict]) -> None:
             path = desk.opened.layout.blob(digest)
             outcome.note(
                 INCOMPLETE, "unreadable", f"{digest} is there, and the store's owner cannot read it", name,
-                f"look at the owner and the mode of {path}, or remove it and sync the set again",
+                f"give {path} back to the store's owner: chown",
             )  # fmt: skip
         _note_missing(outcome, name, one)
     if verdicts and all(one.whole for one in verdicts):

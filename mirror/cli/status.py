@@ -113,6 +113,8 @@ def _store_lines(store: dict[str, Any]) -> Iterator[str]:
     bound = f", a cache of {_size(store['cache_size'])} at most" if store["cache_size"] is not None else ""
     free, total, kept = (_size(store[key]) for key in ("free_bytes", "total_bytes", "keep_free_bytes"))
     yield _row("", f"{free} free of {total}, {kept} of that kept free{bound}")
+    if store.get("total_inodes"):
+        yield _row("", f"{store['free_inodes']} inodes free of {store['total_inodes']}")
 
 
 def _work_lines(facts: dict[str, Any]) -> Iterator[str]:

@@ -18,7 +18,7 @@ from tests.tools.programs import ROOT, Programs
 ALERTS = ROOT / "config" / "alerts.yaml"
 DASHBOARD = ROOT / "config" / "dashboard.json"
 # What no panel shows, and why.
-LEFT_OUT = {"mirror_evicted_blobs_total": "its bytes say more"}
+LEFT_OUT = {"mirror_evicted_blobs_total": "its bytes say more", "mirror_store_inodes": "an alert watches them"}
 
 
 def series() -> dict[str, set[str]]:
@@ -136,6 +136,9 @@ HEALTHY = {
     "mirror_docker_hub_pulls_limit": "0x500",
     "mirror_docker_hub_pulls_remaining": "0x500",
     "mirror_store_free_bytes": "50000000000x500",
+    'mirror_store_inodes{kind="free"}': "900000x500",
+    'mirror_store_inodes{kind="total"}': "1000000x500",
+    'mirror_faults_total{kind="store_read_eio"}': "0x500",
     "mirror_evicted_bytes_total": "0+1000000x500",
     'mirror_upstream_received_bytes_total{upstream="quay.io"}': "0+900000000x500",
     'mirror_sent_bytes_total{upstream="quay.io",cache="HIT"}': "0+900000000x500",
@@ -174,6 +177,8 @@ CASES: dict[str, dict[str, str]] = {
     "MirrorServesOldTags": {'mirror_cache_answers_total{upstream="quay.io",cache="STALE"}': "0+5x120"},
     "MirrorHubBudget": {"mirror_docker_hub_pulls_limit": "100x120", "mirror_docker_hub_pulls_remaining": "7x120"},
     "MirrorStoreFull": {"mirror_store_free_bytes": "50000000000x30 9000000x90"},
+    "MirrorStoreInodes": {'mirror_store_inodes{kind="free"}': "50x120"},
+    "MirrorStoreFaults": {'mirror_faults_total{kind="store_read_eio"}': "0+5x120"},
     "MirrorPassesThrough": {'mirror_sent_bytes_total{upstream="quay.io",cache="BYPASS"}': "0+900000000x120"},
     "MirrorCacheTooSmall": {"mirror_evicted_bytes_total": "0+600000000x120"},
     "MirrorContentCorrupt": {'mirror_corrupt_blobs_total{found_by="scrub"}': "_x60 1x60"},
