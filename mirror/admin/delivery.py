@@ -16,7 +16,7 @@ from mirror import logs
 from mirror.admin.backlog import Backlog, Bounds
 from mirror.config.notifications import Notification, labels
 from mirror.content.events import MEDIA_TYPE
-from mirror.errors import UpstreamError, UpstreamUnavailable
+from mirror.errors import StoreUnreadable, UpstreamError, UpstreamUnavailable
 from mirror.metrics import NOTIFICATIONS, Metrics
 from mirror.store.events import Entry
 from mirror.store.events import Events as Queues
@@ -150,7 +150,7 @@ class _Target:
                 if not batch:
                     return
                 await self._send(batch)
-        except OSError:
+        except (OSError, StoreUnreadable):
             # What cannot be taken out of its queue would be posted over and over.
             self._until = self._looked = self._clock() + self._pace.longest
             raise

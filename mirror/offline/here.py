@@ -7,7 +7,7 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from mirror.errors import Corrupt, StoreError
+from mirror.errors import Corrupt, StoreError, StoreUnreadable
 from mirror.oci import manifest as manifests
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import MANIFEST_LIMIT, Manifest
@@ -45,28 +45,35 @@ class Store:
         self.signatures = Signatures(layout)
 
     def has(self, digest: Digest, size: int) -> bool:
-        """Tell whether the content is here, whole and verified. A file that is not sealed is hashed first."""
+        """Tell whether the content is here, whole and verified, and can be read. What is not sealed is hashed first."""
         path = self.layout.blob(digest)
-        found = files.look(path)
-        if found is None or not stat.S_ISREG(found.st_mode) or found.st_size != size:
-            return False
-        if not files.may_read(path, found):
-            return False
-        return files.is_sealed(found) or self.verify(digest)
+        try:
+            found = files.look(path)
+            if found is None or not stat.S_ISREG(found.st_mode) or found.st_size != size:
+                return False
+            if not files.may_read(path, found):
+                return False
+            return files.is_sealed(found) or self.verify(digest)
+        except StoreUnreadable:
+            return False  # which is noted; is_closed tells
 
     def is_closed(self, digest: Digest) -> bool:
-        """Tell whether there is content that is not ours to read: somebody else's, whatever it holds."""
+        """Tell whether there is content that cannot be read, whatever it holds: somebody else's, or a disk fails."""
         path = self.layout.blob(digest)
-        found = files.look(path)
-        return found is not None and not files.may_read(path, found)
+        try:
+            found = files.look(path)
+            if found is None:
+                return False
+            return stat.S_ISREG(found.st_mode) and not files.may_read(path, found)
+        except StoreUnreadable:
+            return True
 
     def verify(self, digest: Digest, progress: Callable[[int], None] = lambda _: None) -> bool:
-        """Hash the content and say whether it is what its name says; bad content goes to quarantine."""
-        try:
-            found = self.blobs.open(digest)
-        except StoreError:
-            self.blobs.discard(digest, "cannot be opened")
-            return False
+        """Hash the content and say whether it is what its name says; bad content goes to quarantine.
+
+        Raises StoreUnreadable.
+        """
+        found = self.blobs.open(digest)
         if found is None:
             return False
         try:

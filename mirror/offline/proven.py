@@ -6,29 +6,36 @@ import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
-from mirror.errors import Corrupt, StoreError
+from mirror.errors import Corrupt, StoreUnreadable
 from mirror.oci.digest import Digest
 from mirror.offline.carrying import Carrying
 from mirror.offline.here import Store
 from mirror.offline.part_layout import Span
+from mirror.store import files
 
 _STEP = 1024 * 1024
 
 
 class Bad(Corrupt):
-    """Content in the store that is not what its name says. `why` continues a sentence that begins with its name."""
+    """Content in the store that is not what its name says. `why` continues a sentence that begins with its name.
 
-    def __init__(self, digest: Digest, why: str) -> None:
+    `unread`: it could not be read, which says nothing of what it holds.
+    """
+
+    def __init__(self, digest: Digest, why: str, *, unread: bool = False) -> None:
         super().__init__(f"the stored content of {digest} {why}")
         self.digest = digest
         self.why = why
+        self.unread = unread
 
 
 class Proven:
     """Spans of contents. What goes in several `spans` is hashed whole before the first of them is given out.
 
-    For threads. Where content is bad it goes into quarantine, Bad is raised, and `bad` remembers it.
+    For threads. Where content is bad it goes into quarantine, Bad is raised, and `bad` remembers it. What cannot be
+    read stays, and is remembered there too.
     """
 
     def __init__(self, store: Store, spans: Iterable[Span], carrying: Carrying) -> None:
@@ -90,7 +97,9 @@ class Proven:
 
     def _put_away(self, error: Bad) -> None:
         self.bad[error.digest] = error.why
-        self._store.blobs.discard(error.digest, error.why)
+        if not error.unread:
+            with suppress(StoreUnreadable):
+                self._store.blobs.reject(error.digest, error.why)
 
     def _bytes(self, span: Span) -> Iterator[bytes]:
         fd = self._open(span)
@@ -106,8 +115,8 @@ class Proven:
     def _open(self, span: Span) -> int:
         try:
             found = self._store.blobs.open(span.digest)
-        except StoreError as error:
-            raise Bad(span.digest, f"cannot be opened ({error.what})") from error
+        except StoreUnreadable as error:
+            raise Bad(span.digest, f"cannot be read ({os.strerror(error.number)})", unread=True) from error
         if found is None:
             raise Bad(span.digest, "is not there any more")
         if found.size != span.total:
@@ -117,9 +126,9 @@ class Proven:
 
     def _read(self, digest: Digest, fd: int, position: int, count: int) -> bytes:
         try:
-            content = os.pread(fd, count, position)
-        except OSError as error:
-            raise Bad(digest, f"cannot be read ({error.strerror})") from error
+            content = files.read_bytes(fd, position, position + count)
+        except StoreUnreadable as error:
+            raise Bad(digest, f"cannot be read ({os.strerror(error.number)})", unread=True) from error
         if not content:
             raise Bad(digest, "became shorter")
         return content

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from mirror.errors import MirrorError
+from mirror.errors import MirrorError, StoreUnreadable
 from mirror.oci.digest import Digest
 from mirror.offline.here import Store
 from mirror.offline.plan import Plan
@@ -83,12 +83,16 @@ def verify(
     verdict = Verdict(plan.set, generation, complete, len(content), sum(content.values()), releases=len(plan.releases))
     verdict.lacking = plan.lacking
     for digest, size in content.items():
-        if not store.has(digest, size):
+        try:
+            if not store.has(digest, size):
+                verdict.missing[digest] = size
+                if store.is_closed(digest):
+                    verdict.closed.append(digest)
+            elif deep and not store.verify(digest, progress):
+                verdict.corrupt.append(digest)
+        except StoreUnreadable:
             verdict.missing[digest] = size
-            if store.is_closed(digest):
-                verdict.closed.append(digest)
-        elif deep and not store.verify(digest, progress):
-            verdict.corrupt.append(digest)
+            verdict.closed.append(digest)
     rows = Rows(store.layout)
     if complete:
         verdict.unnamed = [

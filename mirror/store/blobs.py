@@ -102,5 +102,23 @@ class Blobs:
             ) from error
 
     def discard(self, digest: Digest, why: str) -> None:
-        """Move the file of `digest`, which has other bytes, out of the way. For threads only."""
+        """Move the file of `digest`, which was seen to have other bytes, out of the way. For threads only."""
         self._discard(self._layout.blob(digest), why)
+
+    def reject(self, digest: Digest, why: str) -> bool:
+        """Move the file of `digest` out of the way if it has other bytes, past the page cache too; say whether it had.
+
+        For threads only. Raises StoreUnreadable.
+        """
+        found = self.open(digest)
+        if found is None:
+            return False
+        try:
+            if self.agrees(digest, found.fd, found.size):
+                return False
+        except Corrupt:
+            return False  # it is being written
+        finally:
+            os.close(found.fd)
+        self.discard(digest, why)
+        return True

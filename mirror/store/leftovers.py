@@ -6,7 +6,7 @@ import fcntl
 import os
 
 from mirror import logs
-from mirror.errors import DigestInvalid
+from mirror.errors import DigestInvalid, StoreUnreadable
 from mirror.oci.digest import Digest
 from mirror.store import files
 from mirror.store.ingest import Part, boot_id
@@ -35,20 +35,28 @@ class Leftovers:
         """
         freed = self._uploads.tidy() + self._remove_temporary_notes()
         for name in self._names():
-            path = str(self._layout.ingest / name)
-            if not files.idle_for(path, SPANS_AGE if name.endswith(SPANS) else self._age):
-                continue
-            size = allocated(path)
-            if name.endswith(_TEMPORARY):
-                gone = files.remove(path)
-            elif name.endswith((WHOLE, SPANS)):
-                gone = _remove_unless_locked(path)
-            else:
-                gone = self._remove_part(name)
-            if gone:
-                self._log.info("leftover_removed", name=name, bytes=size)
-                freed += size
+            try:
+                freed += self._remove_old(name)
+            except (OSError, StoreUnreadable) as error:
+                self._log.debug("leftover_stays", name=name, why=str(error))
         return freed
+
+    def _remove_old(self, name: str) -> int:
+        """Remove one file of ingest/ if it is old; return the bytes freed. Raises OSError, StoreUnreadable."""
+        path = str(self._layout.ingest / name)
+        if not files.idle_for(path, SPANS_AGE if name.endswith(SPANS) else self._age):
+            return 0
+        size = allocated(path)
+        if name.endswith(_TEMPORARY):
+            gone = files.remove(path)
+        elif name.endswith((WHOLE, SPANS)):
+            gone = _remove_unless_locked(path)
+        else:
+            gone = self._remove_part(name)
+        if not gone:
+            return 0
+        self._log.info("leftover_removed", name=name, bytes=size)
+        return size
 
     def remove_notes(self) -> int:
         """Remove old notes that have no part, and return how many.

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from mirror import logs
-from mirror.errors import NotYet, UploadUnknown
+from mirror.errors import NotYet, StoreUnreadable, UploadUnknown
 from mirror.store import files
 from mirror.store.layout import Layout
 from mirror.store.promises import allocated, owed
@@ -109,7 +109,7 @@ class Uploads:
         for name in self._names():
             identity = name.removesuffix(".json")
             if identity not in (name, besides):
-                note = UploadNote.parse(files.read_record(self._layout.upload_note(identity), _NOTE_LIMIT))
+                note = _read(self._layout.upload_note(identity))
                 size += self._held(identity, note) if note is not None and belongs(note.name) else 0
         return size
 
@@ -161,8 +161,8 @@ class Uploads:
                 return held + promised
             if note is not None and note.size != IDLE:
                 files.write_atomically(note_path, replace(note, size=IDLE).dump(), durable=False)
-        except OSError as error:
-            _log.warning("upload_not_tidied", upload=identity, error=error.strerror)
+        except (OSError, StoreUnreadable) as error:
+            _log.warning("upload_not_tidied", upload=identity, error=str(error))
             return 0
         else:
             return promised
@@ -192,7 +192,7 @@ class Uploads:
 
     def _begun_by(self, who: str) -> int:
         notes = (str(self._layout.uploads / name) for name in self._names() if name.endswith(".json"))
-        found = (UploadNote.parse(files.read_record(note, _NOTE_LIMIT)) for note in notes)
+        found = (_read(note) for note in notes)
         return sum(note is not None and note.who == who for note in found)
 
     def _names(self) -> list[str]:
@@ -228,6 +228,14 @@ class Uploads:
         upload.cut(kept)
         upload.note = replace(upload.note, boot=self._boot, synced=0)
         upload.rest()
+
+
+def _read(note: str) -> UploadNote | None:
+    """Return a note where many are looked at: one that cannot be read (which is noted) must not stop the others."""
+    try:
+        return UploadNote.parse(files.read_record(note, _NOTE_LIMIT))
+    except StoreUnreadable:
+        return None
 
 
 def _lock(fd: int) -> bool:
