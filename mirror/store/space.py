@@ -330,6 +330,8 @@ class Space:
                 raise StoreFull(
                     f"there is no room for {coming.what} ({error.strerror})", self._remedy(coming)
                 ) from error
+            if error.errno == errno.EROFS:
+                raise StoreFull(f"the store cannot be written ({error.strerror})", "mount it writable") from error
             raise
 
     def _full(self, coming: _Coming, size: int | None) -> StoreFull:

@@ -24,7 +24,7 @@ from mirror.store.probe import prepare
 from mirror.store.promises import UNIT
 from mirror.store.quarantine import Quarantine
 from mirror.store.sets import Sets
-from mirror.store.space import Space
+from mirror.store.space import Disk, Space
 from tests.tools import mounts
 from tests.tools.mounts import SPAWN
 
@@ -551,3 +551,93 @@ def test_a_read_only_store_is_full_and_nothing_worse(tmp_path: Path) -> None:
     store.index.close()
     mounts.read_only(survive_read_only, tmp_path)
     assert (tmp_path / "blobs" / "sha256" / digest(1).hex).exists()
+
+
+# -- when evicting does not help -------------------------------------------------------------------------------------
+
+
+def test_eviction_that_gives_no_room_stops_after_a_trial(make: Make) -> None:
+    """Snapshots keep what is deleted, or somebody else takes it: the cache must not go for nothing."""
+    store = make()
+    store.put(*range(200))
+    still = eviction_module.Room(1000, 1000)
+    assert store.space.eviction.free(1 << 40, room=lambda: still)
+    assert store.space.eviction.in_vain
+    assert len(store.here()) == 200 - eviction_module._TRIAL_FILES
+
+
+def test_eviction_that_gives_room_goes_on(make: Make) -> None:
+    store = make()
+    store.put(*range(200))
+    rooms = iter(range(0, 1 << 40, 1 << 20))
+    store.space.eviction.free(1 << 40, room=lambda: eviction_module.Room(next(rooms), 10 * next(rooms)))
+    assert not store.space.eviction.in_vain
+    assert store.here() == []
+
+
+def test_a_small_eviction_needs_no_trial(make: Make) -> None:
+    store = make()
+    store.put(1, 2, 3)
+    assert store.space.eviction.free(5000, room=lambda: eviction_module.Room(0, 0))
+    assert not store.space.eviction.in_vain
+    assert store.here() == [3]
+
+
+class Others:
+    """A disk of a gibibyte on which others take what the store leaves, as fast as it does."""
+
+    def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.store = store
+        self.others = 0
+        monkeypatch.setattr(Space, "disk", lambda _space: self.disk())
+
+    def disk(self) -> Disk:
+        own = sum(os.stat(self.store.layout.blob(digest(number))).st_size for number in self.store.here())
+        return Disk(1 << 30, max(0, (1 << 30) - own - self.others), 0, 0, 0)
+
+    def take_all(self) -> None:
+        self.others += self.disk().free
+
+
+def test_what_others_take_again_and_again_does_not_cost_the_whole_cache(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make(keep_free=20 * MIB)
+    store.put(*range(100), size=MIB)
+    others = Others(store, monkeypatch)
+    for _ in range(20):
+        others.take_all()
+        store.space.trim()
+    assert store.space.in_vain
+    assert 30 <= len(store.here()) <= 80, "what is kept free for others was given to them, and not much more"
+    assert store.space.forecast().evictable == 0
+    with pytest.raises(StoreFull, match="nothing is evicted for a while"):
+        store.reserve(999, 10 * MIB)
+    # Another process of the store knows, too; and it is tried again after a while.
+    assert Space(store.layout, store.index, Storage(path=store.layout.root)).in_vain
+    old = time.time() - 3600
+    os.utime(store.layout.run / "eviction_in_vain", (old, old))
+    assert not store.space.in_vain
+
+
+def test_what_is_taken_once_is_made_room_for(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make(keep_free=20 * MIB)
+    store.put(*range(100), size=MIB)
+    others = Others(store, monkeypatch)
+    others.take_all()
+    store.space.trim()
+    assert others.disk().free >= 20 * MIB
+    store.space.trim()
+    assert not store.space.in_vain
+
+
+def test_what_must_stay_and_cannot_be_read_stops_eviction(make: Make) -> None:
+    store = make()
+    store.put(1, 2, 3)
+    Sets(store.layout).write("prod", 1, b'{"manifests": [], "blobs": []}')
+    plan = store.layout.generation("prod", 1)
+    plan.unlink()
+    plan.symlink_to("/nowhere")
+    assert store.space.eviction.free(1 << 40) == 0
+    assert store.here() == [1, 2, 3]
+    assert plan.is_symlink()
