@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, PrivateAttr
@@ -119,17 +119,35 @@ class Rule(Section):
         return self.who, self.repositories, self.may, self.quota
 
 
+def anybody_may(verb: Verb, covering: Iterable[Rule], anonymous: Container[Verb]) -> bool:
+    """Tell whether everybody may do this where the rules `covering` count, in their order, whoever they are or are not.
+
+    `anonymous` is what clients without a login may do where no rule counts.
+    """
+    covered = False
+    for rule in covering:
+        covered = True
+        if rule.names(ANONYMOUS) or rule.names(ANYBODY):
+            return verb in rule.may
+    return not covered and verb in anonymous
+
+
 class Readers:
     """Which repositories have the same readers, by `clients.anonymous` and `clients.rules`."""
 
     def __init__(self, anonymous: Anonymous = "pull", rules: Sequence[Rule] = ()) -> None:
         self._rules = tuple(rules)
+        self._anonymous: tuple[Verb, ...] = () if anonymous == "none" else ("pull",)
         # Whether everybody may pull everything.
-        self.everybody = anonymous != "none" and not rules
+        self.everybody = bool(self._anonymous) and not rules
 
     def of(self, name: str) -> tuple[int, ...]:
         """Return what is equal for two repositories with the same readers: the rules that cover it, empty for none."""
         return tuple(number for number, rule in enumerate(self._rules) if rule.covers(name))
+
+    def anybody(self, name: str) -> bool:
+        """Tell whether everybody may pull from a repository, whoever they are or are not."""
+        return anybody_may("pull", (rule for rule in self._rules if rule.covers(name)), self._anonymous)
 
 
 class Clients(Section):

@@ -108,7 +108,7 @@ class Members:
             row = await self._derived(target, digest)
         if row is None:
             return None
-        if await self._is_brought(target, digest, row):
+        if await self.admits(target, digest, row):
             if stamp is not None:
                 self._remember((target.name, digest), stamp)
             return Membership(row.media_type, row.size, True, row.brought)
@@ -116,8 +116,11 @@ class Members:
         return Membership(row.media_type, row.size, False, row.brought) if shared else None
 
     async def admits(self, target: Target, digest: Digest, row: Row) -> bool:
-        """Tell whether a manifest whose row this is was brought for the repository. Raises StoreUnreadable, NotYet."""
-        return await self._is_brought(target, digest, row)
+        """Tell whether every client of a repository may be given what this is the row of.
+
+        It was brought there, or by a repository from which everybody may pull. Raises StoreUnreadable, NotYet.
+        """
+        return await self._is_brought(target, digest, row) or await self.is_shared(digest, self._readers.anybody)
 
     async def stands(self, target: Target, digest: Digest) -> bool:
         """Tell whether the repository will be given a blob whatever becomes of others, and of the rules.

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from mirror.config.access import ANONYMOUS, ANYBODY, AUTHENTICATED, VERBS, Anonymous, Rule, Verb
+from mirror.config.access import ANONYMOUS, ANYBODY, AUTHENTICATED, VERBS, Anonymous, Rule, Verb, anybody_may
 from mirror.content.answers import Quota
 from mirror.registry.clients import Principal
 
@@ -46,7 +46,7 @@ class Access:
     def may(self, principal: Principal, verb: Verb, name: str) -> bool:
         """Tell whether a client may do this in a repository, by its canonical name."""
         rules = self._covering(name)
-        if self._anybody_may(verb, rules):
+        if anybody_may(verb, rules, self._anonymous):
             return True
         if principal.is_anonymous:
             return False
@@ -85,12 +85,6 @@ class Access:
     def verbs(self, principal: Principal, name: str) -> frozenset[Verb]:
         """Return all that a client may do in a repository."""
         return frozenset(verb for verb in VERBS if self.may(principal, verb, name))
-
-    def _anybody_may(self, verb: Verb, rules: tuple[Rule, ...]) -> bool:
-        for rule in rules:
-            if rule.names(ANONYMOUS) or rule.names(ANYBODY):
-                return verb in rule.may
-        return not rules and verb in self._anonymous
 
     def _covering(self, name: str) -> tuple[Rule, ...]:
         if not self._rules:

@@ -32,6 +32,17 @@ def sample(layout: Layout) -> list[StoreUnreadable]:
     return found
 
 
+def foreign(layout: Layout, user: int) -> list[str]:
+    """Return of a sample of a store's files those that are not of `user`, for whoever (root) can read them all."""
+    found = []
+    for path in _some(layout):
+        with suppress(StoreUnreadable):  # which is noted
+            status = files.look(path)
+            if status is not None and status.st_uid != user:
+                found.append(path)
+    return found
+
+
 def _read(path: str) -> None:
     status = files.look(path)
     if status is None or stat.S_ISDIR(status.st_mode):

@@ -16,6 +16,7 @@ from mirror.errors import MirrorError, Problem
 from mirror.outside import owner_of
 from mirror.store import probe
 from mirror.store.layout import Layout
+from mirror.store.sample import foreign
 
 # Tries what the store relies on in its directory, writing there: returns what it can live with, raises MirrorError
 # for what it cannot.
@@ -104,10 +105,16 @@ def _probe(probe_store: StoreProbe, path: Path, where: str) -> Iterator[Finding]
 def _find_strangers(path: Path, where: str, user: int) -> Iterator[Finding]:
     try:
         probe.check_owners(Layout(path), user)
+        found = foreign(Layout(path), user)
     except OSError:
         return  # not ours to look into
     except MirrorError as error:
         yield Finding("error", "store_unusable", error.what, where, error.remedy)
+        return
+    if found:
+        what = f"{len(found)} of the files that were looked at are not of {user_name(user)}, e.g. {found[0]}"
+        remedy = f"sudo chown -R {user_name(user)}: {shlex.quote(str(path))}"
+        yield Finding("warning", "store_unreadable", what, where, remedy)
 
 
 def _find_in_space(config: Config, folder: Path) -> Iterator[Finding]:
