@@ -98,7 +98,9 @@ def test_a_set_is_planned_synced_looked_at_and_given_up(here: Here, prod: Path, 
 
     tried = here.report("unpin", "prod@1", "--now", "--dry-run")
     assert len(here.report("ls")["sets"]) == 1
-    gone = here.report("unpin", "prod@1", "--now")
+    refused = here.report("unpin", "prod@1", "--now", code=1)
+    assert "--yes" in refused["problems"][0]["remedy"], "it is all of the store"
+    gone = here.report("unpin", "prod@1", "--now", "--yes")
     assert 0 < tried["unpinned_bytes"] <= gone["freed_bytes"]
     assert here.report("ls")["sets"] == []
     assert here.report("inventory")["digests"] == 0

@@ -20,6 +20,7 @@ _MOST_REPEATS = 1000  # RE2's own limit
 _TEXT = 256
 # Three such repetitions that hinder each other: seconds on a text made for it, and nothing on others.
 _MOST_WAYS = _TEXT**3
+_BEGINS_REPEATED = re.compile(r"(?:\(\?[ims]+\))?(?:\((?:\?:)?)*(?:\\.|\[[^\]]+\]|[^\\\[(^])(?:[*+]|\{\d*,\})")
 
 _PLAIN = "use characters, classes as in [a-z0-9], groups, and . * + ? | ^ $"
 
@@ -52,10 +53,12 @@ def parse_regexp(value: object) -> re.Pattern[str]:
         raise SpellingError(f"{quote(text)} has more than {_LONGEST} characters", "write several entries")
     if "docker://" in text:
         raise SpellingError(f"{quote(text)} never matches: images are compared without docker://", "leave it out")
-    if _Reader(text).read().ways(_NONE) > _MOST_WAYS:
+    # A search begins anew at each character, which is one more repetition where the pattern begins with one.
+    starts = _TEXT if _BEGINS_REPEATED.match(text) else 1
+    if _Reader(text).read().ways(_NONE) * starts > _MOST_WAYS:
         raise SpellingError(
             f"{quote(text)} can match in so many ways that trying them could take hours",
-            "write it with fewer * and +, or let what they repeat differ from what follows, as in [^/]*/",
+            "write it with fewer * and +, without one at its beginning, or let what they repeat differ from what follows, as in [^/]*/",
         )
     try:
         # What Go calls a digit, a word or a space is ASCII.

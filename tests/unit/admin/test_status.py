@@ -48,6 +48,8 @@ def facts(**changes: Any) -> dict[str, Any]:
         "store": {
             "path": "/s", "cache_size": None, "total_bytes": 1 << 40, "free_bytes": 1 << 39, "keep_free_bytes": 1 << 30,
             "room_bytes": 1 << 38, "evictable_bytes": 0, "index_rebuilding": False, "would_free": [],
+            "faults": [], "read_only": False, "stopped": {}, "in_vain": False,
+            "total_inodes": 1000, "free_inodes": 900, "lacking_inodes": 0,
         },
         "sets": [],
         "busy_sets": [],
@@ -71,10 +73,20 @@ def upstream(state: str, credential: str, error: str = "") -> list[dict[str, Any
 
 KEY = {"what": "tls.key is encrypted", "where": "mirror.yaml:3", "remedy": "decrypt it"}
 PROD = {"set": "prod", "generation": 5, "state": "incomplete", "missing": 3}
+FAULT = {
+    "operation": "read", "errno": "EIO", "error": "Input/output error", "path": "/s/blobs/sha256/0", "paths": 3, "count": 9,
+    "since": 0.0, "remedy": "look at the disk (dmesg, SMART)",
+}  # fmt: skip
 BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"store": {"room_bytes": 0, "would_free": [("prod@1", 1 << 30)]}}, "StoreFull", "prod@1 1.0 GiB"),
     ({"store": {"room_bytes": 0}}, "StoreFull", "mirror gc"),
     ({"store": {"free_bytes": None}}, "StoreUnusable", "disk"),
+    ({"store": {"lacking_inodes": 7, "free_inodes": 3}}, "StoreFull", "du --inodes"),
+    ({"store": {"in_vain": True}}, "StoreFull", "what else fills"),
+    ({"store": {"faults": [FAULT]}}, "StoreUnreadable", "dmesg"),
+    ({"store": {"faults": [{**FAULT, "operation": "write"}]}}, "StoreUnwritable", "dmesg"),
+    ({"store": {"read_only": True}}, "StoreUnwritable", "mount it writable"),
+    ({"store": {"stopped": {"gc": "would take 40 contents of 100"}}}, "CollectionStopped", "--yes"),
     ({"scrub": {"bad": 2}}, "ContentCorrupt", "mirror scrub"),
     ({"scrub": {"bad": ["sha256:a"]}}, "ContentCorrupt", "mirror scrub"),
     ({"sets": [PROD]}, "SetIncomplete", "verify prod@5"),
