@@ -19,6 +19,7 @@ from mirror.redact import redact as redact
 from mirror.sink import Sink
 
 _Event = MutableMapping[str, Any]
+_Counts = dict[str, list[Any]]  # what a line is -> what it is called, and how often it was said
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 FORMATS = ("logfmt", "json", "console")
@@ -67,7 +68,11 @@ def configure(level: str = "info", format: str = "logfmt", sink: Sink | None = N
 
 
 def get(name: str) -> structlog.typing.FilteringBoundLogger:
-    """Return the logger of a module; its events are stable snake_case names, everything else goes into fields."""
+    """Return the logger of a module; its events are stable snake_case names, everything else goes into fields.
+
+    Two fields are not written and say which lines count as identical where too many come: `same`, a text that is the
+    same for these, and `told_apart=True`, by which no other line ever counts as this one.
+    """
     logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(module=name)
     return logger
 
@@ -101,30 +106,45 @@ class _Repetition:
     """Lets so many identical warnings and errors through a minute, and says how many more there were.
 
     Where there are too many kinds of them to be told apart, those of one event count as identical: a flood of one hides
-    no other. What is said of work that was done, a push say, is always said: its doing bounds it.
+    no other. Lines that are `told_apart` never do: where there are too many kinds of these, a new one is written and
+    not counted, for whoever makes lines up would choose which are not said. What is said of work that was done, a push
+    say, is always said: its doing bounds it.
     """
 
     def __init__(self) -> None:
-        self._seen: dict[str, list[Any]] = {}
+        self._seen: _Counts = {}
+        self._told_apart: _Counts = {}
         self._until = 0.0
 
     def __call__(self, _logger: object, method: str, event: _Event) -> _Event:
         now = time.monotonic()
         if now >= self._until:
-            ended, self._seen, self._until = self._seen, {}, now + 60
-            for name, count in ended.values():
+            ended = [*self._seen.values(), *self._told_apart.values()]
+            self._seen, self._told_apart, self._until = {}, {}, now + 60
+            for name, count in ended:
                 if count > _SAME_A_MINUTE:
                     get(__name__).warning("lines_suppressed", like=name, count=count - _SAME_A_MINUTE)
+        told_apart = event.pop("told_apart", False)
         same = str(event.pop("same", "") or repr(event))
         if method in ("debug", "info") and event["event"] != _LIBRARY:
             return event
-        like = str(event.get("message", event["event"]))[:_LONGEST]
-        known = same in self._seen or len(self._seen) < _KINDS
-        entry = self._seen.setdefault(same if known else str(event["event"]), [like, 0])
+        seen = self._told_apart if told_apart else self._seen
+        if same not in seen and len(seen) >= _KINDS:
+            if told_apart:
+                return event
+            same = str(event["event"])
+        like = _in_full(event) if told_apart else str(event.get("message", event["event"]))
+        entry = seen.setdefault(same, [like[:_LONGEST], 0])
         entry[1] += 1
         if entry[1] > _SAME_A_MINUTE:
             raise structlog.DropEvent
         return event
+
+
+def _in_full(event: _Event) -> str:
+    """Return an event with its fields, as people read it in `like`."""
+    fields = (f"{key}={value}" for key, value in event.items() if key not in ("event", "level", "module") and value)
+    return " ".join((str(event["event"]), *fields))
 
 
 class _Bridge(logging.Handler):

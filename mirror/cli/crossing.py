@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import stat
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,7 +16,7 @@ from mirror.cli.choose import Stored, choose_file, choose_stored
 from mirror.cli.desk import Desk
 from mirror.cli.importing import load_foreign, presumptions
 from mirror.cli.outcome import FAILED, INCOMPLETE, NO_SPACE, UNVERIFIED, Outcome, SetIncomplete, count_text, size_text
-from mirror.cli.planning import read_keyring
+from mirror.cli.planning import demanded_keyring, read_keyring
 from mirror.cli.progress import Step, shown
 from mirror.errors import ConfigurationError, MirrorError, Problem, StoreError
 from mirror.oci.digest import Digest
@@ -32,7 +33,8 @@ from mirror.offline.part import How
 from mirror.offline.part_layout import PART_SIZE, SavePlan, plan_save
 from mirror.offline.plan import Plan
 from mirror.offline.saves import Saves
-from mirror.offline.signatures import Candidate, check
+from mirror.offline.signatures import Candidate
+from mirror.offline.trust import called_releases, check_signed, kept_signatures
 from mirror.store.intake import Intake
 
 _SHOWN_OF_PART = 3  # damaged members of one part named
@@ -189,15 +191,20 @@ async def load(desk: Desk, wanted: Loaded, outcome: Outcome) -> None:
     require = desk.config.releases.require_signature
     if not require:
         outcome.warn(["releases.require_signature is false: no release signature is required"])
+    carrying = Carrying()
 
     def check_signatures(plan: Plan, signatures: Signed) -> None:
-        for release in plan.releases:
-            if require:
-                found = [Candidate("the archive", raw) for raw in signatures.get(release.digest, ())]
-                check(release.digest, found, keyring)
+        if require:
+            kept = kept_signatures(desk.store)
+
+            def candidates(digest: Digest) -> Iterable[Candidate]:
+                return [*(Candidate("the archive", raw) for raw in signatures.get(digest, ())), *kept(digest)]
+
+            check_signed(called_releases(plan), candidates, keyring)
 
     def finish(plan: Plan, number: int) -> None:
-        lacking = complete(plan, number, "loaded", desk.store, desk.sets)
+        step = partial(carrying.move, 0)
+        lacking = complete(plan, number, "loaded", desk.store, desk.sets, demanded_keyring(desk), step)
         if lacking:
             raise StoreError(
                 f"{len(lacking.missing)} digests of {plan.set}@{number} have gone meanwhile", "load it again"
@@ -208,8 +215,7 @@ async def load(desk: Desk, wanted: Loaded, outcome: Outcome) -> None:
         try:
             await load_foreign(
                 desk, foreign, outcome,
-                as_name=wanted.as_name, name=wanted.name, path=wanted.paths[0], check_signatures=check_signatures,
-                allow_presumed=wanted.allow_presumed,
+                as_name=wanted.as_name, name=wanted.name, path=wanted.paths[0], allow_presumed=wanted.allow_presumed,
             )  # fmt: skip
         finally:
             foreign.close()
@@ -224,7 +230,6 @@ async def load(desk: Desk, wanted: Loaded, outcome: Outcome) -> None:
         opened.layout, desk.sets, Intake(opened.layout, opened.space, used), opened.space, desk.outside,
         check_signatures, finish, presumptions(desk),
     )  # fmt: skip
-    carrying = Carrying()
     with shown("load", lambda: Step(carrying.done, carrying.total, carrying.what), quiet=outcome.quiet):
         report = await _carried(
             carrying,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from mirror.cli.desk import Desk, readers
 from mirror.cli.outcome import INCOMPLETE, NO_SPACE, UNVERIFIED, Outcome, size_text
-from mirror.cli.planning import next_generation
+from mirror.cli.planning import demanded_keyring, next_generation, read_keyring
 from mirror.cli.progress import Step, shown
 from mirror.errors import ConfigurationError, InvalidRequest, NotHere, NotYet, Problem, StoreError
 from mirror.oci.digest import Digest
@@ -22,12 +24,14 @@ from mirror.offline.complete import complete
 from mirror.offline.foreign import Foreign, Survey, bring, survey
 from mirror.offline.plan import Plan
 from mirror.offline.presumed import PresumedRefused, Presumptions
+from mirror.offline.signatures import Candidate, SignatureInvalid, SignatureStores, verify_release
+from mirror.offline.trust import called_releases, kept_signatures
+from mirror.offline.withdraw import withdraw
 from mirror.store import files
 from mirror.store.intake import Intake
+from mirror.upstream.documents import open_documents
 
 _UNFIT = re.compile(r"[^A-Za-z0-9._-]+")
-
-CheckSignatures = Callable[[Plan, Mapping[Digest, Sequence[bytes]]], None]
 
 
 async def load_foreign(
@@ -38,7 +42,6 @@ async def load_foreign(
     as_name: str | None,
     name: str | None,
     path: Path,
-    check_signatures: CheckSignatures,
     allow_presumed: bool,
 ) -> None:
     """Bring an archive of another tool into the store, as a generation of a set of its own."""
@@ -50,48 +53,85 @@ async def load_foreign(
     try:
         carrying = Carrying()
         with shown("load", lambda: Step(carrying.done, carrying.total, carrying.what), quiet=outcome.quiet):
-            await asyncio.to_thread(
-                _load, desk, foreign, outcome, wanted, set_name, check_signatures, carrying, allow_presumed
-            )
+            found = await asyncio.to_thread(_survey, desk, foreign, wanted)
+            outcome.warn(found.warnings)
+            signed = await _with_signatures(desk, found, set_name, outcome)
+            if signed is not None:
+                if not allow_presumed:
+                    await asyncio.to_thread(_check_presumed, desk, foreign, _plan(desk, signed, set_name))
+                await asyncio.to_thread(_bring, desk, signed, outcome, set_name, carrying)
     finally:
         busy.release()
 
 
-def _load(
-    desk: Desk,
-    foreign: Foreign,
-    outcome: Outcome,
-    wanted: Pullspec | None,
-    set_name: str,
-    check_signatures: CheckSignatures,
-    carrying: Carrying,
-    allow_presumed: bool,
-) -> None:
-    found = survey(
+def _survey(desk: Desk, foreign: Foreign, wanted: Pullspec | None) -> Survey:
+    return survey(
         foreign,
         as_name=wanted,
         name=lambda pullspec: desk.opened.content.bring.target(pullspec).name,
         here=lambda digest: files.read_small(desk.opened.layout.blob(digest), MANIFEST_LIMIT),
         has=desk.store.has,
         may_host=lambda path: _may_host(desk, path),
+        stored=desk.store.reading,
     )
-    plan = found.plan(set_name, require_signature=desk.config.releases.require_signature)
-    signatures = _signatures(found)
-    check_signatures(plan, signatures)
+
+
+async def _with_signatures(desk: Desk, found: Survey, set_name: str, outcome: Outcome) -> Survey | None:
+    """Return what was found with the signatures of its releases that hold; None where one is required and lacking.
+
+    They are looked for in the archive, in the store and, where one is required, in the signature stores; each release
+    that lacks one is noted. Where none is required and none holds, those of the archive are kept as they are: clusters
+    may know the key.
+    """
+    archived: dict[Digest, list[bytes]] = defaultdict(list)
+    for one in found.signatures:
+        archived[one.release].append(found.signature_bytes[one.digest])
+    releases = called_releases(_plan(desk, found, set_name))
+    keyring = await asyncio.to_thread(read_keyring, desk)
+    require = desk.config.releases.require_signature
+    stored = kept_signatures(desk.store)
+    signatures: dict[Digest, Sequence[bytes]] = {}
+    refused: list[SignatureInvalid] = []
+    documents = open_documents(desk.config, os.environ, outside=desk.outside)
+    try:
+        stores = SignatureStores(documents, desk.config.releases.signature_stores if require else ())
+        for digest, image in sorted(releases.items()):
+            known = [Candidate("the archive", raw) for raw in archived[digest]]
+            known += await asyncio.to_thread(stored, digest)
+            try:
+                held, _ = await verify_release(digest, stores, keyring, known=known, image=image)
+            except SignatureInvalid as error:
+                refused.append(error)
+                signatures[digest] = archived[digest]
+            else:
+                signatures[digest] = [raw for _, raw in held]
+    finally:
+        await documents.close()
+    if not (require and refused):
+        return found.signed(signatures)
+    for lacking in refused:
+        outcome.note_error(lacking)
+    return None
+
+
+def _plan(desk: Desk, found: Survey, set_name: str) -> Plan:
+    return found.plan(set_name, require_signature=desk.config.releases.require_signature)
+
+
+def _bring(desk: Desk, found: Survey, outcome: Outcome, set_name: str, carrying: Carrying) -> None:
+    plan = _plan(desk, found, set_name)
     _describe(outcome, found, plan)
+    label = found.foreign.label
     if not plan.images:
-        outcome.note(
-            INCOMPLETE, "nothing_whole", f"{foreign.label} has no whole image", "", "see what is missing above"
-        )
+        outcome.note(INCOMPLETE, "nothing_whole", f"{label} has no whole image", "", "see what is missing above")
         return
-    if not allow_presumed:
-        _check_presumed(desk, foreign, plan)
-    carrying.total = found.needed(desk.store.has)
+    lacking = found.lacking(desk.store.has)
+    carrying.total = sum(lacking.values())
     room = desk.opened.space.forecast()
     if carrying.total > room.free + room.evictable:
         outcome.note(
             NO_SPACE, "no_space",
-            f"{foreign.label} needs {size_text(carrying.total)} more, {size_text(room.free)} are free and"
+            f"{label} needs {size_text(carrying.total)} more, {size_text(room.free)} are free and"
             f" {size_text(room.evictable)} can be evicted",
             str(desk.config.storage.path), "give the store more room",
         )  # fmt: skip
@@ -102,15 +142,19 @@ def _load(
     opened = desk.opened
     brought = bring(found, Intake(opened.layout, opened.space, opened.index.note), progress=carrying.move)
     for lost in brought.damaged:
-        outcome.note(UNVERIFIED, "damaged", f"{lost.what}: {lost.why}", foreign.label, lost.remedy)
-    for digest, raws in signatures.items():
-        for raw in raws:
-            desk.store.signatures.add(digest, raw)
-    lacking = complete(plan, number, "loaded", desk.store, desk.sets)
+        outcome.note(UNVERIFIED, "damaged", f"{lost.what}: {lost.why}", label, lost.remedy)
+    for one in found.signatures:
+        desk.store.signatures.add(one.release, found.signature_bytes[one.digest])
+    keyring, step = demanded_keyring(desk), partial(carrying.move, 0)
+    try:
+        missing = complete(plan, number, "loaded", desk.store, desk.sets, keyring, step)
+    except SignatureInvalid:
+        withdraw(desk.sets, opened.space, set_name, number, lacking)
+        raise
     outcome.facts |= {"generation": number, "received": {"digests": brought.contents, "bytes": brought.size}}
-    if lacking and not brought.damaged:
-        raise StoreError(f"{len(lacking.missing)} digests of {set_name}@{number} have gone meanwhile", "load it again")
-    state = "is not complete" if lacking else "is complete"
+    if missing and not brought.damaged:
+        raise StoreError(f"{len(missing.missing)} digests of {set_name}@{number} have gone meanwhile", "load it again")
+    state = "is not complete" if missing else "is complete"
     outcome.say(f"set {set_name}@{number} {plan.digest} {state}: {size_text(brought.size)} received")
 
 
@@ -148,16 +192,8 @@ def _may_host(desk: Desk, path: str) -> bool:
     return not target.upstream
 
 
-def _signatures(found: Survey) -> dict[Digest, list[bytes]]:
-    signatures: dict[Digest, list[bytes]] = defaultdict(list)
-    for one in found.signatures:
-        signatures[one.release].append(found.signature_bytes[one.digest])
-    return signatures
-
-
 def _describe(outcome: Outcome, found: Survey, plan: Plan) -> None:
     """Say what was recognised, under which names it is kept, and what is not whole."""
-    outcome.warn(found.warnings)
     outcome.facts |= {
         "kind": found.foreign.kind,
         "set": plan.set,

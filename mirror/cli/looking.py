@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ from mirror.cli.progress import Step, shown
 from mirror.errors import ConfigurationError, NotYet, Problem
 from mirror.oci.digest import Digest
 from mirror.offline.complete import refresh_graphs
+from mirror.offline.plan import Plan
 from mirror.offline.saves import Saves
 from mirror.offline.signatures import verify as verify_signature
+from mirror.offline.trust import unsigned
 from mirror.offline.verify import Verdict
 from mirror.offline.verify import verify as verify_plan
 from mirror.store.pins import ImagePins
@@ -47,6 +50,11 @@ async def verify(desk: Desk, given: str | None, outcome: Outcome, *, deep: bool,
     def check(raw: bytes, digest: Digest) -> str:
         return verify_signature(raw, digest, keyring).fingerprint
 
+    def find_unsigned(plan: Plan) -> list[str]:
+        # What layers hold is looked at where all is read anyway.
+        found = unsigned(plan, desk.store, keyring, by_label_alone=lambda _: not deep)
+        return [image for _, image in sorted(found.items())]
+
     hashed = 0
 
     def count(size: int) -> None:
@@ -63,6 +71,7 @@ async def verify(desk: Desk, given: str | None, outcome: Outcome, *, deep: bool,
             complete=one.complete,
             deep=deep,
             check_signature=check,
+            unsigned=partial(find_unsigned, one.plan) if desk.config.releases.require_signature else None,
             progress=count,
         )
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,10 @@ from mirror.offline.graph import Graphs
 from mirror.offline.here import Presence
 from mirror.offline.keyring import Keyring, shipped
 from mirror.offline.plan import Plan
-from mirror.offline.signatures import Candidate, SignatureStores, check, verify_release
+from mirror.offline.signatures import SignatureInvalid, SignatureStores, verify_release
 from mirror.offline.sync import Progress, Sync
+from mirror.offline.trust import called_releases, check_signed, kept_signatures
+from mirror.offline.withdraw import withdraw
 from mirror.store.adopt import adopt_all
 from mirror.store.space import Forecast
 from mirror.upstream.documents import open_documents
@@ -198,6 +202,11 @@ def read_keyring(desk: Desk) -> Keyring:
     return Keyring.read(desk.read(path, 1024 * 1024), str(path))
 
 
+def demanded_keyring(desk: Desk) -> Callable[[], Keyring] | None:
+    """Return what gives the keys that releases must be signed with, in threads; None where none need be signed."""
+    return partial(read_keyring, desk) if desk.config.releases.require_signature else None
+
+
 def _keep_signatures(desk: Desk, signatures: Any) -> None:
     for digest, found in signatures.items():
         for _, raw in found:
@@ -344,24 +353,27 @@ def _check_room(desk: Desk, what: str, presence: Presence, room: Forecast, outco
 
 async def _prove(desk: Desk, plan: Plan) -> None:
     """Have the signatures of a plan's releases here, and believe no release without one; a plan may be anybody's."""
-    lacking = {one.release for one in plan.signatures if await asyncio.to_thread(desk.store.signature, one) is None}
+    releases = await asyncio.to_thread(called_releases, plan)
+    lost = {one.release for one in plan.signatures if await asyncio.to_thread(desk.store.signature, one) is None}
+    lacking = set(lost)
     if desk.config.releases.require_signature:
-        lacking |= {one.digest for one in plan.releases} - {one.release for one in plan.signatures}
+        lacking |= releases.keys() - {one.release for one in plan.signatures}
     if not lacking and not desk.config.releases.require_signature:
         return
     keyring = await asyncio.to_thread(read_keyring, desk)
     documents = open_documents(desk.config, os.environ, outside=desk.outside)
     try:
         stores = SignatureStores(documents, desk.config.releases.signature_stores)
+        kept = kept_signatures(desk.store)
         for digest in sorted(lacking):
-            found, _ = await verify_release(digest, stores, keyring)
+            known = await asyncio.to_thread(kept, digest) if digest not in lost else []
+            image = releases.get(digest, "")
+            found, _ = await verify_release(digest, stores, keyring, known=known or None, image=image)
             await asyncio.to_thread(_keep_signatures, desk, {digest: found})
     finally:
         await documents.close()
     if desk.config.releases.require_signature:
-        for release in plan.releases:
-            kept = await asyncio.to_thread(desk.store.signatures.list, release.digest)
-            check(release.digest, [Candidate("the store", raw) for _, raw in kept], keyring)
+        await asyncio.to_thread(check_signed, releases, kept, keyring)
 
 
 def _pin(desk: Desk, plan: Plan, number: int, source: File | None) -> None:
@@ -382,7 +394,13 @@ async def _finish(desk: Desk, plan: Plan, number: int, moved: int, outcome: Outc
     done = any((one.set, one.generation, one.plan) == (plan.set, number, plan.digest) for one in current)
     lacking = None
     if not done:
-        lacking = await asyncio.to_thread(complete, plan, number, "synced", desk.store, desk.sets)
+        keyring = demanded_keyring(desk)
+        try:
+            lacking = await asyncio.to_thread(complete, plan, number, "synced", desk.store, desk.sets, keyring)
+        except SignatureInvalid:
+            # What came is cache now, and goes by itself.
+            await asyncio.to_thread(withdraw, desk.sets, desk.opened.space, plan.set, number, ())
+            raise
     if lacking:
         raise StoreError(
             f"{len(lacking.missing)} digests and {len(lacking.signatures)} signatures of {plan.set}@{number} have gone"

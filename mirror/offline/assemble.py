@@ -142,7 +142,8 @@ def release(opened: Opened) -> Release:
     )
 
 
-def signatures(opened: Opened) -> Iterator[Signature]:
-    """Yield the OpenPGP signatures of an opened release as a plan has them."""
-    for number, raw in opened.signatures:
-        yield Signature(opened.asked.digest, number, Digest.of(raw), len(raw))
+def signatures(found: Mapping[Digest, Sequence[tuple[int, bytes]]]) -> Iterator[Signature]:
+    """Yield OpenPGP signatures, by what they sign, as a plan has them."""
+    for digest, numbered in found.items():
+        for number, raw in numbered:
+            yield Signature(digest, number, Digest.of(raw), len(raw))

@@ -13,6 +13,7 @@ from mirror.offline.assemble import Holdings, Key
 from mirror.offline.attached import Attaching, Attachments
 from mirror.offline.bounded import Bounded
 from mirror.offline.closure import Closure, Closures
+from mirror.offline.collect_among import releases_among
 from mirror.offline.collect_image import Resolving, named
 from mirror.offline.collect_release import Asked, Opened, Releases, Verify
 from mirror.offline.each import each
@@ -115,9 +116,12 @@ class _Collection:
             await self._learn((one.target, one.digest) for one in wished)
 
         await each(lambda work: work(), [read, learn], 2)
-        whole = assemble.keep_whole(closures, holdings, self._troubles)
+        among = await releases_among(closures, self._releases, self._troubles, self._parallel)
+        for release in among.opened:
+            self._note(release)
+        whole = assemble.keep_whole(among.images, holdings, self._troubles)
         attached = await self._attached(whole)
-        return self._collected(name, selections, opened, whole, attached, holdings)
+        return self._collected(name, selections, [*opened, *among.opened], among.signatures, whole, attached, holdings)
 
     async def _selections(self) -> dict[str, Selection]:
         """Return which releases the channels come to, by architecture."""
@@ -163,10 +167,13 @@ class _Collection:
         except FAILED as error:
             self._troubles.add(str(asked.pullspec), error)
             return None
+        self._note(opened)
+        return opened
+
+    def _note(self, opened: Opened) -> None:
         self._troubles.warnings.update(f"{opened.label}: {one}" for one in opened.payload.warnings)
         keys = f"signed by {', '.join(opened.signed_by)}" if opened.signed_by else "signature not verified"
         self._progress(f"{opened.label}: {keys}, {len(opened.payload.components)} components")
-        return opened
 
     async def _named(self, opened: Sequence[Opened]) -> list[Wanted]:
         """Return the images that were asked for by name. What nodes demand of them is what any of the releases says."""
@@ -226,6 +233,7 @@ class _Collection:
         name: str,
         selections: Mapping[str, Selection],
         opened: Sequence[Opened],
+        signed: Mapping[Digest, Sequence[tuple[int, bytes]]],
         whole: Sequence[tuple[Wanted, Closure]],
         attached: Mapping[Key, Attachments],
         holdings: Holdings,
@@ -242,6 +250,8 @@ class _Collection:
             raise away
         here = {wanted.key for wanted, _ in whole}
         releases = [one for one in opened if (one.asked.target.name, one.asked.digest) in here]
+        signatures = {digest: list(found) for digest, found in signed.items() if found}
+        signatures |= {one.asked.digest: list(one.signatures) for one in releases if one.signatures}
         # The reason may read otherwise next time, and a plan is the same when its content is.
         lacking.update(f"{one.what} could not be had when this was planned: plan again" for one in troubles.failures)
         plan = Plan.build(
@@ -250,7 +260,7 @@ class _Collection:
             images=images,
             manifests=holdings.manifests.values(),
             blobs=holdings.blobs.values(),
-            signatures=[signature for one in releases for signature in assemble.signatures(one)],
+            signatures=assemble.signatures(signatures),
             graphs=_excerpts(selections, releases),
             blocked=troubles.blocked,
             lacking=lacking,
@@ -258,7 +268,7 @@ class _Collection:
         )
         return Collected(
             plan,
-            {one.asked.digest: list(one.signatures) for one in releases if one.signatures},
+            signatures,
             tuple(sorted(troubles.warnings)),
             tuple(sorted(troubles.failures, key=lambda one: (one.what, one.why))),
             {host: sorted(wheres) for host, wheres in sorted(troubles.unknown_hosts.items())},

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
@@ -20,23 +18,31 @@ from mirror.offline.closure import Child, Closure, Closures
 from mirror.offline.image_set import ImageSet
 from mirror.offline.payload import Payload, PayloadInvalid
 from mirror.offline.plan import Kind
+from mirror.offline.release_image import (
+    CONFIGURATION_LIMIT,
+    LAYER_LIMIT,
+    LAYERS_LIMIT,
+    MACHINES,
+    Configuration,
+    is_architecture,
+    is_published_in,
+    layers_of,
+    release_tag,
+    runs,
+)
+from mirror.offline.signatures import SignatureInvalid
 from mirror.offline.source import ImageSource
 from mirror.offline.wanted import Gate, Troubles, Wanted
 from mirror.store.threads import settle
 
-LAYERS_LIMIT = 16  # layers that are looked at from the top
-LAYER_LIMIT = 256 * 1024 * 1024  # bytes of a layer that is looked at; a release's top layer has some 20 MiB
-_CONFIG_LIMIT = 4 * 1024 * 1024
-_WORD = re.compile(r"[a-z0-9]{1,20}")
+_NEAR = 1024 * 1024  # bytes of a layer that is fetched to find out whether an image is a release
 
 T = TypeVar("T")
 
-# How release tags and boot images spell architectures that Go spells otherwise.
-MACHINES: Mapping[str, str] = {"amd64": "x86_64", "arm64": "aarch64"}
-
-# Returns a release's valid signatures, as (number, bytes), and the fingerprints of the keys that made them. Raises
-# what ends a run where there is none.
-Verify: TypeAlias = Callable[[Digest], Awaitable[tuple[Sequence[tuple[int, bytes]], Sequence[str]]]]
+# A release's valid signatures, as (number, bytes), and the fingerprints of the keys that made them.
+Signed: TypeAlias = tuple[Sequence[tuple[int, bytes]], Sequence[str]]
+# Returns these, and raises what ends a run where there is none.
+Verify: TypeAlias = Callable[[Digest], Awaitable[Signed]]
 
 
 class VersionMismatch(Corrupt):
@@ -75,9 +81,7 @@ class Opened:
     @property
     def tag(self) -> str:
         """What it is called in its own repository."""
-        machine = MACHINES.get(self.architecture, self.architecture)
-        # A tag has no plus sign.
-        return f"{self.payload.version}-{machine}".replace("+", "_")
+        return release_tag(self.payload.version, self.architecture)
 
 
 class Releases:
@@ -100,12 +104,35 @@ class Releases:
         self._troubles = troubles
         self._require_signature = require_signature
 
-    async def open(self, asked: Asked) -> Opened:
-        """Return the release with its payload.
+    async def look(self, wanted: Wanted, closure: Closure) -> Configuration | None:
+        """Return what the configuration says of an image that was asked for as one and is a release; None otherwise.
 
-        Raises what verifying raises; VersionMismatch; PayloadInvalid; NotHere, UpstreamError, ManifestInvalid.
+        It is one by its repository, by its label, or by its payload if that is small enough to be fetched while
+        planning; of others that shows when they are here. Raises NotHere, UpstreamError.
         """
-        signatures, signed_by = await self._signatures(asked)
+        sizes = {blob.digest: blob for blob in closure.blobs}
+        blobs = [[sizes[digest] for digest in one.blobs] for one in closure.manifests if not one.manifests]
+        running = next((one for one in blobs if runs(blob.media_type for blob in one)), None)
+        if running is None:
+            return None
+        first, top = running[0], running[-1]
+        found = Configuration()
+        if first.size <= CONFIGURATION_LIMIT:
+            fd = await self._source.blob(wanted.target, first.digest, first.size)
+            found = await _in_thread(fd, _configuration)
+        if found.release is not None or is_published_in(wanted.source, wanted.target.name):
+            return found
+        if top.size > _NEAR:
+            return None
+        fd = await self._source.blob(wanted.target, top.digest, top.size)
+        return found if await _in_thread(fd, payloads.is_in) else None
+
+    async def open(self, asked: Asked, signed: Signed | None = None) -> Opened:
+        """Return the release with its payload; `signed` is what `signed` returned, where that was asked.
+
+        Raises what that raises; VersionMismatch; PayloadInvalid; NotHere, UpstreamError, ManifestInvalid.
+        """
+        signatures, signed_by = await self.signed(asked) if signed is None else signed
         closure = await self._closures.read(asked.target, asked.digest, self._image_set.platforms)
         manifest = await self._shard(asked, closure)
         payload = await self._payload(asked, manifest)
@@ -117,11 +144,17 @@ class Releases:
         architecture = asked.architecture or await self._architecture(asked, closure, manifest, payload)
         return Opened(asked, payload, architecture, tuple(signatures), tuple(signed_by))
 
-    async def _signatures(self, asked: Asked) -> tuple[Sequence[tuple[int, bytes]], Sequence[str]]:
+    async def signed(self, asked: Asked) -> Signed:
+        """Return the signatures of a release that hold, and the keys that made them; raise what verifying raises.
+
+        Where none is required, a release without any is warned of.
+        """
         try:
             return await self._verify(asked.digest)
         except MirrorError as error:
             if self._require_signature:
+                if isinstance(error, SignatureInvalid):
+                    raise error.of(f"{asked.pullspec.source}@{asked.digest}") from None
                 raise
             self._troubles.warnings.add(f"{asked.pullspec} is taken without a valid signature: {error.what}")
             return (), ()
@@ -136,8 +169,7 @@ class Releases:
 
     async def _payload(self, asked: Asked, manifest: Manifest) -> Payload:
         """Return the payload from the highest layer that has one; those below are not believed."""
-        layers = [blob for blob in manifest.blobs[1:] if not blob.foreign]
-        for layer in reversed(layers[-LAYERS_LIMIT:]):
+        for layer in reversed(layers_of(manifest)[-LAYERS_LIMIT:]):
             if layer.size > LAYER_LIMIT:
                 raise PayloadInvalid(f"layer {layer.digest} of {asked.pullspec} has {layer.size} bytes")
             fd = await self._source.blob(asked.target, layer.digest, layer.size)
@@ -151,11 +183,11 @@ class Releases:
         if len(closure.top.children) > 1 or payload.architecture:
             return payload.architecture or "multi"
         config = manifest.blobs[0]
-        if config.size > _CONFIG_LIMIT:
+        if config.size > CONFIGURATION_LIMIT:
             raise ManifestInvalid(f"the configuration of {asked.pullspec} has {config.size} bytes")
         fd = await self._source.blob(asked.target, config.digest, config.size)
-        found = await _in_thread(fd, _architecture_of)
-        if not found:
+        found = (await _in_thread(fd, _configuration)).architecture
+        if not is_architecture(found):
             raise ManifestInvalid(f"the configuration of {asked.pullspec} names no architecture")
         return found
 
@@ -224,11 +256,6 @@ async def _in_thread(fd: int, read: Callable[[int], T]) -> T:
     return await settle(asyncio.get_running_loop().run_in_executor(None, run))
 
 
-def _architecture_of(fd: int) -> str:
-    """Return the architecture that an image's configuration names, or nothing. For threads."""
-    try:
-        document = json.loads(os.pread(fd, _CONFIG_LIMIT, 0))
-    except (ValueError, RecursionError):
-        return ""
-    found = document.get("architecture") if isinstance(document, dict) else None
-    return found if isinstance(found, str) and _WORD.fullmatch(found) else ""
+def _configuration(fd: int) -> Configuration:
+    """Return what the configuration in `fd` says. For threads."""
+    return Configuration.parse(os.pread(fd, CONFIGURATION_LIMIT, 0))

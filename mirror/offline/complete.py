@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from mirror import logs
-from mirror.errors import ManifestInvalid, StoreError
+from mirror.errors import InvalidRequest, ManifestInvalid, StoreError
 from mirror.oci import media_types, strict_json
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import MANIFEST_LIMIT, Manifest
+from mirror.oci.pullspec import is_pullspec
+from mirror.oci.reference import check_tag
 from mirror.offline.crew import work_through
-from mirror.offline.graph import GraphInvalid, excerpt
+from mirror.offline.graph import GraphInvalid, alone, channels, excerpt
 from mirror.offline.graph import read as read_graph
 from mirror.offline.graph_files import write_graphs
 from mirror.offline.here import Store
-from mirror.offline.plan import GraphExcerpt, Plan, PlanInvalid, PlannedManifest
+from mirror.offline.keyring import Keyring, shipped
+from mirror.offline.plan import GraphExcerpt, Plan, PlanInvalid, PlannedManifest, Release
+from mirror.offline.trust import check_signed, kept_signatures, unsigned
 from mirror.store import files
 from mirror.store.manifests import Manifests as Rows
 from mirror.store.referrers import Referrers
@@ -40,17 +45,30 @@ class Incomplete:
         return bool(self.missing or self.signatures)
 
 
-def complete(plan: Plan, number: int, how: How, store: Store, sets: Sets) -> Incomplete:
+def complete(
+    plan: Plan,
+    number: int,
+    how: How,
+    store: Store,
+    sets: Sets,
+    keyring: Callable[[], Keyring] | None = shipped,
+    step: Callable[[], None] = lambda: None,
+) -> Incomplete:
     """Make generation `number` complete if all of its plan is here; return what is not. For threads only.
 
-    What was loaded was brought under the plan's names: whoever calls has seen to it that the plan presumes nothing of
-    others (presumed.py). What was synced has its rows from upstream. Raises ManifestInvalid where the plan and a
-    manifest do not agree: a plan is not believed about what a manifest names. Raises OSError, StoreError.
+    Every way by which a generation comes in ends here, so here no release passes that none of the keys in `keyring` has
+    signed; None: it need not be signed. What was loaded was brought under the plan's names: whoever calls has seen to
+    it that the plan presumes nothing of others (presumed.py). What was synced has its rows from upstream. `step` is
+    called now and then, and may raise. Raises SignatureInvalid; ManifestInvalid where the plan and a manifest do not agree: a
+    plan is not believed about what a manifest names, nor about which of its images are releases. Raises OSError,
+    StoreError.
     """
     presence = store.presence(plan)
     lacking = Incomplete(presence.missing, tuple(store.lacking_signatures(plan)))
     if lacking:
         return lacking
+    if keyring is not None:
+        _check_signed(plan, store, sets, keyring(), step)
     rows = Rows(store.layout)
     sizes = {one.digest: one.size for one in plan.blobs}
     sizes.update((one.digest, one.size) for one in plan.manifests)
@@ -73,6 +91,21 @@ def complete(plan: Plan, number: int, how: How, store: Store, sets: Sets) -> Inc
     return lacking
 
 
+def _check_signed(plan: Plan, store: Store, sets: Sets, keyring: Keyring, step: Callable[[], None]) -> None:
+    """Raise SignatureInvalid where a release among what is here of `plan` is not signed."""
+    # What is in a complete generation was unpacked when it came, and most of a set is in the one before.
+    seen = {manifest.digest for other in _complete_plans(sets) for manifest in other.manifests}
+    found = unsigned(plan, store, keyring, by_label_alone=seen.__contains__, step=step)
+    check_signed(found, kept_signatures(store), keyring)
+
+
+def _complete_plans(sets: Sets) -> Iterator[Plan]:
+    for one in sets.current():
+        plan = stored_plan(sets, one.set, one.generation)
+        if plan is not None:
+            yield plan
+
+
 def stored_plan(sets: Sets, name: str, number: int) -> Plan | None:
     """Return the plan of a generation, None where there is none. Raises StoreError where its file is damaged."""
     raw = sets.read(name, number)
@@ -89,11 +122,12 @@ def refresh_graphs(store: Store, sets: Sets) -> None:
     """Write what the update graph says of all complete generations, for `serve` to answer from. For threads only."""
     with sets.locked():  # so that what is read last is written last
         excerpts: list[GraphExcerpt] = []
-        for one in sets.current():
-            plan = stored_plan(sets, one.set, one.generation)
-            if plan is not None:
-                excerpts += _own(plan)
-        write_graphs(store.layout, excerpts)
+        releases: list[Release] = []
+        for plan in _complete_plans(sets):
+            excerpts += _own(plan)
+            releases += plan.releases
+        # What a graph says of a release decides, wherever it came from: so those come last.
+        write_graphs(store.layout, [*_alone(releases, excerpts), *excerpts])
 
 
 def _check(planned: PlannedManifest, found: Manifest, sizes: dict[Digest, int]) -> None:
@@ -119,6 +153,20 @@ def _own(plan: Plan) -> Iterator[GraphExcerpt]:
             continue
         held = [node.version for node in graph.nodes.values() if (node.version, node.payload) in releases]
         yield GraphExcerpt(one.channel, one.architecture, excerpt(graph, held))
+
+
+def _alone(releases: Iterable[Release], excerpts: Iterable[GraphExcerpt]) -> Iterator[GraphExcerpt]:
+    """Yield each release that no excerpt speaks of, in the channels that clusters of it may ask for."""
+    said = {(one.architecture, node["payload"]) for one in excerpts for node in one.graph["nodes"]}
+    for release in releases:
+        payload = f"{release.source}@{release.digest}"
+        # What is kept under a path of its own has no name that a cluster could be told.
+        if (release.architecture, payload) in said or not is_pullspec(payload):
+            continue
+        with suppress(InvalidRequest):  # no graph could have such a version or architecture
+            check_tag(release.architecture)
+            for channel in channels(release.version):
+                yield GraphExcerpt(channel, release.architecture, alone(release.version, payload))
 
 
 def _write_referrers(plan: Plan, store: Store) -> None:

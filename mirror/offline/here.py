@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from mirror.errors import Corrupt, StoreError, StoreUnreadable
@@ -77,12 +78,18 @@ class Store:
         if found is None:
             return False
         try:
-            self.blobs.verify(digest, found.fd)
-        except Corrupt:
-            return False
+            if not self._hashes(digest, found.fd):
+                return False
         finally:
             os.close(found.fd)
         progress(found.size)
+        return True
+
+    def _hashes(self, digest: Digest, fd: int) -> bool:
+        try:
+            self.blobs.verify(digest, fd)
+        except Corrupt:
+            return False
         return True
 
     def presence(self, plan: Plan) -> Presence:
@@ -105,6 +112,19 @@ class Store:
         for one in plan.signatures:
             if self.signature(one) is None:
                 yield f"signature {one.number} of release {one.release}"
+
+    @contextmanager
+    def reading(self, digest: Digest) -> Iterator[Callable[[int], bytes] | None]:
+        """Give what returns the next bytes of content, none at its end; None where it is not here, whole and verified.
+
+        Raises StoreError.
+        """
+        found = self.blobs.open(digest)
+        if found is None:
+            yield None
+            return
+        with os.fdopen(found.fd, "rb") as file:
+            yield file.read if found.sealed or self._hashes(digest, found.fd) else None
 
     def signature(self, one: Signature) -> bytes | None:
         """Return the bytes of a planned signature, whatever number it has here; None where it is not here."""

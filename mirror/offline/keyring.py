@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from types import MappingProxyType
 
@@ -46,14 +46,15 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Keyring:
-    """Keys by their long ids, and why others of the file are not among them, a sentence each."""
+    """Keys by their long ids, why others of the file are not among them, a sentence each, and what it is called."""
 
     keys: Mapping[str, Key]
     ignored: tuple[str, ...] = ()
+    name: str = ""
 
     @classmethod
     def read(cls, raw: bytes, where: str) -> Keyring:
-        """Return the keys of a file, armored or binary; `where` names it in errors.
+        """Return the keys of a file, armored or binary; `where` names it.
 
         Primary keys count by being in the file: their own signatures on themselves, lifetimes among them, are not
         looked at, as those of old keys are made with SHA-1. A subkey counts if its primary key signed with an accepted
@@ -79,7 +80,7 @@ class Keyring:
             raise ConfigurationError(
                 [Problem("keyring_without_keys", f"no key of the keyring can be used: {why}", where, _EXPORT)]
             )
-        return cls(MappingProxyType(keys), tuple(found.ignored))
+        return cls(MappingProxyType(keys), tuple(found.ignored), where)
 
 
 def shipped() -> Keyring:
@@ -89,7 +90,7 @@ def shipped() -> Keyring:
     if [key.fingerprint for key in keyring.keys.values()] != [RED_HAT]:
         what = "the shipped release key is not that of Red Hat"
         raise ConfigurationError([Problem("keyring_invalid", what, "redhat-release.asc", "install this mirror again")])
-    return keyring
+    return replace(keyring, name=f"the release key of Red Hat, {RED_HAT}, which is shipped")
 
 
 class _Certificates:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import posixpath
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,13 +44,16 @@ class Member:
     content: bytes | None = None
 
 
-def members(fd: int, wanted: Callable[[str], bool]) -> Iterator[Member]:
-    """Yield the entries of the layer that `fd` holds, files that are `wanted` by name with their content.
+def members(
+    layer: int | Iterable[bytes], wanted: Callable[[str], bool], *, limit: int = OUTPUT_LIMIT
+) -> Iterator[Member]:
+    """Yield the entries of a layer, files that are `wanted` by name with their content.
 
-    For threads. Reads by position and leaves `fd` open. Raises PayloadInvalid for what is neither a gzip tar nor a
-    plain one, is cut short, or goes beyond the limits; OSError.
+    `layer` is a descriptor, which is read by position and stays open, or the layer's bytes in pieces; of what it
+    unpacks to at most `limit` bytes are read. For threads. Raises PayloadInvalid for what is neither a gzip tar nor a
+    plain one, is cut short, or goes beyond the limits; OSError, and what giving the pieces raises.
     """
-    stream = _Output(_source(fd))
+    stream = _Output(_unpacked(_pieces(layer) if isinstance(layer, int) else iter(layer)), limit)
     long_name, pax = "", dict[str, str]()
     for _ in range(MEMBERS_LIMIT):
         header = stream.read(_BLOCK)
@@ -89,18 +93,19 @@ def members(fd: int, wanted: Callable[[str], bool]) -> Iterator[Member]:
 
 
 class _Output:
-    """The bytes of a tar in order, never more than OUTPUT_LIMIT of them."""
+    """The bytes of a tar in order, never more than `limit` of them."""
 
-    def __init__(self, chunks: Iterator[bytes]) -> None:
+    def __init__(self, chunks: Iterator[bytes], limit: int) -> None:
         self._chunks = chunks
+        self._limit = limit
         self._held = bytearray()
         self._seen = 0
 
     def _more(self) -> bool:
         for chunk in self._chunks:
             self._seen += len(chunk)
-            if self._seen > OUTPUT_LIMIT:
-                raise PayloadInvalid(f"the layer holds more than {OUTPUT_LIMIT} bytes")
+            if self._seen > self._limit:
+                raise PayloadInvalid(f"the layer holds more than {self._limit} bytes")
             self._held += chunk
             return True
         return False
@@ -132,12 +137,15 @@ class _Output:
             length -= dropped
 
 
-def _source(fd: int) -> Iterator[bytes]:
+def _unpacked(pieces: Iterator[bytes]) -> Iterator[bytes]:
     """Return the layer's tar in pieces, by what its first bytes say rather than by a media type that may lie."""
-    head = os.pread(fd, 4, 0)
-    if head == _ZSTD:
+    head = b""
+    while len(head) < len(_ZSTD) and (piece := next(pieces, b"")):
+        head += piece
+    if head.startswith(_ZSTD):
         raise PayloadInvalid("the layer is compressed with zstd", "releases are gzip; this one cannot be read here")
-    return _gunzipped(_pieces(fd)) if head[:2] == _GZIP else _pieces(fd)
+    whole = itertools.chain((head,), pieces)
+    return _gunzipped(whole) if head.startswith(_GZIP) else whole
 
 
 def _pieces(fd: int) -> Iterator[bytes]:

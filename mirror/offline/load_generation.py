@@ -20,6 +20,8 @@ from mirror.offline.part import Contents, PartDamaged
 from mirror.offline.part_file import PartFile
 from mirror.offline.plan import Plan
 from mirror.offline.presumed import PresumedRefused, Presumptions
+from mirror.offline.signatures import SignatureInvalid
+from mirror.offline.withdraw import withdraw
 from mirror.outside import Outside
 from mirror.store.growing import Waiting
 from mirror.store.intake import Intake
@@ -37,8 +39,9 @@ Signed = Mapping[Digest, Sequence[bytes]]
 class Receiver:
     """What a load works with in the store, and what it asks.
 
-    `check_signatures(plan, signatures)` raises where a release is not signed as it must be. `finish(plan, generation)`
-    completes a generation all of whose content and signatures are here, and raises where it cannot.
+    `check_signatures(plan, signatures)` raises where what the plan calls a release is not signed as it must be.
+    `finish(plan, generation)` completes a generation all of whose content and signatures are here, and raises where it
+    cannot: SignatureInvalid where it holds a release that is not signed.
     """
 
     layout: Layout
@@ -317,5 +320,10 @@ class LoadGeneration:
             for release, bodies in signatures.items():
                 for raw in bodies:
                     kept.add(release, raw)
-            self._into.finish(plan, self._group.generation)
+            try:
+                self._into.finish(plan, self._group.generation)
+            except SignatureInvalid:
+                group = self._group
+                withdraw(self._into.sets, self._into.space, group.set, group.generation, self._report.received)
+                raise
         self._report.ready = True

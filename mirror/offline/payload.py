@@ -6,18 +6,19 @@ Everything here is believed only because the release's signature was verified be
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from mirror.errors import InvalidRequest
 from mirror.oci import strict_json
+from mirror.oci.digest import Digest
 from mirror.oci.pullspec import Pullspec
 from mirror.oci.reference import check_tag
 from mirror.offline import manifests_yaml
-from mirror.offline.layer import FILE_LIMIT, Member, PayloadInvalid, members
+from mirror.offline.layer import FILE_LIMIT, OUTPUT_LIMIT, Member, PayloadInvalid, members
 
-__all__ = ["Component", "Payload", "PayloadInvalid", "read"]
+__all__ = ["Component", "Payload", "PayloadInvalid", "is_in", "read"]
 
 COMPONENTS_LIMIT = 2_000
 
@@ -61,18 +62,38 @@ class Payload:
     sigstore_scopes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
+    @property
+    def digests(self) -> Iterator[Digest]:
+        """The digests of all images that belong to the release."""
+        for pullspec in (*(one.pullspec for one in self.components), *self.kubevirt.values()):
+            if pullspec.digest is not None:
+                yield pullspec.digest
 
-def read(fd: int) -> Payload | None:
-    """Return the payload that the layer in `fd` holds; None where this layer does not hold one, but one below may.
 
-    For threads. Leaves `fd` open. Raises PayloadInvalid, OSError.
+def is_in(layer: int | Iterable[bytes], *, limit: int = OUTPUT_LIMIT) -> bool:
+    """Tell whether a layer holds a payload: its image-references, whatever these say.
+
+    Looks at what the first `limit` bytes of the unpacked layer hold; what is no layer holds none. `layer` as for
+    `read`. For threads. Raises OSError, and what giving the pieces raises.
+    """
+    try:
+        return any(member.name == _REFERENCES for member in members(layer, lambda _: False, limit=limit))
+    except PayloadInvalid:
+        return False
+
+
+def read(layer: int | Iterable[bytes]) -> Payload | None:
+    """Return the payload that a layer holds; None where this layer does not hold one, but one below may.
+
+    `layer` is a descriptor, which stays open, or the layer's bytes in pieces. For threads. Raises PayloadInvalid,
+    OSError, and what giving the pieces raises.
     """
     needed: dict[str, bytes] = {}
     scopes: set[str] = set()
     kubevirt: dict[str, Pullspec] = {}
     warnings: list[str] = []
     removed = False
-    for member in members(fd, _is_wanted):
+    for member in members(layer, _is_wanted):
         removed = removed or member.name in _REMOVED
         if member.name in _NEEDED:
             _keep(needed, member)

@@ -11,6 +11,7 @@ import asyncio
 import re
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -39,6 +40,10 @@ class SignatureInvalid(Corrupt):
     def __init__(self, what: str, remedy: str = "", why: str = "") -> None:
         super().__init__(what, remedy)
         self.why = why
+
+    def of(self, image: str) -> SignatureInvalid:
+        """Return the same said of a release by its image's name, where this says only its digest."""
+        return _none_holds(image, self.why or self.what, self.remedy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +146,11 @@ class Candidate(NamedTuple):
 
 
 def check(
-    digest: Digest, candidates: Iterable[Candidate], keyring: Keyring
+    digest: Digest, candidates: Iterable[Candidate], keyring: Keyring, image: str = ""
 ) -> tuple[list[tuple[int, bytes]], tuple[str, ...]]:
     """Return the signatures of the release `digest` that hold, numbered from 1, and the fingerprints that signed.
 
-    Raises SignatureInvalid where none holds, with the reason of each.
+    `image` is what people know it as. Raises SignatureInvalid where none holds, with the reason of each.
     """
     kept, signers, reasons = list[tuple[int, bytes]](), set[str](), list[str]()
     for where, raw in candidates:
@@ -156,13 +161,17 @@ def check(
             _log.info("signature_left_out", release=str(digest), where=where, why=error.why)
             reasons.append(f"{where}: it {error.why}")
     if not kept:
-        what = "; ".join(reasons) or "there is none"
-        raise SignatureInvalid(
-            f"release {digest} has no valid signature: {what}",
-            "look at releases.signature_stores and releases.keyring; `require_signature: false` goes without",
-            what,
+        remedy = (
+            f"the keyring in use is {keyring.name}; OKD, for example, is not signed by Red Hat: name the key of its"
+            " signer as `releases.keyring`, or switch the requirement off with `releases.require_signature: false`."
+            " Signatures are looked for in `releases.signature_stores`"
         )
+        raise _none_holds(image or str(digest), "; ".join(reasons) or "there is none", remedy)
     return kept, tuple(sorted(signers))
+
+
+def _none_holds(image: str, why: str, remedy: str) -> SignatureInvalid:
+    return SignatureInvalid(f"release {image} has no valid signature: {why}", remedy, why)
 
 
 class DocumentsProtocol(Protocol):
@@ -198,6 +207,18 @@ class SignatureStores:
 
     async def search(self, digest: Digest) -> Found:
         """Return the same as `fetch`, each with where it was found, and the stores that failed."""
+        found = await self.ask(digest)
+        if found.failures and len(found.failures) == len(self._stores) and not found.candidates:
+            why = "; ".join(f"{store}: {error.what}" for store, error in found.failures)
+            raise UpstreamUnavailable(
+                f"no signature store could be asked for {digest}: {why}",
+                found.failures[0][1].remedy,
+                retry_after=max(getattr(error, "retry_after", 0.0) for _, error in found.failures),
+            )
+        return found
+
+    async def ask(self, digest: Digest) -> Found:
+        """Return the same as `search`, also where no store could be asked. Raises ConfigurationError."""
         answers = await asyncio.gather(*(self._ask(store, digest) for store in self._stores))
         failures = [(redact(store), error) for store, (_, error) in zip(self._stores, answers, strict=True) if error]
         for _, error in failures:
@@ -207,13 +228,6 @@ class SignatureStores:
         for some, _ in answers:
             for one in some:
                 candidates.setdefault(one.raw, one)
-        if failures and len(failures) == len(answers) and not candidates:
-            why = "; ".join(f"{store}: {error.what}" for store, error in failures)
-            raise UpstreamUnavailable(
-                f"no signature store could be asked for {digest}: {why}",
-                failures[0][1].remedy,
-                retry_after=max(getattr(error, "retry_after", 0.0) for _, error in failures),
-            )
         return Found(list(candidates.values()), failures)
 
     async def _ask(self, store: str, digest: Digest) -> tuple[list[Candidate], MirrorError | None]:
@@ -233,16 +247,25 @@ class SignatureStores:
 
 
 async def verify_release(
-    digest: Digest, stores: SignatureStores, keyring: Keyring
+    digest: Digest,
+    stores: SignatureStores,
+    keyring: Keyring,
+    *,
+    known: Sequence[Candidate] | None = None,
+    image: str = "",
 ) -> tuple[list[tuple[int, bytes]], tuple[str, ...]]:
     """Return the signatures of a release that hold, numbered from 1, and the fingerprints that signed.
 
-    Raises SignatureInvalid where none holds, with the reason of each signature and store; UpstreamUnavailable where
-    no store could be asked.
+    Where something is `known` already, be it nothing, the stores are asked only if none of it holds, and their being
+    away is one more reason; `image` is what people know the release as. Raises SignatureInvalid where none holds, with
+    the reason of each signature and store; UpstreamUnavailable where no store could be asked.
     """
-    found = await stores.search(digest)
+    if known is not None:
+        with suppress(SignatureInvalid):
+            return check(digest, known, keyring, image)
+    found = await (stores.search(digest) if known is None else stores.ask(digest))
     try:
-        return check(digest, found.candidates, keyring)
+        return check(digest, [*(known or ()), *found.candidates], keyring, image)
     except SignatureInvalid as error:
         if not found.failures:
             raise

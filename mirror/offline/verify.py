@@ -73,11 +73,13 @@ def verify(
     complete: bool,
     deep: bool,
     check_signature: CheckSignature,
+    unsigned: Callable[[], Iterable[str]] | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Verdict:
     """Look at everything that a plan names; `deep` hashes it, and bad content goes to quarantine. For threads only.
 
-    `check_signature` returns the fingerprint of the key, or raises MirrorError.
+    `check_signature` returns the fingerprint of the key, or raises MirrorError. `unsigned` names the releases of the
+    plan, whether or not it calls them that, for which no signature vouches; None where none is required.
     """
     content = plan.content
     verdict = Verdict(plan.set, generation, complete, len(content), sum(content.values()), releases=len(plan.releases))
@@ -99,12 +101,14 @@ def verify(
             f"{one.name}@{one.digest}" for one in plan.manifests if rows.manifest(one.name, one.digest) is None
         ]
         verdict.graph = list(_not_in_graph(plan, store))
-    _verify_signatures(plan, store, check_signature, verdict)
+    _verify_signatures(plan, store, check_signature, unsigned, verdict)
     verdict.sigstore = dict(sorted(Counter(image.sigstore for image in plan.images).items()))
     return verdict
 
 
-def _verify_signatures(plan: Plan, store: Store, check: CheckSignature, verdict: Verdict) -> None:
+def _verify_signatures(
+    plan: Plan, store: Store, check: CheckSignature, unsigned: Callable[[], Iterable[str]] | None, verdict: Verdict
+) -> None:
     good: set[Digest] = set()
     for one in plan.signatures:
         name = f"signature {one.number} of release {one.release}"
@@ -116,14 +120,12 @@ def _verify_signatures(plan: Plan, store: Store, check: CheckSignature, verdict:
             check(raw, one.release)
             good.add(one.release)
         except MirrorError as error:
-            verdict.signatures.append(f"{name}: {error.what}")
+            # Where none is required, one by a key that only clusters know is nothing wrong.
+            if unsigned is not None:
+                verdict.signatures.append(f"{name}: {error.what}")
     verdict.signed = sum(1 for release in plan.releases if release.digest in good)
-    if plan.require_signature:
-        verdict.signatures += [
-            f"release {release.version} {release.architecture} has no signature that verifies"
-            for release in plan.releases
-            if release.digest not in good
-        ]
+    if unsigned is not None:
+        verdict.signatures += [f"release {image} has no signature that verifies" for image in unsigned()]
 
 
 def _not_in_graph(plan: Plan, store: Store) -> Iterable[str]:

@@ -34,8 +34,18 @@ def accepted(request: web.BaseRequest, verb: Verb, name: str, digest: object = "
 def refused(
     verb: Verb | Literal["login"], who: str, client: str, why: str | MirrorError, name: str = "", digest: str = ""
 ) -> None:
-    """Note what was refused to `who`. For a login it is the name that the client gave, which may be anybody's."""
-    why = why.what if isinstance(why, MirrorError) else why
+    """Note what was refused to `who`. For a login it is the name that the client gave, which may be anybody's.
+
+    The same to the same client may be summed up; somebody else, or something else, has a line whatever else is refused.
+    """
     _log.warning(
-        "audit", who=who[:_LONGEST], client=client, verb=verb, name=name, digest=digest, result="refused", why=why
+        "audit",
+        who=who[:_LONGEST],
+        client=client,
+        verb=verb,
+        name=name,
+        digest=digest,
+        result="refused",
+        why=why.what if isinstance(why, MirrorError) else why,
+        told_apart=True,
     )

@@ -47,6 +47,7 @@ DELETED = {
 READS = ("GET", "HEAD")
 WRITTEN = (Kind.MANIFEST, Kind.BLOB, Kind.UPLOAD)
 AT_ONCE = 64  # requests: wrong logins are answered after a second
+FLOOD = 1100  # refusals of made-up names, more than are told apart when identical lines are summed
 
 
 @dataclass(frozen=True)
@@ -262,3 +263,30 @@ def test_names_that_are_not_hosted_take_no_pushes(beside: Guarded) -> None:
     for client in ("nobody", "alice", "robot in scope", "certificate in a rule"):
         status, _, _ = beside.ask(client, "/v2/gcr.io/app/manifests/v1", "PUT", b"{}")
         assert status == 403
+
+
+def test_a_flood_of_refusals_hides_nobody_from_the_audit_log(tmp_path: Path) -> None:
+    """Neither names that a user makes up, nor users that a client makes up, take the lines of what comes after them."""
+    hashed = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
+    (tmp_path / "htpasswd").write_text(f"alice:{hashed}\nbob:{hashed}\n")
+    rules = [{"who": "bob", "repositories": ["apps/**"], "may": ["pull", "push"]}]
+    clients = {"anonymous": "none", "htpasswd": str(tmp_path / "htpasswd"), "rules": rules}
+    mirror = Mirror(tmp_path / "mirror", {"workers": 1, "clients": clients})
+    mirror.start()
+    try:
+        connection = http.client.HTTPConnection(mirror.address, timeout=30)
+        bob = {"Authorization": header_of("bob")}
+        for number in range(FLOOD):
+            connection.request("PUT", f"/v2/x{number}/y/manifests/v1", b"{}", bob)
+            answer = connection.getresponse()
+            answer.read()
+            assert answer.status == 403
+        connection.close()
+        assert mirror.get("/v2/priv/secret/manifests/v1", "DELETE", bob)[0] == 403
+        assert mirror.get("/v2/", headers={"Authorization": header_of("alice", "guess")})[0] == 401
+    finally:
+        assert mirror.stop() == 0
+    said = [line for line in mirror.log.splitlines() if " event=audit " in line]
+    assert len(said) == FLOOD + 2
+    assert " who=bob client=127.0.0.1 verb=delete name=priv/secret " in said[-2]
+    assert " who=alice client=127.0.0.1 verb=login " in said[-1]

@@ -52,6 +52,11 @@ def test_both_services_are_confined_alike():
     assert len(first) > 25
 
 
+@pytest.mark.parametrize("unit", ["mirror.service", "mirror.container"])
+def test_the_journal_drops_no_audit_line_in_a_flood(unit):
+    assert dict(directives(unit))["LogRateLimitIntervalSec"] == "0"
+
+
 def test_the_service_waits_longer_than_answers_are_drained():
     from mirror import app
 

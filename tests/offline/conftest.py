@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -62,6 +63,15 @@ def make_site(tmp_path: Path) -> MakeSite:
         return Site(tmp_path / name, {**reached, **(document or {})})
 
     return make
+
+
+@pytest.fixture
+def handlers_as_before() -> Iterator[None]:
+    """What a command that runs in this process does with signals ends with the test."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

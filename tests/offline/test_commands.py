@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from click.testing import CliRunner, Result
 
-from mirror.cli import main
 from tests.offline import world
+from tests.offline.here import Here, codes
 from tests.offline.site import Site
 from tests.offline.world import World
 from tests.unit.offline import foreign_bed
@@ -28,32 +25,8 @@ def loop_never_blocks() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _as_before() -> Iterator[None]:
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-
-
-class Here:
-    """Commands run in this process, which takes a tenth of the time that a new one does."""
-
-    def __init__(self, site: Site) -> None:
-        self.site = site
-
-    def run(self, *words: str | Path, code: int = 0) -> Result:
-        line = [str(word) for word in (*words, "--config", self.site.configuration)]
-        result = CliRunner().invoke(main, line, catch_exceptions=False)
-        assert result.exit_code == code, f"mirror {' '.join(line)}\n{result.output}"
-        return result
-
-    def report(self, *words: str | Path, code: int = 0) -> dict[str, Any]:
-        report: dict[str, Any] = json.loads(self.run(*words, "--json", "-q", code=code).stdout)
-        assert (report["schema"], report["command"], report["exit"]) == (1, words[0], code)
-        assert report["ok"] == (code == 0)
-        for problem in report["problems"]:
-            assert set(problem) == {"code", "what", "where", "remedy"}
-        return report
+def _as_before(handlers_as_before: None) -> None:
+    """Commands run in this process."""
 
 
 @pytest.fixture
@@ -64,10 +37,6 @@ def here(make_site: MakeSite, world_again: World) -> Here:
 @pytest.fixture
 def prod(tmp_path: Path) -> Path:
     return world.image_set(tmp_path / "prod.yaml")
-
-
-def codes(report: dict[str, Any]) -> list[str]:
-    return [problem["code"] for problem in report["problems"]]
 
 
 def test_a_set_is_planned_synced_looked_at_and_given_up(here: Here, prod: Path, tmp_path: Path) -> None:

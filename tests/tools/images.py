@@ -118,16 +118,20 @@ def image(
     architecture: str = "amd64",
     command: Iterable[str] = ("/bin/sh",),
     docker: bool = False,
+    labels: Mapping[str, str] | None = None,
+    subject: Manifest | None = None,
 ) -> Manifest:
     """Return an image for one platform, in OCI's or docker's schema 2 media types."""
     layers = tuple(layers)
+    labelled = {"Labels": dict(labels)} if labels else {}
+    referring = {"subject": subject.descriptor()} if subject else {}
     config = Content(
         DOCKER_CONFIG if docker else OCI_CONFIG,
         _json(
             {
                 "architecture": architecture,
                 "os": "linux",
-                "config": {"Cmd": list(command), "Env": ["PATH=/bin:/usr/bin"], "WorkingDir": "/"},
+                "config": {"Cmd": list(command), "Env": ["PATH=/bin:/usr/bin"], "WorkingDir": "/", **labelled},
                 "rootfs": {"type": "layers", "diff_ids": [each.diff_id for each in layers]},
                 "history": [{"created_by": "tests"} for _ in layers],
             }
@@ -140,6 +144,7 @@ def image(
             "mediaType": media_type,
             "config": config.descriptor(),
             "layers": [each.descriptor() for each in layers],
+            **referring,
         }
     )
     platform = {"architecture": architecture, "os": "linux"}

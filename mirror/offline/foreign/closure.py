@@ -13,6 +13,7 @@ from mirror.oci import manifest as manifests
 from mirror.oci import media_types
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
+from mirror.oci.manifest import Manifest
 from mirror.offline.closure import DEPTH_LIMIT, MANIFESTS_LIMIT
 from mirror.offline.foreign.model import MANIFEST_LIMIT, Foreign
 from mirror.offline.plan import PlannedBlob, PlannedManifest
@@ -91,6 +92,10 @@ class Closures:
             raise known.with_traceback(None)
         return known
 
+    def manifest(self, digest: Digest, media_type: str = "") -> Manifest:
+        """Return a manifest, verified and parsed. Raises what `node` does."""
+        return manifests.parse(self._body(digest), media_type)
+
     def read(self, name: str, digest: Digest, media_type: str = "") -> Closure:
         """Return the closure of an image of repository `name`, as planned for `name`."""
         found = Closure()
@@ -162,13 +167,17 @@ class Closures:
             return ""
         return NOT_THERE if place is None else f"has {place.size} bytes in the archive, and should have {blob.size}"
 
-    def _read(self, digest: Digest, media_type: str) -> Node:
+    def _body(self, digest: Digest) -> bytes:
         place = self._foreign.place(digest)
         body = place.read(MANIFEST_LIMIT) if place is not None else self._here(digest)
         if body is None:
             raise LookupError(str(digest))
         if Digest.of(body, digest.algorithm) != digest:
             raise ArchiveInvalid(f"the manifest {digest} has other bytes in the archive", "copy the archive again")
+        return body
+
+    def _read(self, digest: Digest, media_type: str) -> Node:
+        body = self._body(digest)
         parsed = manifests.parse(body, media_type)
         document = json.loads(body)
         if parsed.media_type in media_types.SCHEMA1 or document.get("schemaVersion") == 1:

@@ -13,7 +13,7 @@ import errno
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -23,10 +23,9 @@ from mirror.errors import DigestInvalid, InvalidRequest
 from mirror.oci.digest import Digest
 from mirror.oci.reference import NAME_LIMIT, check_name, check_tag, fallback_tag, is_signature_tag
 from mirror.offline.foreign.model import Accompaniment, ForeignImage
-from mirror.offline.foreign.naming import KINDS, RELEASES, Evidence
+from mirror.offline.foreign.naming import COMPONENTS, COMPONENTS_THERE, Evidence
 from mirror.offline.foreign.places import InTar, OnDisk, Place
 from mirror.offline.foreign.working_dir import CONFIGURATION, WorkingDir
-from mirror.offline.plan import Kind
 from mirror.offline.tar import ArchiveInvalid, Tar
 from mirror.outside import Outside
 
@@ -130,24 +129,23 @@ class Storage:
             self._working_dir.testify(self._evidence)
         return self._evidence.source(image.name, image.digest, image.tags)
 
-    def image_kind(self, source: str) -> Kind:
-        """Return what images of a source are to a set."""
-        return KINDS.get(source, "image")
+    def is_component(self, image: ForeignImage) -> bool:
+        """Tell whether an image is of a repository that has components of releases alone."""
+        return image.name == COMPONENTS_THERE or self.source(image) == COMPONENTS
 
     def tags(self, image: ForeignImage) -> tuple[str, ...]:
         """Return the tags that the image has at its source.
 
         oc-mirror makes tags up for what was asked for by digest, and for each component of a release.
         """
-        made_up = {fallback_tag(image.digest)}
-        if KINDS.get(self.source(image) or "") == "component":
+        made_up = {fallback_tag(image.digest), image.digest.hex}
+        if self.is_component(image):
             made_up.update(tag for tag in image.tags if not is_signature_tag(tag))
         return tuple(tag for tag in image.tags if tag not in made_up)
 
-    def beside(self) -> Accompaniment:
-        """Return releases, signatures and the update graph, as oc-mirror keeps them."""
-        listed = [image for image in self._listing.images() if image.tags and self.source(image) == RELEASES]
-        return self._working_dir.beside(listed)
+    def beside(self, releases: Collection[Digest]) -> Accompaniment:
+        """Return signatures and the update graph of some releases, as oc-mirror keeps them."""
+        return self._working_dir.beside(releases)
 
 
 def open_archives(tars: Sequence[Tar]) -> Storage:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Any, Literal, NamedTuple
 
@@ -18,7 +18,6 @@ from mirror.oci.reference import check_tag
 from mirror.offline.foreign.model import MANIFEST_LIMIT, Accompaniment, ForeignImage
 from mirror.offline.foreign.oci_layout import stated_name
 from mirror.offline.foreign.places import InMemory, InTar, Place
-from mirror.offline.plan import Kind
 from mirror.offline.tar import ArchiveInvalid, FormatUnsupported, Member, Tar
 
 MANIFEST = "manifest.json"
@@ -84,15 +83,15 @@ class DockerArchive:
         """Return the name that the archive gives an image, where that says the registry too."""
         return image.name or None
 
-    def image_kind(self, source: str) -> Kind:  # noqa: ARG002
-        """Return what the images are to a set: nothing else than images."""
-        return "image"
+    def is_component(self, image: ForeignImage) -> bool:  # noqa: ARG002
+        """Return False: nothing is said of what an image belongs to."""
+        return False
 
     def tags(self, image: ForeignImage) -> tuple[str, ...]:
         """Return the tags of RepoTags."""
         return image.tags
 
-    def beside(self) -> Accompaniment:
+    def beside(self, releases: Collection[Digest]) -> Accompaniment:  # noqa: ARG002
         """Return that there is nothing beside images."""
         return Accompaniment()
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from mirror.errors import NotHere
 from mirror.oci.digest import Digest
 from mirror.offline.foreign.places import Place
-from mirror.offline.plan import GraphExcerpt, Kind, Release
+from mirror.offline.plan import GraphExcerpt
 
 FormatKind = Literal["oci-layout", "oci-archive", "docker-archive", "dir", "oc-mirror", "distribution"]
 
@@ -37,9 +37,8 @@ class ForeignImage:
 
 @dataclass(frozen=True, slots=True)
 class Accompaniment:
-    """What an archive holds beside images: releases, their OpenPGP signatures (unverified), parts of the graph."""
+    """What an archive holds beside images: OpenPGP signatures of releases (unverified), parts of the update graph."""
 
-    releases: tuple[Release, ...] = ()
     signatures: Mapping[Digest, tuple[bytes, ...]] = field(default_factory=dict)
     graphs: tuple[GraphExcerpt, ...] = ()
 
@@ -81,16 +80,16 @@ class Foreign(Protocol):
         """Return the `host/repository` that an image came from, None where that cannot be known for sure."""
         ...
 
-    def image_kind(self, source: str) -> Kind:
-        """Return what images of a source are to a set."""
+    def is_component(self, image: ForeignImage) -> bool:
+        """Tell whether the archive says of an image that it is a component of a release."""
         ...
 
     def tags(self, image: ForeignImage) -> tuple[str, ...]:
         """Return the tags that the image has at its source, as far as the archive's are not made up."""
         ...
 
-    def beside(self) -> Accompaniment:
-        """Return what the archive holds beside images."""
+    def beside(self, releases: Collection[Digest]) -> Accompaniment:
+        """Return what the archive holds of some releases beside their images."""
         ...
 
     def close(self) -> None:

@@ -13,13 +13,12 @@ from collections.abc import Collection, Mapping
 from mirror.errors import InvalidRequest
 from mirror.oci.digest import Digest
 from mirror.oci.pullspec import Pullspec
-from mirror.offline.plan import Kind
+from mirror.offline.release_image import COMPONENTS as COMPONENTS
+from mirror.offline.release_image import RELEASES as RELEASES
 
-RELEASES = "quay.io/openshift-release-dev/ocp-release"
-COMPONENTS = "quay.io/openshift-release-dev/ocp-v4.0-art-dev"
-
-KINDS: Mapping[str, Kind] = {RELEASES: "release", COMPONENTS: "component"}
-_FIXED = {"openshift/release-images": RELEASES, "openshift/release": COMPONENTS}
+# What oc-mirror calls these, wherever they came from.
+RELEASES_THERE, COMPONENTS_THERE = "openshift/release-images", "openshift/release"
+_FIXED = {RELEASES_THERE: RELEASES, COMPONENTS_THERE: COMPONENTS}
 
 
 class Evidence:
@@ -33,13 +32,15 @@ class Evidence:
 
     def source(self, name: str, digest: Digest, tags: Collection[str] = ()) -> str | None:
         """Return the source of an image: that of its repository, or where several share one, its own."""
-        if name in _FIXED:
-            return _FIXED[name]
         if _is_whole(name):
             return name
         # Two hosts may have a repository of one path; then only what is said of the image itself counts.
         own = set().union(*(self._said_of.get((name, key), ()) for key in (str(digest), *tags)))
-        found = own or self._said.get(name, set()) | self._below(name)
+        found = own or self._said.get(name, set())
+        if name in _FIXED:
+            # Red Hat's, but for who says that theirs are in this repository; namespaces say nothing of these.
+            return next(iter(found)) if len(found) == 1 else _FIXED[name]
+        found = own or found | self._below(name)
         return next(iter(found)) if len(found) == 1 else None
 
     def image(self, source: Pullspec, name: str | None = None) -> None:

@@ -5,7 +5,7 @@ In the tar blobs come in any order and index.json may be last, so its table of m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,6 @@ from mirror.oci.pullspec import Pullspec
 from mirror.oci.reference import check_tag
 from mirror.offline.foreign.model import MANIFEST_LIMIT, Accompaniment, ForeignImage
 from mirror.offline.foreign.places import InTar, OnDisk, Place
-from mirror.offline.plan import Kind
 from mirror.offline.tar import ArchiveInvalid, FormatUnsupported, Member, Tar
 from mirror.outside import Outside
 
@@ -79,15 +78,15 @@ class OciLayout:
         """Return the name that the layout gives an image, where that says the registry too."""
         return image.name or None
 
-    def image_kind(self, source: str) -> Kind:  # noqa: ARG002
-        """Return what the images are to a set: nothing else than images."""
-        return "image"
+    def is_component(self, image: ForeignImage) -> bool:  # noqa: ARG002
+        """Return False: nothing is said of what an image belongs to."""
+        return False
 
     def tags(self, image: ForeignImage) -> tuple[str, ...]:
         """Return the tags that the layout gives."""
         return image.tags
 
-    def beside(self) -> Accompaniment:
+    def beside(self, releases: Collection[Digest]) -> Accompaniment:  # noqa: ARG002
         """Return that there is nothing beside images."""
         return Accompaniment()
 

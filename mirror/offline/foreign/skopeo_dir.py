@@ -10,7 +10,7 @@ It alone keeps the manifests of docker's media types as they were: skopeo rewrit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +18,6 @@ from mirror.oci.digest import Digest
 from mirror.offline.foreign.model import MANIFEST_LIMIT, Accompaniment, ForeignImage
 from mirror.offline.foreign.oci_layout import Find
 from mirror.offline.foreign.places import InTar, OnDisk, Place
-from mirror.offline.plan import Kind
 from mirror.offline.tar import ArchiveInvalid, FormatUnsupported, Member, Tar
 from mirror.outside import Outside
 
@@ -73,14 +72,14 @@ class SkopeoDir:
         """Return None: the folder does not say what the image is called."""
         return None
 
-    def image_kind(self, source: str) -> Kind:  # noqa: ARG002
-        """Return what the image is to a set: nothing else than an image."""
-        return "image"
+    def is_component(self, image: ForeignImage) -> bool:  # noqa: ARG002
+        """Return False: nothing is said of what an image belongs to."""
+        return False
 
     def tags(self, image: ForeignImage) -> tuple[str, ...]:
         """Return no tags: the folder keeps none."""
         return image.tags
 
-    def beside(self) -> Accompaniment:
+    def beside(self, releases: Collection[Digest]) -> Accompaniment:  # noqa: ARG002
         """Return that there is nothing beside the image."""
         return Accompaniment()

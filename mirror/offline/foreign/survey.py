@@ -6,6 +6,7 @@ Nothing is written yet: a plan is made of it first, which pins what is brought.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 from mirror.errors import Denied, InvalidRequest, ManifestInvalid, NameUnknown
@@ -14,7 +15,9 @@ from mirror.oci.pullspec import Pullspec
 from mirror.oci.reference import check_name, is_signature_tag
 from mirror.offline.foreign.closure import Closure, Closures, Has, Here
 from mirror.offline.foreign.model import Foreign, ForeignImage, ImageNotFound
+from mirror.offline.foreign.releases import Releases
 from mirror.offline.plan import GraphExcerpt, Image, Kind, Plan, PlannedBlob, PlannedManifest, Release, Signature
+from mirror.offline.release_image import Open
 from mirror.offline.source import Lacking
 from mirror.offline.tar import ArchiveInvalid
 
@@ -66,9 +69,18 @@ class Survey:
             require_signature=require_signature,
         )
 
+    def signed(self, signatures: Mapping[Digest, Sequence[bytes]]) -> Survey:
+        """Return the same with other signatures of releases, by release, in place of those of the archive."""
+        rows, raw = _numbered(signatures)
+        return replace(self, signatures=rows, signature_bytes=raw)
+
+    def lacking(self, has: Has) -> dict[Digest, int]:
+        """Return what bringing it writes, with sizes in bytes: what is not here yet. For threads only."""
+        return {digest: size for digest, size in self.content.items() if not has(digest, size)}
+
     def needed(self, has: Has) -> int:
-        """Return the bytes that bringing it writes: what is not here yet. For threads only."""
-        return sum(size for digest, size in self.content.items() if not has(digest, size))
+        """Return the bytes that bringing it writes. For threads only."""
+        return sum(self.lacking(has).values())
 
 
 @dataclass(slots=True)
@@ -105,32 +117,42 @@ def survey(
     here: Here,
     has: Has,
     may_host: Callable[[str], bool] = lambda _: True,
+    stored: Open = lambda _: nullcontext(None),
 ) -> Survey:
     """Return what `foreign` brings: all of it, or with `as_name` the one image of that digest, under that name.
 
     `name` returns the canonical name of a pullspec's repository (NameUnknown: no upstream has it, and it is kept
     under host/repository); `here` the bytes of a manifest in the store, None where it is not there; `has` whether
-    content is there; `may_host` whether a path may be kept as a hosted repository. Blocks: for threads only. Raises
-    ImageNotFound, ArchiveInvalid, and for `as_name` InvalidRequest and Denied where it cannot be a repository here.
+    content is there, and `stored` what reads it; `may_host` whether a path may be kept as a hosted repository. Blocks:
+    for threads only. Raises ImageNotFound, ArchiveInvalid, and for `as_name` InvalidRequest and Denied where it cannot
+    be a repository here.
     """
     closures, found = Closures(foreign, here, has), _Found()
     if as_name is not None:
         wanted = [_chosen(foreign, closures, as_name, name)]
-        if not wanted[0].tags:
-            found.warnings.append(f"{as_name.source} gets no tag: it is pulled by its digest alone")
     else:
         wanted = list(_named(foreign, closures, found, name, may_host))
+    looking = Releases(foreign, closures, stored)
     for one in wanted:
-        _take(one, closures.read(one.image.name, one.image.digest, one.image.media_type), found)
-    releases, signatures, graphs, raw = _beside(foreign, found.images) if as_name is None else ((), (), (), {})
+        closure = closures.read(one.image.name, one.image.digest, one.image.media_type)
+        image = _take(one, closure, found)
+        if image is not None:
+            looking.look(image, closure)
+    there = {digest for _, digest in found.manifests}
+    settled = looking.settle(found.images, lambda digest: digest in there or here(digest) is not None)
+    found.warnings += settled.warnings
+    if as_name is not None and any(not image.tags for image in settled.images):
+        found.warnings.append(f"{as_name.source} gets no tag: it is pulled by its digest alone")
+    beside = foreign.beside(settled.digests)
+    signatures, raw = _numbered(beside.signatures)
     return Survey(
         foreign,
-        releases,
-        tuple(_with_signatures(found.images)),
+        settled.releases,
+        tuple(_with_signatures(settled.images)),
         tuple(found.manifests.values()),
         tuple(closures.blobs[digest] for digest in sorted(found.blobs)),
         signatures,
-        graphs,
+        beside.graphs,
         raw,
         found.named,
         tuple(sorted(found.hosted)),
@@ -198,7 +220,7 @@ def _named(
         source = foreign.source(image)
         shown = f"{source or image.name or foreign.label}@{image.digest}"
         tags = foreign.tags(image)
-        kind = foreign.image_kind(source) if source else "image"
+        kind: Kind = "component" if foreign.is_component(image) else "image"
         try:
             if source is not None:
                 canonical = _canonical(Pullspec.parse(source), name)
@@ -233,8 +255,8 @@ def _below(images: Sequence[ForeignImage], closures: Closures) -> set[tuple[str,
     return found
 
 
-def _take(wanted: _Wanted, closure: Closure, found: _Found) -> None:
-    """Add an image that is whole; say what is wrong with one that is not."""
+def _take(wanted: _Wanted, closure: Closure, found: _Found) -> Image | None:
+    """Add an image that is whole and return it; say what is wrong with one that is not."""
     shown = f"{wanted.source}@{wanted.image.digest}"
     if closure.damaged:
         digest, why = min(closure.damaged.items())
@@ -251,7 +273,7 @@ def _take(wanted: _Wanted, closure: Closure, found: _Found) -> None:
             )
         )
     if not closure.whole:
-        return
+        return None
     if closure.absent:
         kept = ", ".join(closure.architectures) or "some"
         found.warnings.append(
@@ -268,14 +290,16 @@ def _take(wanted: _Wanted, closure: Closure, found: _Found) -> None:
         kind = "signature"
     elif top.subject is not None:
         kind = "referrer"
-    found.images.append(
-        Image(wanted.name, top.digest, wanted.source, kind, wanted.tags, ("from an archive",), closure.architectures)
+    image = Image(
+        wanted.name, top.digest, wanted.source, kind, wanted.tags, ("from an archive",), closure.architectures
     )
+    found.images.append(image)
     for digest, one in manifests.items():
         old = found.manifests.get((wanted.name, digest))
         children = one.manifests if old is None else tuple(sorted({*one.manifests, *old.manifests}))
         found.manifests[wanted.name, digest] = replace(one, manifests=children)
     found.blobs |= closure.blobs
+    return image
 
 
 def _with_signatures(images: Sequence[Image]) -> Iterator[Image]:
@@ -286,18 +310,16 @@ def _with_signatures(images: Sequence[Image]) -> Iterator[Image]:
         yield replace(image, sigstore="present") if (image.name, tag) in tags else image
 
 
-def _beside(
-    foreign: Foreign, images: Sequence[Image]
-) -> tuple[tuple[Release, ...], tuple[Signature, ...], tuple[GraphExcerpt, ...], dict[Digest, bytes]]:
-    """Return releases whose image is brought, their signatures and the graph; the bytes of the signatures."""
-    whole = {image.digest for image in images if image.kind == "release"}
-    beside = foreign.beside()
+def _numbered(
+    signatures: Mapping[Digest, Sequence[bytes]],
+) -> tuple[tuple[Signature, ...], dict[Digest, bytes]]:
+    """Return signatures, by release, as a plan has them, each once; and their bytes, by their own digests."""
+    rows: list[Signature] = []
     raw: dict[Digest, bytes] = {}
-    signatures = []
-    for release in sorted(whole & beside.signatures.keys()):
-        by_release: dict[Digest, bytes] = {Digest.of(one): one for one in beside.signatures[release]}
-        raw |= by_release
-        numbered = enumerate(by_release.items(), start=1)
-        signatures += [Signature(release, number, digest, len(one)) for number, (digest, one) in numbered]
-    releases = tuple(release for release in beside.releases if release.digest in whole)
-    return releases, tuple(signatures), beside.graphs if releases else (), raw
+    for release in sorted(signatures):
+        by_digest = {Digest.of(one): one for one in signatures[release]}
+        raw |= by_digest
+        rows += [
+            Signature(release, number, digest, len(one)) for number, (digest, one) in enumerate(by_digest.items(), 1)
+        ]
+    return tuple(rows), raw

@@ -6,13 +6,14 @@ working-dir/dry-run/mapping.txt                   docker://SOURCE=docker://DESTI
 working-dir/operator-catalogs/…/*.{json,yaml}     catalogs, which name images with their hosts and digests
 working-dir/signatures/<tag>-sha256-<hex>         OpenPGP signatures of releases
 working-dir/hold-release/cincinnati-graph-data/<arch>-<channel>.json
+working-dir/hold-release/<name>/<digest>/release-manifests/image-references
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import yaml
@@ -22,10 +23,10 @@ from mirror.oci.digest import Digest
 from mirror.oci.pullspec import Pullspec
 from mirror.oci.reference import check_tag
 from mirror.offline import graph
-from mirror.offline.foreign.model import Accompaniment, ForeignImage
-from mirror.offline.foreign.naming import RELEASES, Evidence
+from mirror.offline.foreign.model import Accompaniment
+from mirror.offline.foreign.naming import COMPONENTS_THERE, RELEASES_THERE, Evidence
 from mirror.offline.foreign.places import Place
-from mirror.offline.plan import GraphExcerpt, Release
+from mirror.offline.plan import GraphExcerpt
 from mirror.store.signatures import SIZE_LIMIT as SIGNATURE_LIMIT
 
 CONFIGURATION = "isc_"
@@ -36,7 +37,7 @@ _READ: dict[str, tuple[str, ...]] = {
     "dry-run": ("mapping.txt",),
     "operator-catalogs": (".json", ".yaml", ".yml"),
     "signatures": ("",),
-    "hold-release": (".json",),
+    "hold-release": (".json", "/image-references"),
 }
 
 _FILES_LIMIT = 50_000
@@ -55,8 +56,6 @@ _AT_LENGTH = len("@sha256:") + 64
 
 _SIGNATURE = re.compile(r"(?:.*-)?sha256-([0-9a-f]{64})(?:\.[^/]*)?")
 _GRAPH = re.compile(r"(amd64|arm64|ppc64le|s390x|multi)-([^/]+)\.json")
-_RELEASE_TAG = re.compile(r"([0-9]+\.[0-9]+\.[0-9]+(?:[-+.][0-9A-Za-z.+-]+?)?)-(x86_64|aarch64|ppc64le|s390x|multi)")
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "ppc64le": "ppc64le", "s390x": "s390x", "multi": "multi"}
 _SETS = {"ImageDigestMirrorSet": "imageDigestMirrors", "ImageTagMirrorSet": "imageTagMirrors"}
 
 
@@ -88,6 +87,7 @@ class WorkingDir:
         self._each("isc", lambda _, place: _read_configuration(place, evidence))
         self._each("cluster-resources", lambda _, place: _read_mirror_sets(place, evidence))
         self._each("dry-run", lambda _, place: _read_mapping(place, evidence))
+        self._each("hold-release", lambda _, place: _read_release(place, evidence))
         left = _CATALOGS_LIMIT
         for _, place in self._files["operator-catalogs"]:
             left -= place.size
@@ -97,18 +97,19 @@ class WorkingDir:
             for pullspec in _named_by_digest(place):
                 evidence.image(pullspec)
 
-    def beside(self, listed: Iterable[ForeignImage]) -> Accompaniment:
-        """Return the releases among the images `listed`, their signatures, and what the graph says of them."""
-        releases = tuple(sorted(release for image in listed for release in _releases(image)))
+    def beside(self, releases: Collection[Digest]) -> Accompaniment:
+        """Return the signatures of some releases, and what the update graph says of them."""
+        wanted = {digest.hex: digest for digest in releases if digest.algorithm == "sha256"}
         signatures: dict[Digest, list[bytes]] = defaultdict(list)
 
         def sign(name: str, place: Place) -> None:
             match = _SIGNATURE.fullmatch(name)
-            if match and len(signatures[Digest("sha256", match[1])]) < _SIGNATURES_LIMIT:
-                signatures[Digest("sha256", match[1])].append(place.read(SIGNATURE_LIMIT))
+            release = wanted.get(match[1]) if match else None
+            if release is not None and len(signatures[release]) < _SIGNATURES_LIMIT:
+                signatures[release].append(place.read(SIGNATURE_LIMIT))
 
         graphs: list[GraphExcerpt] = []
-        payloads = {str(release.digest) for release in releases}
+        payloads = {str(digest) for digest in releases}
 
         def excerpt(name: str, place: Place) -> None:
             match = _GRAPH.fullmatch(name.removeprefix("cincinnati-graph-data/"))
@@ -120,7 +121,7 @@ class WorkingDir:
 
         self._each("signatures", sign)
         self._each("hold-release", excerpt)
-        return Accompaniment(releases, {digest: tuple(raw) for digest, raw in signatures.items()}, tuple(graphs))
+        return Accompaniment({digest: tuple(raw) for digest, raw in signatures.items()}, tuple(graphs))
 
     def _each(self, folder: str, read: Callable[[str, Place], None]) -> None:
         """Read the files of a folder; one that is not what it should be is left out, and said."""
@@ -131,14 +132,8 @@ class WorkingDir:
                 self.warnings.append(f"{folder}/{name} is left out: {str(error).splitlines()[0][:200]}")
 
 
-def _releases(image: ForeignImage) -> Iterator[Release]:
-    for tag in image.tags:
-        if match := _RELEASE_TAG.fullmatch(tag):
-            yield Release(match[1], _ARCHITECTURES[match[2]], RELEASES, image.digest, why=f"archived as {tag}")
-
-
 def _read_configuration(place: Place, evidence: Evidence) -> None:
-    """Read what was asked for by name: images and catalogs."""
+    """Read what was asked for by name: images, catalogs and releases."""
     for document in _documents(place):
         asked = document.get("mirror")
         if not isinstance(asked, dict):
@@ -147,6 +142,10 @@ def _read_configuration(place: Place, evidence: Evidence) -> None:
             _note(evidence, entry.get("name"), entry.get("targetRepo"))
         for entry in _dicts(asked.get("operators")):
             _note(evidence, entry.get("catalog"), entry.get("targetCatalog"))
+        platform = asked.get("platform")
+        releases = platform.get("release") if isinstance(platform, dict) else None
+        for release in releases if isinstance(releases, list) else [releases]:
+            _note(evidence, release, RELEASES_THERE)
 
 
 def _note(evidence: Evidence, image: object, repository: object) -> None:
@@ -154,6 +153,13 @@ def _note(evidence: Evidence, image: object, repository: object) -> None:
         evidence.image(Pullspec.parse(str(image)), repository if isinstance(repository, str) else None)
     except InvalidRequest:
         return  # catalogs may lie on disk (oci://)
+
+
+def _read_release(place: Place, evidence: Evidence) -> None:
+    """Read where releases and their components are, by digest: in a graph, or in what a release says itself."""
+    for pullspec in _named_by_digest(place):
+        evidence.image(pullspec, RELEASES_THERE)
+        evidence.image(pullspec, COMPONENTS_THERE)
 
 
 def _read_mirror_sets(place: Place, evidence: Evidence) -> None:

@@ -7,8 +7,10 @@ wanted     what a channel of an image set means
 paths      shortest paths, and why there is none
 across     paths from channel to channel
 select     what an image set's channels mean
+alone      releases that came without a graph
 """
 
+from mirror.offline.graph.alone import alone, channels
 from mirror.offline.graph.document import ConditionalEdge, Graph, GraphInvalid, Node, Risk, parse, read
 from mirror.offline.graph.excerpts import excerpt, union
 from mirror.offline.graph.select import Selected, Selection, select
@@ -28,6 +30,8 @@ __all__ = [
     "Selected",
     "Selection",
     "Wanted",
+    "alone",
+    "channels",
     "excerpt",
     "parse",
     "read",

@@ -9,11 +9,9 @@ from mirror.config.values import SpellingError, expect_text
 from mirror.oci.pullspec import Pullspec
 from mirror.offline.image_set.model import WantedImage
 from mirror.offline.image_set.problems import quote
+from mirror.offline.release_image import COMPONENTS, RELEASES
 
 MOST_IMAGES = 20_000  # in one image set
-# What is in the first is more than one image: its components are in the second.
-_RELEASES = "quay.io/openshift-release-dev/ocp-release"
-_COMPONENTS = "quay.io/openshift-release-dev/ocp-v4.0-art-dev"
 
 _TRANSPORT = "docker://"
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]{0,30})://")
@@ -64,9 +62,9 @@ def release_warnings(images: Iterable[WantedImage]) -> list[str]:
     """Return a sentence for each release that is asked for as if it were one image; none where components are too."""
     found = []
     for image in images:
-        if image.pullspec.source == _COMPONENTS:
+        if image.pullspec.source == COMPONENTS:
             return []
-        if image.pullspec.source == _RELEASES:
+        if image.pullspec.source == RELEASES:
             found.append(
                 f"{image.where}: {image.pullspec} is taken as one image, without the components of the release;"
                 " name it under `mirror.platform.release` of an ImageSetConfiguration for those"

@@ -58,7 +58,8 @@ def parse_regexp(value: object) -> re.Pattern[str]:
     if _Reader(text).read().ways(_NONE) * starts > _MOST_WAYS:
         raise SpellingError(
             f"{quote(text)} can match in so many ways that trying them could take hours",
-            "write it with fewer * and +, without one at its beginning, or let what they repeat differ from what follows, as in [^/]*/",
+            "write it with fewer * and +, and without one at its beginning, or let what they repeat differ from what"
+            " follows, as in [^/]*/",
         )
     try:
         # What Go calls a digit, a word or a space is ASCII.

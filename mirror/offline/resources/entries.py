@@ -40,13 +40,16 @@ def images(plans: Sequence[tuple[str, Plan]]) -> list[Image]:
     """
     found: dict[tuple[str, str, str], Image] = {}
     for label, plan in plans:
+        own = set()
         for image in plan.images:
             if image.source == image.name and not is_pullspec(image.source):
+                own.add(image.source)
                 continue
             _check_source(image.source, label)
             found.setdefault((image.source, image.name, str(image.digest)), image)
         for release in plan.releases:
-            _check_source(release.source, label)
+            if release.source not in own:
+                _check_source(release.source, label)
     return [found[key] for key in sorted(found)]
 
 

@@ -51,7 +51,7 @@ def make(
     """
     wanted = images(plans)
     entries = make_entries(wanted, site)
-    found = update.updates(plans)
+    found = update.updates(plans, site)
     signed = {one.release.digest: list(signatures(one.release.digest)) for one in found}
     files = {
         **_for_clusters(plans, site, entries, wanted, signed),

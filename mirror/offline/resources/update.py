@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mirror.errors import InvalidRequest
+from mirror.oci.pullspec import is_pullspec
 from mirror.oci.reference import check_tag
 from mirror.oci.semver import Version
 from mirror.offline.plan import Plan, PlanInvalid, Release
@@ -17,15 +18,20 @@ GRAPH_PATH = "/api/upgrades_info/v1/graph"
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """A release of a set, and the command that leads a cluster to it by the name that it has everywhere."""
+    """A release of a set, and the command that leads a cluster to it by the name that it has everywhere.
+
+    `registry` is the address here, under which alone a release is found that is kept under a path of its own.
+    """
 
     set: str
     release: Release
+    registry: str
 
     @property
     def image(self) -> str:
-        """The release image by its own name; the mirror entries lead it here."""
-        return f"{self.release.source}@{self.release.digest}"
+        """The release image by its own name, which the mirror entries lead here, or by its name here."""
+        image = f"{self.release.source}@{self.release.digest}"
+        return image if is_pullspec(image) else f"{self.registry}/{image}"
 
     @property
     def command(self) -> str:
@@ -33,7 +39,7 @@ class Update:
         return f"oc adm upgrade --allow-explicit-upgrade --to-image={self.image}"
 
 
-def updates(plans: Sequence[tuple[str, Plan]]) -> list[Update]:
+def updates(plans: Sequence[tuple[str, Plan]], site: Site) -> list[Update]:
     """Return the releases of the plans, those of a set from the oldest to the newest.
 
     Raises PlanInvalid for a version or an architecture that is none: they become part of what is pasted into shells.
@@ -49,7 +55,7 @@ def updates(plans: Sequence[tuple[str, Plan]]) -> list[Update]:
             except InvalidRequest as error:
                 raise PlanInvalid(f"set {label} names a release that is none: {error.what}") from None
             releases.append((version, release.architecture, release))
-        found += [Update(label, release) for *_, release in sorted(releases)]
+        found += [Update(label, release, site.registries[0].address) for *_, release in sorted(releases)]
     return found
 
 

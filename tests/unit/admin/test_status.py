@@ -74,8 +74,8 @@ def upstream(state: str, credential: str, error: str = "") -> list[dict[str, Any
 KEY = {"what": "tls.key is encrypted", "where": "mirror.yaml:3", "remedy": "decrypt it"}
 PROD = {"set": "prod", "generation": 5, "state": "incomplete", "missing": 3}
 FAULT = {
-    "operation": "read", "errno": "EIO", "error": "Input/output error", "path": "/s/blobs/sha256/0", "paths": 3, "count": 9,
-    "since": 0.0, "remedy": "look at the disk (dmesg, SMART)",
+    "operation": "read", "errno": "EIO", "error": "Input/output error", "path": "/s/blobs/sha256/0", "paths": 3,
+    "count": 9, "since": 0.0, "remedy": "look at the disk (dmesg, SMART)",
 }  # fmt: skip
 BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"store": {"room_bytes": 0, "would_free": [("prod@1", 1 << 30)]}}, "StoreFull", "prod@1 1.0 GiB"),

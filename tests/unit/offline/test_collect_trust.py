@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import functools
+import random
 
 import pytest
 
 from mirror.errors import Corrupt, UpstreamUnavailable
 from mirror.oci.digest import Digest
 from mirror.offline.collect_release import VersionMismatch
-from mirror.offline.image_set import Channel
+from mirror.offline.image_set import Channel, ImageSet
 from mirror.offline.signatures import SignatureInvalid
 from tests.tools import release_layers
-from tests.tools.collecting import by_kind, collected, content, graphs, image_set, of_release
+from tests.tools.collecting import SIGNER, by_kind, collected, content, graphs, image_set, of_release
 from tests.tools.cosign import tag
 from tests.tools.image_source import Registries
-from tests.tools.images import image, index, layer, tree
+from tests.tools.images import Manifest, image, index, layer, tree
 from tests.tools.release import Release, make_release
+from tests.unit.offline import release_bed
 
 _RELEASES = "quay.io/openshift-release-dev/ocp-release"
 _COMPONENTS = "quay.io/openshift-release-dev/ocp-v4.0-art-dev"
@@ -214,3 +216,98 @@ async def test_a_policy_over_a_whole_host_takes_in_the_components() -> None:
     found = await collected(source, image_set(releases=[f"{_RELEASES}@{release}"]))
     assert {one.kind: one.sigstore for one in found.plan.images} == {"release": "required", "component": "required"}
     assert len(found.plan.lacking) == 2
+
+
+# -- releases among the images that were asked for by name
+
+
+_THING = "quay.io/team/thing"
+
+
+def _asked_for(image_: Manifest, repository: str = _THING) -> tuple[Registries, ImageSet]:
+    source = Registries()
+    source.put(repository, image_, "v7")
+    return source, image_set(images=[f"{repository}:v7"])
+
+
+@pytest.mark.parametrize(
+    ("made", "repository"),
+    [
+        (release_bed.release(payload=False), _THING),
+        (release_bed.release(label=False), _THING),
+        (release_bed.multi(label=False), _THING),
+        (release_bed.release(label=False, payload=False), _RELEASES),
+        (release_bed.release(label=False, payload=False), "quay.io/okd/scos-release"),
+    ],
+)
+async def test_an_image_that_is_a_release_must_be_signed(made: Manifest, repository: str) -> None:
+    source, wanted = _asked_for(made, repository)
+    with pytest.raises(SignatureInvalid, match=f"release {repository}@{made.digest} has no valid signature"):
+        await collected(source, wanted, verify=_refuse)
+
+
+async def test_it_is_planned_as_what_it_is_and_nothing_is_added_to_it() -> None:
+    made = release_bed.release()
+    source, wanted = _asked_for(made)
+    found = await collected(source, wanted)
+    assert [(one.kind, one.tags, one.source) for one in found.plan.images] == [
+        ("release", ("4.16.3-x86_64", "v7"), _THING)
+    ]
+    [release] = found.plan.releases
+    assert (release.version, release.architecture, release.signed_by) == ("4.16.3", "amd64", (SIGNER,))
+    assert [one.release for one in found.plan.signatures] == [Digest.parse(made.digest)]
+    assert any("1 of its components were not asked for" in warning for warning in found.warnings)
+    assert any("`mirror.platform.release`" in warning for warning in found.warnings)
+
+
+async def test_without_the_requirement_it_is_a_release_as_well() -> None:
+    source, wanted = _asked_for(release_bed.multi())
+    found = await collected(source, wanted, verify=_refuse, require_signature=False)
+    assert [(one.version, one.architecture) for one in found.plan.releases] == [("4.16.3", "multi")]
+    assert [one.tags for one in found.plan.images] == [("4.16.3-multi", "v7")]
+    assert found.plan.signatures == ()
+
+
+async def test_what_is_signed_and_cannot_be_opened_keeps_its_signatures() -> None:
+    made = release_bed.release(label=False, payload=False)
+    source, wanted = _asked_for(made, _RELEASES)
+    found = await collected(source, wanted)
+    assert ([one.kind for one in found.plan.images], found.plan.releases) == (["image"], ())
+    assert [one.release for one in found.plan.signatures] == list(found.signatures) == [Digest.parse(made.digest)]
+
+
+async def test_a_signature_store_that_is_away_leaves_such_an_image_out() -> None:
+    async def verify(digest: Digest) -> tuple[list[tuple[int, bytes]], tuple[str, ...]]:
+        raise UpstreamUnavailable("no signature store could be asked")
+
+    source, _ = _asked_for(release_bed.release())
+    other = source.put("quay.io/a/b", image([layer(tree({"a": b"a"}))]), "v1")
+    found = await collected(source, image_set(images=[f"{_THING}:v7", "quay.io/a/b:v1"]), verify=verify)
+    assert [str(one.digest) for one in found.plan.images] == [other]
+    assert [one.why for one in found.failures] == ["no signature store could be asked"]
+
+
+async def test_a_large_top_layer_is_not_fetched_while_planning() -> None:
+    """A bound on what is new here: what it is shows when it has come (complete), and no plan waits for gigabytes."""
+    made = release_bed.release(label=False, before={"a/noise": random.Random(1).randbytes(2**20)})
+    source, wanted = _asked_for(made)
+    found = await collected(source, wanted, verify=_refuse)
+    assert [one.kind for one in found.plan.images] == ["image"]
+    assert source.asked[f"blob {made.blobs[-1].digest}"] == 0
+
+
+async def test_an_image_whose_configuration_cannot_be_had_is_planned_for_the_sync_to_miss() -> None:
+    made = image([layer(tree({"a": b"a"}))])
+    source, wanted = _asked_for(made)
+    source.failing[f"blob {made.blobs[0].digest}"] = UpstreamUnavailable("away")
+    found = await collected(source, wanted)
+    assert [str(one.digest) for one in found.plan.images] == [made.digest]
+    assert found.failures == ()
+
+
+async def test_components_are_not_looked_into() -> None:
+    release = _release()
+    source = _serving(release)
+    await collected(source, of_release(release))
+    configurations = {one.blobs[0].digest for one in release.components.values() if one.blobs}
+    assert not any(source.asked[f"blob {digest}"] for digest in configurations)

@@ -8,11 +8,13 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 
 import pytest
 
 from mirror import logs
 from mirror.redact import escape, redact
+from mirror.registry import audit
 from mirror.sink import Sink
 
 # Each is a secret in the wild; none may be read in any line, whatever field or text it came in.
@@ -223,6 +225,56 @@ def test_kinds_of_lines_that_are_told_apart_are_bounded_and_a_flood_hides_nothin
     assert 1024 <= text.count("event=spread") <= 1024 + 50
     assert text.count("event=done") == 5000, "what was done is said"
     assert text.count("event=other") == 20
+
+
+def refused(who, name="apps/web"):
+    audit.refused("push", who, "10.0.0.7", "no rule allows it", name)
+
+
+def test_audit_lines_are_lost_to_no_flood_of_their_own_kind_or_another(said):
+    for number in range(5000):
+        logs.get("test").warning("spread", number=number)
+        refused("mallory", f"made/up{number}")
+    for _ in range(3):
+        refused("bob", "priv/secret")
+        audit.refused("login", "alice", "10.0.0.8", "the password is wrong")
+    text = said()
+    assert text.count("who=mallory") == 5000
+    assert text.count("who=bob client=10.0.0.7 verb=push name=priv/secret") == 3
+    assert text.count("who=alice client=10.0.0.8 verb=login") == 3
+    assert "told_apart" not in text
+
+
+def test_audit_lines_of_one_refusal_are_summed_and_the_sum_says_whose(said, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(logs.time, "monotonic", lambda: now[0])
+    for _ in range(200):
+        refused("bob")
+        refused("eve")
+    refused("bob", "apps/db")
+    now[0] += 61
+    refused("bob")
+    text = said()
+    assert text.count("event=audit module=audit who=bob client=10.0.0.7 verb=push name=apps/web") == 50 + 1
+    assert text.count("event=audit module=audit who=eve") == 50
+    assert text.count("name=apps/db") == 1
+    assert text.count("event=lines_suppressed") == 2
+    like = 'like="audit who=bob client=10.0.0.7 verb=push name=apps/web result=refused why=no rule allows it"'
+    assert f"{like} count=150" in text
+
+
+def test_a_flood_of_audit_lines_takes_no_more_memory_and_hides_no_other_line(said):
+    log = logs.get("test")
+    tracemalloc.start()
+    try:
+        for number in range(20_000):
+            refused(f"{number} {'x' * 250}", f"made/up{number}")
+        assert tracemalloc.get_traced_memory()[0] < 6_000_000
+    finally:
+        tracemalloc.stop()
+    for number in range(100):
+        log.warning("other", number=number)
+    assert said().count("event=other") == 100
 
 
 def test_a_traceback_names_the_places_without_reading_sources(said):
