@@ -59,9 +59,9 @@ def complete(
     Every way by which a generation comes in ends here, so here no release passes that none of the keys in `keyring` has
     signed; None: it need not be signed. What was loaded was brought under the plan's names: whoever calls has seen to
     it that the plan presumes nothing of others (presumed.py). What was synced has its rows from upstream. `step` is
-    called now and then, and may raise. Raises SignatureInvalid; ManifestInvalid where the plan and a manifest do not agree: a
-    plan is not believed about what a manifest names, nor about which of its images are releases. Raises OSError,
-    StoreError.
+    called now and then, and may raise. Raises SignatureInvalid; ManifestInvalid where the plan and a manifest do not
+    agree: a plan is not believed about what a manifest names, nor about which of its images are releases. Raises
+    OSError, StoreError.
     """
     presence = store.presence(plan)
     lacking = Incomplete(presence.missing, tuple(store.lacking_signatures(plan)))
