@@ -180,6 +180,7 @@ def _reads(path: str, position: int) -> bool:
             return True
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
+            os.fstat(fd)
             os.pread(fd, 1, position)
         finally:
             os.close(fd)
