@@ -128,7 +128,7 @@ def _look(path: str, found: dict[str, tuple[int, ...]]) -> None:
         status = os.lstat(path)
     except FileNotFoundError:
         return
-    if path.endswith((".used", "~")):
+    if path.endswith((".used", "~", "/brought/complete")):
         return
     if not os.path.isdir(path):
         found[path] = (status.st_size, status.st_ino, status.st_mode, status.st_mtime_ns)

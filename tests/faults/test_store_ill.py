@@ -32,7 +32,7 @@ from tests.peers.process import RunningRegistry, running
 from tests.tools.images import OCI_CONFIG, OCI_MANIFEST, Content, Manifest
 from tests.tools.mirror import Mirror
 from tests.tools.mirror import ask as request
-from tests.tools.mounts import mount, on_small_disk
+from tests.tools.mounts import mount, on_disk
 from tests.tools.processes import wait_until
 from tests.tools.programs import ROOT, Programs
 from tests.tools.push import PushError, push
@@ -117,13 +117,32 @@ def service(tmp_path: Path, library: Path) -> Iterator[Faulty]:
 # -- restored by root
 
 
+# Python itself may be where only root may walk: what it loads later is loaded from folders that were opened before.
+_AS_OWNER = """
+from mirror import app
+from mirror.outside.library import Library
+
+become = app._become_owner
+
+def follow(store):
+    library = Library()
+    become(store)
+    library.follow()
+
+app._become_owner = follow
+from mirror.__main__ import run
+run()
+"""
+
+
 @as_root
-def test_a_store_that_root_restored(programs: Programs) -> None:
+def test_a_store_that_root_restored() -> None:
     """Its files are closed to the service: it serves what it may read, says what it may not, and chown mends it."""
     with tempfile.TemporaryDirectory(prefix="restored-", dir="/tmp") as name:
         folder = Path(name)
         folder.chmod(0o755)
         mirror = Mirror(folder, PUSH)
+        mirror.command[1:3] = ["-c", _AS_OWNER]
         mirror.store.mkdir(mode=0o700)
         os.chown(mirror.store, OWNER, OWNER)
         try:
@@ -219,46 +238,49 @@ def cold_pull(service: Faulty, upstream: RunningRegistry, tag: str, cache: str =
 
 
 def _goes_read_only(root: Path) -> None:
-    service = Mirror(root / "m", PUSH)
+    folder = root.with_name("service")
+    service = Mirror(folder, {**PUSH, "storage": {"path": str(root / "store")}})
+    device = subprocess.run(["findmnt", "-no", "SOURCE", root], capture_output=True, text=True, check=True).stdout
     try:
         service.start()
         made = pushed(service, 3)
-        mount("-o", "remount,ro", root)
-        assert set(pulls(service, made)) == {200}
-        assert service.get("/readyz")[0] == 200
-        with contextlib.suppress(PushError):
-            push(service.address, "apps/a", image(9), "v9")
-            raise AssertionError("a push to a read-only store was taken")
-        got = request(service.url, "/v2/apps/a/blobs/uploads/", "POST")
-        assert got[0] == 503, got
-        assert json.loads(got[2])["errors"]
-        wait_until(lambda: degraded(status(service)) == "StoreUnwritable", "the status to say so", 5)
-        said = next(one for one in status(service)["problems"] if one["code"] == "store_unwritable")
-        assert "writable" in said["remedy"]
-        mount("-o", "remount,rw", root)
-        push(service.address, "apps/a", image(9), "v9")
-        soon_well(service)
-        # Started on one that takes nothing from the start.
+        mount("-o", "remount,abort", root)  # what the kernel does at an error of the disk
+        wait_until(lambda: bool(os.statvfs(root).f_flag & os.ST_RDONLY), "the kernel", 5)
+        _serves_what_it_has(service, made)
         service.stop()
+        subprocess.run(["umount", root], check=True)
+        subprocess.run(["e2fsck", "-fp", device.strip()], check=False, capture_output=True)
+        mount(device.strip(), root)
+        # Started on one that takes nothing, which takes something again later.
         mount("-o", "remount,ro", root)
-        service._log = Path(tempfile.mkstemp(dir="/dev/shm")[1])
         service.start()
-        assert set(pulls(service, made)) == {200}
-        found = status(service)
-        assert degraded(found) == "StoreUnwritable", found["problems"]
-        said_by = command(service, "status")
-        assert "StoreUnwritable" in said_by.stdout, said_by
+        _serves_what_it_has(service, made)
+        said = command(service, "status")
+        assert "StoreUnwritable" in said.stdout, said
         mount("-o", "remount,rw", root)
         push(service.address, "apps/a", image(10), "v10")
         soon_well(service)
+        assert set(pulls(service, made)) == {200}
     finally:
         service.kill()
-        if str(service._log).startswith("/dev/shm"):
-            service._log.unlink()
+
+
+def _serves_what_it_has(service: Mirror, made: list[Manifest]) -> None:
+    assert set(pulls(service, made)) == {200}
+    assert service.get("/readyz")[0] == 200
+    status_of, _, body = request(service.url, "/v2/apps/a/blobs/uploads/", "POST")
+    assert status_of == 503, body
+    assert json.loads(body)["errors"][0]["message"]
+    wait_until(lambda: degraded(status(service)) == "StoreUnwritable", "the status to say so", 5)
+    said = next(one for one in status(service)["problems"] if one["code"] == "store_unwritable")
+    assert "writable" in said["remedy"]
+    assert set(pulls(service, made)) == {200}
 
 
 def test_a_store_that_became_read_only(tmp_path: Path) -> None:
-    on_small_disk(_goes_read_only, tmp_path, "64m")
+    root = tmp_path / "disk"
+    root.mkdir()
+    on_disk(_goes_read_only, root, "64M")
 
 
 # -- scrubbing an ill disk
@@ -346,7 +368,7 @@ def test_many_bad_contents_stop_a_scrub(service: Faulty) -> None:
         flip(layout, layer(number))
     before = set(os.listdir(layout.blobs / "sha256"))
     done = command(service, "scrub")
-    assert done.returncode == 1, done
+    assert done.returncode == 4, done  # what is bad weighs more than that it stopped
     assert "more than a tenth" in done.stdout + done.stderr
     assert "--yes" in done.stdout + done.stderr
     assert len(before - set(os.listdir(layout.blobs / "sha256"))) < 10
@@ -428,7 +450,7 @@ def test_the_index_that_cannot_be_read_stays(service: Faulty, name: str) -> None
     assert said, service.status()["problems"]
     service.disk.heal()
     soon_well(service)
-    wait_until(lambda: service.status()["content_bytes" if False else "store"]["content_bytes"] is not None, "it", 3)
+    wait_until(lambda: service.status()["store"]["content_bytes"] is not None, "it to be used", 3)
     assert os.lstat(database).st_ino == number
     assert not list(service.store.joinpath("quarantine").iterdir())
 
