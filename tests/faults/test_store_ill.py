@@ -24,6 +24,7 @@ from mirror.errors import MirrorError
 from mirror.oci.digest import Digest
 from mirror.store import files
 from mirror.store.layout import Layout
+from mirror.store.manifests import Manifests
 from mirror.store.probe import prepare
 from mirror.store.sets import Sets
 from tests.faults.errno_bed import Call, Faulty, build, degraded, fingerprint
@@ -33,7 +34,7 @@ from tests.tools.images import OCI_CONFIG, OCI_MANIFEST, Content, Manifest
 from tests.tools.mirror import Mirror
 from tests.tools.mirror import ask as request
 from tests.tools.mounts import mount, on_disk
-from tests.tools.processes import wait_until
+from tests.tools.processes import NotReadyError, wait_until
 from tests.tools.programs import ROOT, Programs
 from tests.tools.push import PushError, push
 
@@ -149,11 +150,10 @@ def test_a_store_that_root_restored() -> None:
             mirror.start()
             made = pushed(mirror, 12)
             mirror.stop()
-            owned = [path for path in mirror.store.rglob("*") if path.is_file()]
-            restored = [path for path in owned if path.relative_to(mirror.store).parts[0] not in ("run", "index")]
-            for number, path in enumerate(restored):
+            restored = [path for path in mirror.store.rglob("*") if path.is_file() and is_content(mirror.store, path)]
+            for path in restored:
                 os.chown(path, 0, 0)
-                path.chmod(0o400 if number % 2 else 0o000) if path.parent.parent.name != "blobs" else None
+                path.chmod(0o400 if path.parent.parent.name != "blobs" else files.SEALED_MODE)
             before = contents(mirror.store)
             mirror.start()
             assert mirror.get("/readyz")[0] == 200
@@ -175,6 +175,43 @@ def test_a_store_that_root_restored() -> None:
             soon_well(mirror)
             assert contents(mirror.store) == before
             assert not list(mirror.store.joinpath("quarantine").iterdir())
+        finally:
+            mirror.kill()
+
+
+def is_content(store: Path, path: Path) -> bool:
+    """Whether a file is deep enough for a start to be possible: what is at the top says whose the store is."""
+    return path.relative_to(store).parts[0] in ("blobs", "repositories", "hosted", "brought", "sets", "tokens", "pins")
+
+
+@as_root
+def test_a_store_of_which_all_is_roots_is_not_begun() -> None:
+    """Where not even folders are the service's own it says so and how it is mended, and changes nothing."""
+    with tempfile.TemporaryDirectory(prefix="restored-", dir="/tmp") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        mirror = Mirror(folder, PUSH)
+        mirror.command[1:3] = ["-c", _AS_OWNER]
+        mirror.store.mkdir(mode=0o700)
+        os.chown(mirror.store, OWNER, OWNER)
+        try:
+            mirror.start()
+            made = pushed(mirror, 3)
+            mirror.stop()
+            below = [path for path in mirror.store.rglob("*") if not path.is_socket()]
+            for path in below:
+                os.chown(path, 0, 0)
+            before = contents(mirror.store)
+            with pytest.raises(NotReadyError, match=r"ended with 78(.|\n)*sudo chown -R"):
+                mirror.start()
+            assert contents(mirror.store) == before
+            for path in below:
+                if os.path.lexists(path):
+                    os.chown(path, OWNER, OWNER)
+            mirror.start()
+            assert set(pulls(mirror, made)) == {200}
+            assert not degraded(status(mirror))
+            assert contents(mirror.store) == before
         finally:
             mirror.kill()
 
@@ -240,17 +277,18 @@ def cold_pull(service: Faulty, upstream: RunningRegistry, tag: str, cache: str =
 def _goes_read_only(root: Path) -> None:
     folder = root.with_name("service")
     service = Mirror(folder, {**PUSH, "storage": {"path": str(root / "store")}})
-    device = subprocess.run(["findmnt", "-no", "SOURCE", root], capture_output=True, text=True, check=True).stdout
     try:
         service.start()
         made = pushed(service, 3)
         mount("-o", "remount,abort", root)  # what the kernel does at an error of the disk
-        wait_until(lambda: bool(os.statvfs(root).f_flag & os.ST_RDONLY), "the kernel", 5)
+        with pytest.raises(OSError, match="Read-only"):
+            root.joinpath("new").touch()
         _serves_what_it_has(service, made)
         service.stop()
         subprocess.run(["umount", root], check=True)
-        subprocess.run(["e2fsck", "-fp", device.strip()], check=False, capture_output=True)
-        mount(device.strip(), root)
+        image_file = root.with_name(f"{root.name}.ext4")
+        subprocess.run(["e2fsck", "-fp", image_file], check=False, capture_output=True)
+        mount("-o", "loop", image_file, root)
         # Started on one that takes nothing, which takes something again later.
         mount("-o", "remount,ro", root)
         service.start()
@@ -488,10 +526,7 @@ def test_a_start_without_the_sets_does_not_pass_for_one_without_sets(
         plan = json.dumps({"images": [named], "manifests": manifests, "blobs": []}).encode()
         sets.write("prod", 1, plan)
         sets.complete("prod", 1, Digest.of(plan), "loaded")
-        rows = Path(layout.manifest("quay.io/org/app", digest))
-        rows.parent.mkdir(parents=True)
-        row = {"mediaType": OCI_MANIFEST, "size": len(made[0].body), "brought": True}
-        rows.write_text(json.dumps(row))
+        Manifests(layout).add_manifest("quay.io/org/app", digest, OCI_MANIFEST, len(made[0].body))
         service.stop()
         path = str(layout.current_sets) if what == "current" else sets.path("prod", 1)
         service.disk.fail(Call.OPEN, errno.EIO, path)
