@@ -85,6 +85,7 @@ TABLE: Mapping[type[MirrorError], Row] = MappingProxyType(
         errors.StoreError: Row(503, "UNKNOWN", told=False, retry=30),
         errors.StoreUnusable: Row(503, "UNKNOWN", told=False, retry=30),
         errors.StoreFull: Row(503, "UNKNOWN", retry=30),
+        errors.StoreReadOnly: Row(503, "UNKNOWN", retry=30),
         errors.StoreUnreadable: Row(503, "UNKNOWN", told=False, retry=_RETRY_AFTER),
         errors.Corrupt: Row(503, "UNKNOWN", told=False, retry=_RETRY_AFTER),
         errors.UpstreamError: Row(502, "UNKNOWN"),

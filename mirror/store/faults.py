@@ -75,9 +75,7 @@ class Faults:
         self._noted: dict[tuple[Operation, str], _Fault] = {}
         self._counts: Counter[str] = Counter()
 
-    def note(
-        self, operation: Operation, path: str, error: OSError, position: int = 0, *, retried: bool = True
-    ) -> None:
+    def note(self, operation: Operation, path: str, error: OSError, position: int = 0, *, retried: bool = True) -> None:
         """Note that `path` could not be read, or written; `position` (bytes) is where. Does not wait.
 
         What is not to be `retried` here stays until `over` is called: the database of the index, on which any other

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import islice
 
@@ -29,6 +29,17 @@ def sample(layout: Layout) -> list[StoreUnreadable]:
             _read(path)
         except StoreUnreadable as error:
             found.append(error)
+    return found
+
+
+def closed(layout: Layout, may_read: Callable[[os.stat_result], bool]) -> list[str]:
+    """Return those of some files of each kind that `may_read` says are closed to whoever will serve."""
+    found = []
+    for path in _some(layout):
+        with suppress(StoreUnreadable):  # which is noted
+            status = files.look(path)
+            if status is not None and not may_read(status):
+                found.append(path)
     return found
 
 

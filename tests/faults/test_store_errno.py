@@ -32,7 +32,6 @@ from tests.faults.errno_bed import Call, Faulty, build, degraded
 from tests.faults.wire import Got, ask
 from tests.peers.images import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, descriptor, digest_of, noise
 from tests.peers.process import RunningRegistry, running
-from tests.tools.mirror import ask as request
 from tests.tools.processes import wait_until
 from tests.tools.programs import Programs
 
