@@ -42,6 +42,7 @@ class Call(enum.IntFlag):
     LIST = 32
     WRITE = 64
     SYNC = 128
+    FLIP = 256  # no error, but a wrong bit of what the page cache holds
 
 
 def build(folder: Path, compiler: str) -> Path:

@@ -19,7 +19,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { OPEN = 1, STAT = 2, FSTAT = 4, READ = 8, SENDFILE = 16, LIST = 32, WRITE = 64, SYNC = 128 };
+enum { OPEN = 1, STAT = 2, FSTAT = 4, READ = 8, SENDFILE = 16, LIST = 32, WRITE = 64, SYNC = 128, FLIP = 256 };
 
 static volatile struct control {
     int number; /* errno, 0 for a disk that is well */
@@ -117,7 +117,12 @@ ssize_t read(int fd, void *at, size_t size) {
 }
 ssize_t pread64(int fd, void *at, size_t size, off64_t position) {
     REAL(pread64);
-    return fails_at(READ, fd) ? -1 : real(fd, at, size, position);
+    if (fails_at(READ, fd))
+        return -1;
+    ssize_t got = real(fd, at, size, position);
+    if (got > 0 && !position && fails_at(FLIP, fd))
+        *(char *)at ^= 1; /* a bit of memory that is wrong: what is read past the page cache, by preadv, is right */
+    return got;
 }
 ssize_t preadv64v2(int fd, const struct iovec *at, int count, off64_t position, int flags) {
     REAL(preadv64v2);

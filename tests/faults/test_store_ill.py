@@ -16,16 +16,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from mirror.cli.asking import ask
 from mirror.config import load
-from mirror.errors import MirrorError
+from mirror.errors import MirrorError, StoreUnreadable
 from mirror.oci.digest import Digest
-from mirror.store import files
+from mirror.store import files, ingest
+from mirror.store.eviction import Eviction
+from mirror.store.hosted import Hosted
+from mirror.store.index import Index
 from mirror.store.layout import Layout
 from mirror.store.manifests import Manifests
 from mirror.store.probe import prepare
-from mirror.store.sets import Sets
+from mirror.store.quarantine import Quarantine
+from mirror.store.sets import Pins, Sets
 from tests.faults.errno_bed import Call, Faulty, build, degraded, fingerprint
 from tests.peers.images import digest_of, noise
 from tests.peers.process import RunningRegistry, running
@@ -377,6 +382,28 @@ def flip(layout: Layout, digest: str) -> None:
     os.utime(path, (time.time(), files.seal_time(len(content))))
 
 
+def test_what_the_page_cache_alone_holds_wrongly_stays(service: Faulty) -> None:
+    """A digest that disagrees is read once more, past the page cache, before anything is put aside."""
+    made = pushed(service, 12)
+    service.stop()
+    before = service.kept()
+    with service.disk.failing(Call.FLIP, errno.EIO, f"{service.store}/blobs/"):
+        done = command(service, "scrub", "--json", environment=service.disk.environment)
+        assert service.disk.hits >= 12
+    assert (done.returncode, json.loads(done.stdout)["bad"]) == (0, []), done
+    assert "read_differently" in done.stderr
+    assert service.kept() == before
+    # So too in a service that hashes what came from elsewhere, without a seal.
+    path = Path(Layout(service.store).blob(Digest.parse(layer(1))))
+    path.chmod(0o600)
+    with service.disk.failing(Call.FLIP, errno.EIO, str(path)):
+        service.start()
+        service.get(f"/v2/apps/a/blobs/{layer(1)}")
+        assert service.disk.hits
+    assert set(pulls(service, made)) == {200}
+    assert not list(service.store.joinpath("quarantine").iterdir())
+
+
 def test_bad_content_is_put_aside_and_put_back_when_it_agrees(service: Faulty) -> None:
     """What the host's memory read wrongly comes back by itself: the next scrub finds it right."""
     made = pushed(service, 12)
@@ -422,7 +449,92 @@ def test_many_bad_contents_stop_a_scrub(service: Faulty) -> None:
     assert len(aside) == 30
 
 
+def test_what_may_be_the_only_copy_is_never_deleted(tmp_path: Path) -> None:
+    """Neither by the quarantine's bounds nor for its size; nor where it cannot be known whether it is."""
+    layout = Layout(tmp_path / "store")
+    prepare(layout)
+    quarantine, hosted = Quarantine(layout, count=3, size=10_000), Hosted(layout)
+    digests = [Digest.of(noise(3000, number)) for number in range(12)]
+    for number, digest in enumerate(digests):
+        ingest.store_bytes(layout, digest, noise(3000, number))
+        if number % 2:
+            hosted.add(digest)
+    for digest in digests:
+        assert quarantine.take(layout.blob(digest), "hashes to something else")
+    aside = {path.name.rpartition("-")[2] for path in layout.quarantine.iterdir() if path.suffix != ".json"}
+    assert aside >= {digest.hex for number, digest in enumerate(digests) if number % 2}
+    assert len(aside) < 12
+    # The markers' folder cannot be read: then nothing more goes.
+    more = [Digest.of(noise(3000, number)) for number in range(20, 24)]
+    for number, digest in enumerate(more, 20):
+        ingest.store_bytes(layout, digest, noise(3000, number))
+    shutil.rmtree(layout.hosted / "sha256")
+    (layout.hosted / "sha256").symlink_to("sha256")  # ELOOP
+    for digest in more:
+        quarantine.take(layout.blob(digest), "hashes to something else")
+    kept = {path.name.rpartition("-")[2] for path in layout.quarantine.iterdir() if path.suffix != ".json"}
+    assert kept == aside | {digest.hex for digest in more}
+    assert set(quarantine.put_back(all_of_it=True)) == {Digest("sha256", name) for name in kept}
+
+
 # -- what would take much away
+
+
+def test_unpin_stops_before_a_tenth_of_the_store(service: Faulty) -> None:
+    layout, sets = Layout(service.store), Sets(Layout(service.store))
+    entries = []
+    for number in range(30):
+        content = noise(3000, number)
+        ingest.store_bytes(layout, Digest.of(content), content)
+        entries.append({"digest": digest_of(content), "size": len(content)})
+    for generation, blobs in ((1, entries), (2, entries[:1])):
+        plan = make_plan(generation, blobs)
+        sets.write("prod", generation, plan)
+        sets.complete("prod", generation, Digest.of(plan), "loaded")
+    before = service.kept()
+    done = command(service, "unpin", "prod@1", "--now")
+    assert done.returncode == 1, done
+    assert "--yes" in done.stdout + done.stderr
+    assert service.kept() == before
+    assert [one for one in service.status()["problems"] if one["code"] == "collection_stopped"]
+    done = command(service, "unpin", "prod@1", "--now", "--yes")
+    assert done.returncode == 0, done
+    assert len(os.listdir(layout.blobs / "sha256")) == 1
+    assert not [one for one in service.status()["problems"] if one["code"] == "collection_stopped"]
+
+
+def make_plan(generation: int, blobs: list[dict[str, Any]]) -> bytes:
+    """A plan that names blobs alone."""
+    return json.dumps({"number": generation, "images": [], "manifests": [], "blobs": blobs}).encode()
+
+
+@pytest.mark.parametrize("what", ["sets", "pins", "hosted/sha256"])
+def test_eviction_stops_where_it_cannot_be_read_what_must_stay(tmp_path: Path, what: str) -> None:
+    layout = Layout(tmp_path / "store")
+    prepare(layout)
+    quarantine = Quarantine(layout)
+    index = Index(layout, quarantine)
+    try:
+        for number in range(20):
+            content = noise(3000, number)
+            ingest.store_bytes(layout, Digest.of(content), content)
+            index.note(Digest.of(content), len(content))
+        folder = layout.root / what
+        folder.parent.mkdir(exist_ok=True)
+        if folder.exists():
+            folder.rmdir()
+        folder.symlink_to(folder.name)  # ELOOP
+        eviction = Eviction(layout, index, Pins(layout), Hosted(layout))
+        with structlog.testing.capture_logs() as said:
+            assert eviction.free(10_000) == 0
+        assert "eviction_stopped" in [one["event"] for one in said]
+        assert len(os.listdir(layout.blobs / "sha256")) == 20
+        with pytest.raises(StoreUnreadable):
+            eviction.delete([Digest.of(noise(3000, 1))])
+        folder.unlink()
+        assert eviction.free(10_000) >= 10_000
+    finally:
+        index.close()
 
 
 def test_gc_stops_before_a_tenth_of_the_store(service: Faulty) -> None:
