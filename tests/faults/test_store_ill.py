@@ -22,6 +22,7 @@ from mirror.cli.asking import ask
 from mirror.config import load
 from mirror.errors import MirrorError, StoreUnreadable
 from mirror.oci.digest import Digest
+from mirror.offline.plan import Plan, PlannedBlob
 from mirror.store import files, ingest
 from mirror.store.eviction import Eviction
 from mirror.store.hosted import Hosted
@@ -482,15 +483,15 @@ def test_what_may_be_the_only_copy_is_never_deleted(tmp_path: Path) -> None:
 
 def test_unpin_stops_before_a_tenth_of_the_store(service: Faulty) -> None:
     layout, sets = Layout(service.store), Sets(Layout(service.store))
-    entries = []
+    blobs = []
     for number in range(30):
         content = noise(3000, number)
         ingest.store_bytes(layout, Digest.of(content), content)
-        entries.append({"digest": digest_of(content), "size": len(content)})
-    for generation, blobs in ((1, entries), (2, entries[:1])):
-        plan = make_plan(generation, blobs)
-        sets.write("prod", generation, plan)
-        sets.complete("prod", generation, Digest.of(plan), "loaded")
+        blobs.append(PlannedBlob(Digest.of(content), "application/octet-stream", len(content)))
+    for generation, named in ((1, blobs), (2, blobs[:1])):
+        plan = Plan.build("prod", blobs=named)
+        sets.write("prod", generation, plan.dump())
+        sets.complete("prod", generation, plan.digest, "loaded")
     before = service.kept()
     done = command(service, "unpin", "prod@1", "--now")
     assert done.returncode == 1, done
@@ -501,11 +502,6 @@ def test_unpin_stops_before_a_tenth_of_the_store(service: Faulty) -> None:
     assert done.returncode == 0, done
     assert len(os.listdir(layout.blobs / "sha256")) == 1
     assert not [one for one in service.status()["problems"] if one["code"] == "collection_stopped"]
-
-
-def make_plan(generation: int, blobs: list[dict[str, Any]]) -> bytes:
-    """A plan that names blobs alone."""
-    return json.dumps({"number": generation, "images": [], "manifests": [], "blobs": blobs}).encode()
 
 
 @pytest.mark.parametrize("what", ["sets", "pins", "hosted/sha256"])
