@@ -24,6 +24,7 @@ MirrorError                     what went wrong, in words for the person who rea
 ├── StoreError                  the store on disk
 │   ├── StoreUnusable           another owner, a newer format, a file system that keeps no locks   exit 78
 │   ├── StoreFull               no room, and nothing may be evicted                      exit 5
+│   ├── StoreReadOnly           a file system that takes nothing: what is here is served, and nothing can be changed
 │   ├── StoreUnreadable         a file that cannot be read now: it stays where it is, and is not taken for bad
 │   ├── CollectionStopped       a run that would take more than a tenth of the store
 │   └── Corrupt                 bytes that do not hash to their name                     exit 4
@@ -192,6 +193,10 @@ class StoreUnusable(StoreError):
 
 class StoreFull(StoreError):
     """No room, and nothing that may be evicted."""
+
+
+class StoreReadOnly(StoreError):
+    """A file system that takes nothing now: what is here is served, and nothing can be kept or changed."""
 
 
 class StoreUnreadable(StoreError):

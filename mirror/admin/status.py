@@ -153,7 +153,7 @@ class Status:
     def _store(self) -> dict[str, Any]:
         storage = self._config.storage
         found: dict[str, Any] = {"path": str(storage.path), "cache_size": storage.cache_size}
-        found |= {"read_only": self._is_read_only(), "in_vain": False, "stopped": {}}
+        found |= {"read_only": files.is_read_only(self._layout.root), "in_vain": False, "stopped": {}}
         with suppress(StoreError):
             found |= {"in_vain": self._space.in_vain, "stopped": Brake(self._layout).stopped()}
         disk = forecast = None
@@ -183,12 +183,6 @@ class Status:
         except (OSError, StoreError):
             found |= {"pinned_bytes": None, "promised_bytes": None, "would_free": []}
         return found
-
-    def _is_read_only(self) -> bool:
-        try:
-            return bool(os.statvfs(self._layout.root).f_flag & os.ST_RDONLY)
-        except OSError:
-            return False
 
     def _would_free(self) -> list[tuple[str, int]]:
         """Return of each generation that is not its set's newest what only it needs, in bytes, the largest first."""

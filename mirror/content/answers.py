@@ -99,8 +99,8 @@ class Readable(Protocol):
         """Return bytes start..stop, which are ready and loaded, without waiting."""
         ...
 
-    def failed(self, error: OSError) -> MirrorError:
-        """Return what is to be raised for a fault in reading `fd`."""
+    def failed(self, error: OSError, position: int) -> MirrorError:
+        """Return the error of a descriptor that could not be read at `position` (bytes)."""
         ...
 
     def close(self) -> None:

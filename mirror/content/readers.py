@@ -40,9 +40,9 @@ class WholeFile:
         """Return bytes start..stop."""
         return files.read_bytes(self.fd, start, stop)
 
-    def failed(self, error: OSError) -> StoreUnreadable:
-        """Return the error of a descriptor that could not be read."""
-        return unreadable(path_of(self.fd), error)
+    def failed(self, error: OSError, position: int) -> StoreUnreadable:
+        """Return the error of a descriptor that could not be read at `position` (bytes)."""
+        return unreadable(path_of(self.fd), error, position)
 
     def close(self) -> None:
         """Close the descriptor."""
@@ -79,9 +79,9 @@ class GrowingFile:
         """Return bytes start..stop."""
         return files.read_bytes(self.fd, start, stop)
 
-    def failed(self, error: OSError) -> StoreUnreadable:
-        """Return the error of a descriptor that could not be read."""
-        return unreadable(path_of(self.fd), error)
+    def failed(self, error: OSError, position: int) -> StoreUnreadable:
+        """Return the error of a descriptor that could not be read at `position` (bytes)."""
+        return unreadable(path_of(self.fd), error, position)
 
     def close(self) -> None:
         """Let go of the fill's file."""

@@ -86,6 +86,7 @@ TABLE: Mapping[type[MirrorError], Row] = MappingProxyType(
         errors.StoreUnusable: Row(503, "UNKNOWN", told=False, retry=30),
         errors.StoreFull: Row(503, "UNKNOWN", retry=30),
         errors.CollectionStopped: Row(503, "UNKNOWN", told=False, retry=30),
+        errors.StoreReadOnly: Row(503, "UNKNOWN", retry=30),
         errors.StoreUnreadable: Row(503, "UNKNOWN", told=False, retry=_RETRY_AFTER),
         errors.Corrupt: Row(503, "UNKNOWN", told=False, retry=_RETRY_AFTER),
         errors.UpstreamError: Row(502, "UNKNOWN"),

@@ -101,7 +101,7 @@ class Sender:
                     try:
                         sent = _send_now(out, file.fd, position, end - position)
                     except OSError as error:
-                        raise file.failed(error) from error
+                        raise file.failed(error, position) from error
                     position += sent
                     answer.sent += sent
                     if position < end:

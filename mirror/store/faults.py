@@ -64,6 +64,7 @@ class _Fault:
     position: int  # in bytes, where reading failed
     count: int
     since: float
+    retried: bool
 
 
 class Faults:
@@ -74,8 +75,12 @@ class Faults:
         self._noted: dict[tuple[Operation, str], _Fault] = {}
         self._counts: Counter[str] = Counter()
 
-    def note(self, operation: Operation, path: str, error: OSError, position: int = 0) -> None:
-        """Note that `path` could not be read, or written; `position` (bytes) is where. Does not wait."""
+    def note(self, operation: Operation, path: str, error: OSError, position: int = 0, *, retried: bool = True) -> None:
+        """Note that `path` could not be read, or written; `position` (bytes) is where. Does not wait.
+
+        What is not to be `retried` here stays until `over` is called: the database of the index, on which any other
+        descriptor of the process that is closed takes SQLite's locks along.
+        """
         number = error.errno or errno.EIO
         key = (operation, path)
         with self._lock:
@@ -84,7 +89,8 @@ class Faults:
             if known is None and len(self._noted) >= _MOST:
                 del self._noted[next(iter(self._noted))]
             since = known.since if known is not None else time.time()
-            self._noted[key] = _Fault(number, position, known.count + 1 if known is not None else 1, since)
+            count = known.count + 1 if known is not None else 1
+            self._noted[key] = _Fault(number, position, count, since, retried)
         if known is None:
             _log.error(
                 "store_unreadable" if operation == "read" else "store_unwritable",
@@ -130,11 +136,18 @@ class Faults:
         with self._lock:
             noted = [(*key, fault) for key, fault in self._noted.items()]
         for operation, path, fault in noted:
-            if not (_reads(path, fault.position) if operation == "read" else _writes(path)):
+            if not fault.retried or not (_reads(path, fault.position) if operation == "read" else _writes(path)):
                 continue
             with self._lock:
                 if self._noted.get((operation, path)) is fault:  # it has not failed again meanwhile
                     del self._noted[(operation, path)]
+            _log.info("store_works_again", operation=operation, path=path)
+
+    def over(self, operation: Operation, path: str) -> None:
+        """Forget what failed with `path`, which works now."""
+        with self._lock:
+            known = self._noted.pop((operation, path), None)
+        if known is not None:
             _log.info("store_works_again", operation=operation, path=path)
 
     def __bool__(self) -> bool:
@@ -180,6 +193,7 @@ def _reads(path: str, position: int) -> bool:
             return True
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
+            os.fstat(fd)
             os.pread(fd, 1, position)
         finally:
             os.close(fd)

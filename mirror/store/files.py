@@ -286,6 +286,22 @@ def sync_folder(path: str) -> None:
             os.close(fd)
 
 
+def is_read_only(folder: str | os.PathLike[str]) -> bool:
+    """Tell whether the file system of a folder takes nothing; False where that cannot be said. For threads only.
+
+    The kernel's word is not enough: since Linux 6.15 ext4 keeps its mount's flag when it stops writing at an error. So
+    a file without a name is begun too, which leaves nothing behind.
+    """
+    with suppress(OSError):
+        if os.statvfs(folder).f_flag & os.ST_RDONLY:
+            return True
+        try:
+            os.close(os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            return error.errno == errno.EROFS
+    return False
+
+
 def remove(path: str) -> bool:
     """Remove a file and say whether it was there."""
     try:

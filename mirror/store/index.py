@@ -34,7 +34,7 @@ FORMAT = 1  # in PRAGMA user_version once the rows are complete; 0 while they ar
 BATCH = 500  # rows in one transaction: it keeps other processes waiting for some 30 ms
 _BUSY_WAIT = 0.25  # seconds that SQLite waits for a lock before we are asked whether to go on
 _PAUSE = 0.01  # seconds between our own tries
-_RETRY_AFTER = 5.0  # seconds without the index after a fault that may pass
+_RETRY_AFTER = 1.0  # seconds without the index after a fault that may pass
 _LARGEST = 2**63 - 1
 _BUSY = frozenset((sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED))
 _PASSING = frozenset((
@@ -345,6 +345,7 @@ class Index:
                 if self._away:
                     self._log.info("index_back")
                     self._away = ""
+                    self._folder.note_readable()
                 return result
 
     def _open(self) -> _Database:
@@ -388,6 +389,7 @@ class Index:
                 if seen is not None and self._folder.identity() == seen:
                     self._folder.replace(why)
         else:
+            self._folder.note_unreadable()
             self._away_until = time.monotonic() + _RETRY_AFTER
         if not self._away:
             self._log.warning("index_unavailable", why=why, damaged=damaged)

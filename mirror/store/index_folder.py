@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mirror.store import files
+from mirror.store.faults import ABSENT, DISK_FAULTS
 from mirror.store.layout import Layout
 from mirror.store.lock import FileLock
 from mirror.store.quarantine import Quarantine
@@ -38,18 +39,40 @@ class IndexFolder:
         self.path.mkdir(mode=0o700, exist_ok=True)
         os.chmod(self.path, 0o700)
 
+    def note_unreadable(self) -> None:
+        """Note why the database cannot be read, if that is what is wrong with it.
+
+        Only while this process has it not open: closing the descriptor takes away the locks that SQLite has there.
+        """
+        for path in self._files():
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+                try:
+                    os.fstat(fd)
+                    os.pread(fd, 1, 0)
+                finally:
+                    os.close(fd)
+            except OSError as error:
+                if error.errno not in ABSENT:
+                    DISK_FAULTS.note("read", path, error, retried=False)
+
+    def note_readable(self) -> None:
+        """Note that the database can be read again."""
+        for path in self._files():
+            DISK_FAULTS.over("read", path)
+
+    def _files(self) -> tuple[str, ...]:
+        return (self.database, f"{self.database}-wal", f"{self.database}-shm")
+
     def never_usable(self) -> bool:
         """Tell whether what is at the database's path (a folder, a link) can never be one that we write.
 
-        One that is not ours to read or write stays: it may be given back to us. That is noted.
+        One that is not ours to read or write stays: it may be given back to us.
         """
         found = files.look(self.database)
         if found is None:
             return False
-        if stat.S_ISREG(found.st_mode):
-            files.may_read(self.database, found)
-            return False
-        return True
+        return not stat.S_ISREG(found.st_mode)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import islice
 
@@ -32,13 +32,13 @@ def sample(layout: Layout) -> list[StoreUnreadable]:
     return found
 
 
-def foreign(layout: Layout, user: int) -> list[str]:
-    """Return of a sample of a store's files those that are not of `user`, for whoever (root) can read them all."""
+def closed(layout: Layout, may_read: Callable[[os.stat_result], bool]) -> list[str]:
+    """Return those of some files of each kind that `may_read` says are closed to whoever will serve."""
     found = []
     for path in _some(layout):
         with suppress(StoreUnreadable):  # which is noted
             status = files.look(path)
-            if status is not None and status.st_uid != user:
+            if status is not None and not may_read(status):
                 found.append(path)
     return found
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from mirror.errors import NotYet, StoreError, StoreFull
+from mirror.errors import NotYet, StoreError, StoreFull, StoreReadOnly
 from mirror.oci.digest import Digest
 from mirror.store import files
 from mirror.store.faults import noted
@@ -152,13 +152,18 @@ class Upload:
 
 @contextmanager
 def writing(name: str) -> Iterator[None]:
-    """Turn what the disk answers while `name` is pushed to into StoreFull, NotYet or StoreError."""
+    """Turn what the disk answers while `name` is pushed to into StoreFull, StoreReadOnly, NotYet or StoreError."""
     try:
         yield
     except OSError as error:
         if error.errno in _NO_ROOM:
             raise StoreFull(
                 f"the store's disk became full during a push to {name} ({error.strerror})", "make room, then push again"
+            ) from error
+        if error.errno == errno.EROFS:
+            raise StoreReadOnly(
+                f"nothing can be pushed to {name} now: the store is on a read-only file system",
+                "its operator has to mount it writable; what is there can be pulled",
             ) from error
         if error.errno in files.EXHAUSTED:
             raise NotYet(*files.NO_DESCRIPTORS) from error

@@ -68,6 +68,19 @@ def on_small_disk(scenario: Callable[[Path], None], root: Path, size: str, inode
     _run(scenario, root, [("-t", "tmpfs", "-o", options, "tmpfs", str(root))])
 
 
+def on_disk(scenario: Callable[[Path], None], root: Path, size: str) -> None:
+    """Run `scenario(root)`, a function of a test module, in a process where `root` is an ext4 of `size` (`64M`).
+
+    Such a one becomes read-only under those who write, as after an error: `mount -o remount,abort`.
+    """
+    image = root.with_name(f"{root.name}.ext4")
+    subprocess.run(["truncate", "-s", size, image], check=True)
+    done = subprocess.run(["mkfs.ext4", "-q", image], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no ext4 can be made here: {done.stderr.strip()}")
+    _run(scenario, root, [("-o", "loop", str(image), str(root))])
+
+
 def read_only(scenario: Callable[[Path], None], root: Path) -> None:
     """Run `scenario(root)`, a function of a test module, in a process where `root` is read-only."""
     _run(scenario, root, [("--bind", str(root), str(root)), ("-o", "remount,ro,bind", str(root))])

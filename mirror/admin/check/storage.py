@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mirror.admin.check.report import Finding
-from mirror.admin.check.surroundings import Surroundings, user_name
+from mirror.admin.check.surroundings import Surroundings, User, user_name
 from mirror.config import Config
 from mirror.config.values import size_text
 from mirror.errors import MirrorError, Problem
 from mirror.outside import owner_of
-from mirror.store import probe
+from mirror.store import probe, sample
 from mirror.store.layout import Layout
-from mirror.store.sample import foreign
 
 # Tries what the store relies on in its directory, writing there: returns what it can live with, raises MirrorError
 # for what it cannot.
@@ -40,7 +39,7 @@ def find_in_storage(config: Config, around: Surroundings, probe_store: StoreProb
         if probe_store is not None and around.is_self and all(finding.severity != "error" for finding in findings):
             yield from _probe(probe_store, path, where)
         elif not around.is_self:
-            yield from _find_strangers(path, where, around.user.uid)
+            yield from _find_strangers(path, where, around.user)
     elif not existing.is_dir():
         what = f"{existing} is not a directory, so {path} cannot be made"
         yield Finding("error", "store_unusable", what, where, "name another path")
@@ -102,19 +101,19 @@ def _probe(probe_store: StoreProbe, path: Path, where: str) -> Iterator[Finding]
         yield Finding("error", "store_unusable", error.what, where, error.remedy)
 
 
-def _find_strangers(path: Path, where: str, user: int) -> Iterator[Finding]:
+def _find_strangers(path: Path, where: str, user: User) -> Iterator[Finding]:
     try:
-        probe.check_owners(Layout(path), user)
-        found = foreign(Layout(path), user)
+        probe.check_owners(Layout(path), user.uid)
+        closed = sample.closed(Layout(path), lambda status: user.may(status, 4))
     except OSError:
         return  # not ours to look into
     except MirrorError as error:
         yield Finding("error", "store_unusable", error.what, where, error.remedy)
         return
-    if found:
-        what = f"{len(found)} of the files that were looked at are not of {user_name(user)}, e.g. {found[0]}"
-        remedy = f"sudo chown -R {user_name(user)}: {shlex.quote(str(path))}"
-        yield Finding("warning", "store_unreadable", what, where, remedy)
+    if closed:
+        what = f"{len(closed)} of the files that were tried may not be read by {user.name}"
+        remedy = f"sudo chown -R {shlex.quote(user.name)}: {shlex.quote(str(path))}"
+        yield Finding("warning", "store_unreadable", what, closed[0], remedy)
 
 
 def _find_in_space(config: Config, folder: Path) -> Iterator[Finding]:
