@@ -100,6 +100,8 @@ class Manifests:
         if found is None or not found.brought:
             row = found if found is not None else Row("", None)
             self._write(path, name, digest, row._replace(brought=True), durable=False)
+        else:
+            self._brought.add(name, digest)  # forgotten where the content was gone for long
 
     def add_pushed(self, name: str, digest: Digest, size: int) -> None:
         """Make `digest` a blob of the repository because it was pushed there, durably. For threads only.
@@ -112,9 +114,10 @@ class Manifests:
         self._write(path, name, digest, Row(media_type, size, True), durable=True)
 
     def _write(self, path: str, name: str, digest: Digest, row: Row, *, durable: bool) -> None:
-        files.write_atomically(path, _dump(row), durable=durable)
+        # First who brought it: a name too many counts for nothing, and one too few could open what others named.
         if row.brought:
             self._brought.add(name, digest)
+        files.write_atomically(path, _dump(row), durable=durable)
 
     def remove_manifest(self, name: str, digest: Digest) -> bool:
         """Let `digest` be no manifest of the repository, durably; say whether it was one. For threads only."""
