@@ -153,17 +153,26 @@ class Members:
         if row.brought is not None:
             return False
         # What an earlier release has of hosted repositories was pushed to them.
-        return self._readers.everybody or target.hosted or await self._is_open(digest)
+        return self._readers.everybody or target.hosted or await self._is_open(target.name, digest)
 
-    async def _is_open(self, digest: Digest) -> bool:
+    async def _is_open(self, name: str, digest: Digest) -> bool:
         """Tell whether all repositories that have `digest` have the same readers: then an old row tells nothing new."""
+        await self._adopted()
+        names, every = await self._writers.run(self._brought.by, digest)
+        if every and name not in names and self._brought.is_here(digest):
+            # The earlier release has served this store again meanwhile, and noted of nobody what it brought.
+            await self._writers.run(self._brought.begin_anew)
+            await self._adopted()
+            names, every = await self._writers.run(self._brought.by, digest)
+        return every and name in names and len({self._readers.of(one) for one in names}) == 1
+
+    async def _adopted(self) -> None:
+        """Wait until what earlier releases noted is taken over, which is housekeeping's; raise NotYet if it is long."""
         until = time.monotonic() + _ADOPTED
         while not self._brought.is_complete:
             if time.monotonic() > until:
                 raise NotYet("what an earlier release noted of repositories is being taken over", "ask again")
             await asyncio.sleep(_LOOK_AGAIN)
-        names, every = await self._writers.run(self._brought.by, digest)
-        return every and len({self._readers.of(name) for name in names}) == 1
 
     def _has(self, name: str, digest: Digest) -> bool:
         """Tell whether a repository surely brought a digest."""

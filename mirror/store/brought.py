@@ -79,6 +79,20 @@ class Brought:
         """Return what changes when another repository brings `digest`: one system call. May run on the loop."""
         return files.modified(self._layout.bringers(digest))
 
+    def is_here(self, digest: Digest) -> bool:
+        """Tell whether the content of `digest` is here: one system call. May run on the loop."""
+        return files.modified(self._layout.blob(digest)) is not None
+
+    @property
+    def completed(self) -> int:
+        """When what earlier releases noted was last taken over, in nanoseconds of Unix time; 0: never, or begun anew."""
+        found = files.modified(self._complete)
+        return found[1] if found is not None else 0
+
+    def begin_anew(self) -> None:
+        """Have what earlier releases noted taken over once more. Raises OSError."""
+        files.remove(self._complete)
+
     def complete(self) -> None:
         """Note that what earlier releases noted is here too. Raises OSError."""
         files.write_atomically(self._complete, b"", durable=True)

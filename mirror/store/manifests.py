@@ -154,9 +154,11 @@ class Manifests:
 
     def stamp(self, name: str) -> tuple[int, ...]:
         """Return what changes when a manifest is added: tells whether a rebuild could find more. For threads only."""
-        folder = self._layout.manifests(name)
-        found = (files.modified(str(folder / algorithm)) for algorithm in ("sha256", "sha512"))
-        return tuple(status[1] if status else 0 for status in found)
+        return _stamp(self._layout.manifests(name))
+
+    def stamp_blobs(self, name: str) -> tuple[int, ...]:
+        """Return what changes when a blob's row is written. For threads only."""
+        return _stamp(self._layout.members(name))
 
     def list(self, name: str) -> Iterator[Digest]:
         """Yield the digests of the repository's manifests. For threads only."""
@@ -174,6 +176,11 @@ def _list(folder: Path) -> Iterator[Digest]:
                 yield Digest.parse(f"{algorithm}:{entry.name}")
             except DigestInvalid:
                 continue
+
+
+def _stamp(folder: Path) -> tuple[int, ...]:
+    found = (files.modified(str(folder / algorithm)) for algorithm in ("sha256", "sha512"))
+    return tuple(status[1] if status else 0 for status in found)
 
 
 def _remove(path: str) -> bool:

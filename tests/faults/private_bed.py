@@ -213,7 +213,7 @@ class Bed:
             return {}
         if who not in self._headers:
             secret = new_secret()
-            # Where no rule decides a robot may do what it was made for: all but alice were not made for what is private.
+            # Where no rule decides a robot may do what it was made for, and only alice's was made for what is private.
             made_for = ["**"] if who == "alice" else ["apps/**", "open/**"]
             self._headers[who] = basic(self.tokens.create(secret, who, made_for, VERBS, None).user, secret)
         return {"Authorization": self._headers[who]}
