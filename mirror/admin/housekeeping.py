@@ -95,6 +95,7 @@ class Housekeeping:
         self._tasks: list[asyncio.Task[None]] = []
         self._failing: set[str] = set()
         self._counted = (0, 0)
+        self._has_adopted = False
         self._log = logs.get("housekeeping")
 
     @property
@@ -208,15 +209,16 @@ class Housekeeping:
             await self._scrubber.put_back()
 
     async def _adopt(self) -> None:
-        """Take over, once, which repositories had what when an earlier release wrote the store."""
-        brought = Brought(self._layout)
-        if brought.is_complete:
+        """Take over, once a process and when that is due, which repositories had what by an earlier release."""
+        if self._has_adopted and Brought(self._layout).is_complete:
             return
         steps = adopt(self._layout)
         count = 0
         while (step := await self._paced(next, steps, None)) is not None:
             count += step
-        self._log.info("repositories_adopted", digests=count)
+        self._has_adopted = True
+        if count:
+            self._log.info("repositories_adopted", digests=count)
 
     async def _trim(self) -> None:
         await self._threads.run(self._space.trim)

@@ -168,7 +168,7 @@ def _check_presumed(desk: Desk, foreign: Foreign, plan: Plan) -> None:
     asked = presumptions(desk)
     lacking = {digest for digest, size in plan.content.items() if not desk.store.has(digest, size)}
     found = asked.foreign(plan, lacking)
-    presumed = []
+    presumed, proven = [], []
     for digest, size in found.items():
         place = foreign.place(digest)
         if place is None:
@@ -176,11 +176,13 @@ def _check_presumed(desk: Desk, foreign: Foreign, plan: Plan) -> None:
             continue
         with place.open() as read:
             if asked.is_same(digest, 0, size, read):
-                asked.prove(plan, digest)
+                proven.append(digest)
             else:
                 presumed.append(digest)
     if presumed:
         raise PresumedRefused(foreign.label, presumed)
+    for digest in proven:
+        asked.prove(plan, digest)
 
 
 def _may_host(desk: Desk, path: str) -> bool:

@@ -160,7 +160,7 @@ class Manifests:
             return None
         row = self._rows.manifest(target.name, digest)
         if row is None or not await self._members.admits(target, digest, row):
-            media_type, member = await self._belongs(target, digest, content, may_pull)
+            media_type, member = await self._belongs(target, digest, content, row, may_pull)
             answer = ManifestAnswer(digest, media_type, len(content), content, "HIT", target.upstream)
             if member is not None and not member.own:
                 return answer  # which is not for every client of the repository
@@ -194,9 +194,11 @@ class Manifests:
             os.close(found.fd)
 
     async def _belongs(
-        self, target: Target, digest: Digest, content: bytes, may_pull: MayPull
+        self, target: Target, digest: Digest, content: bytes, row: Row | None, may_pull: MayPull
     ) -> tuple[str, Membership | None]:
         """Return the media type of a manifest that the client may be given, and by which membership.
+
+        `row` is that of an earlier release, of a manifest that may have been another repository's only.
 
         None: upstream has just confirmed that it is the repository's. Raises NotHere, UpstreamError.
         """
@@ -208,6 +210,8 @@ class Manifests:
             if not self._may_ask(target):
                 raise
             member = None
+        if member is None and row is not None and await self._members.is_shared(digest, may_pull):
+            member = Membership(row.media_type, row.size, False, row.brought)
         declared = member.media_type if member is not None else ""
         if member is None:
             client = self._asked(target, f"{target.name}@{digest}")

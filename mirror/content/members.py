@@ -22,7 +22,7 @@ from mirror import logs
 from mirror.config.access import Readers
 from mirror.content.answers import Target
 from mirror.content.coalesce import Coalesced
-from mirror.errors import NotHere, NotYet, StoreUnreadable, UpstreamNotFound
+from mirror.errors import NotHere, NotYet, StoreUnreadable
 from mirror.oci.digest import Digest
 from mirror.store.brought import Brought
 from mirror.store.manifests import Manifests, Row
@@ -82,17 +82,20 @@ class Members:
         self._offline = offline
         self._proofs: Coalesced[tuple[str, Digest], int] = Coalesced()
         self._rebuilt: OrderedDict[str, tuple[int, ...]] = OrderedDict()
-        self._known: OrderedDict[tuple[str, Digest], _Stamp] = OrderedDict()
+        self._known: OrderedDict[tuple[str, Digest], tuple[_Stamp, _Stamp | None]] = OrderedDict()
         self._grants: set[asyncio.Future[None]] = set()
 
     # -- without upstream ------------------------------------------------------------------------------------
 
     def now(self, target: Target, digest: Digest) -> bool:
-        """Tell without waiting, by one system call, whether `digest` may be served for the repository to anybody."""
+        """Tell without waiting, by two system calls, whether `digest` may be served for the repository to anybody."""
         stamp = self._rows.member_modified(target.name, digest)
-        if stamp is None:
+        if stamp is None or self._readers.everybody:
+            return stamp is not None
+        known = self._known.get((target.name, digest))
+        if known is None or known[0] != stamp:
             return False
-        return self._readers.everybody or self._known.get((target.name, digest)) == stamp
+        return known[1] is None or known[1] == self._brought.modified(digest)
 
     async def find(self, target: Target, digest: Digest, may_pull: MayPull = nobody) -> Membership | None:
         """Return what is known of a blob, or of a manifest that another one names, if this client may be given it.
@@ -102,6 +105,7 @@ class Members:
         """
         # Before the row: one that is replaced in between is read again the next time.
         stamp = self._rows.member_modified(target.name, digest)
+        bringers = self._brought.modified(digest)
         row = self._rows.member(target.name, digest)
         if row is None and not target.hosted:
             # What was pushed has its row, and a manifest that was pushed proves nothing.
@@ -109,8 +113,9 @@ class Members:
         if row is None:
             return None
         if await self.admits(target, digest, row):
-            if stamp is not None:
-                self._remember((target.name, digest), stamp)
+            # What an earlier release noted, or another repository brought, is good until somebody else brings the digest.
+            if stamp is not None and (row.brought is True or bringers is not None):
+                self._remember((target.name, digest), (stamp, None if row.brought is True else bringers))
             return Membership(row.media_type, row.size, True, row.brought)
         shared = await self.is_shared(digest, may_pull)
         return Membership(row.media_type, row.size, False, row.brought) if shared else None
@@ -134,7 +139,10 @@ class Members:
         """Tell whether the client may pull a repository that brought `digest`: a bounded look-up."""
         if may_pull is nobody:
             return False
-        names, _ = await self._writers.run(self._brought.by, digest)
+        names, every = await self._writers.run(self._brought.by, digest)
+        # One of them brought it, whatever an earlier release noted.
+        if every and 0 < len(names) <= _LOOKED_AT and self._brought.is_complete and all(map(may_pull, names)):
+            return True
         for name in names[:_LOOKED_AT]:
             if may_pull(name) and await self._writers.run(self._has, name, digest):
                 return True
@@ -148,17 +156,26 @@ class Members:
         if row.brought is not None:
             return False
         # What an earlier release has of hosted repositories was pushed to them.
-        return self._readers.everybody or target.hosted or await self._is_open(digest)
+        return self._readers.everybody or target.hosted or await self._is_open(target.name, digest)
 
-    async def _is_open(self, digest: Digest) -> bool:
+    async def _is_open(self, name: str, digest: Digest) -> bool:
         """Tell whether all repositories that have `digest` have the same readers: then an old row tells nothing new."""
+        await self._adopted()
+        names, every = await self._writers.run(self._brought.by, digest)
+        if every and name not in names and self._brought.is_here(digest):
+            # The earlier release has served this store again meanwhile, and noted of nobody what it brought.
+            await self._writers.run(self._brought.begin_anew)
+            await self._adopted()
+            names, every = await self._writers.run(self._brought.by, digest)
+        return every and name in names and len({self._readers.of(one) for one in names}) == 1
+
+    async def _adopted(self) -> None:
+        """Wait until what earlier releases noted is taken over, which is housekeeping's; raise NotYet if it is long."""
         until = time.monotonic() + _ADOPTED
         while not self._brought.is_complete:
             if time.monotonic() > until:
                 raise NotYet("what an earlier release noted of repositories is being taken over", "ask again")
             await asyncio.sleep(_LOOK_AGAIN)
-        names, every = await self._writers.run(self._brought.by, digest)
-        return every and len({self._readers.of(name) for name in names}) == 1
 
     def _has(self, name: str, digest: Digest) -> bool:
         """Tell whether a repository surely brought a digest."""
@@ -169,8 +186,8 @@ class Members:
         good = (True, None) if self._readers.everybody else (True,)
         return any(row is not None and row.brought in good for row in rows)
 
-    def _remember(self, key: tuple[str, Digest], stamp: _Stamp) -> None:
-        self._known[key] = stamp
+    def _remember(self, key: tuple[str, Digest], stamps: tuple[_Stamp, _Stamp | None]) -> None:
+        self._known[key] = stamps
         if len(self._known) > _REMEMBERED:
             self._known.popitem(last=False)
 
@@ -201,10 +218,8 @@ class Members:
         return await self._proofs.run((target.name, digest), lambda: self._ask(client, target, digest))
 
     async def _ask(self, client: UpstreamClient, target: Target, digest: Digest) -> int:
-        try:
-            size = await client.head_blob(target.repository, digest)
-        except UpstreamNotFound as error:
-            raise NotHere(f"{target.name} has no blob {digest}") from error
+        # Upstream's own words, as for what is not here: others would tell that another repository has brought it.
+        size = await client.head_blob(target.repository, digest)
         try:
             await self._writers.run(self._rows.add_brought, target.name, digest)
         except (OSError, StoreUnreadable) as error:

@@ -272,7 +272,7 @@ class Content:
         if target.hosted:
             return error  # sets hold nothing of what is pushed here, and what they hold is not for everybody to know
         digest = reference if isinstance(reference, Digest) else known.tags.get((target.name, reference))
-        holder = known.holder(digest) if digest is not None else ""
+        holder = known.holder(target.name, digest) if digest is not None else ""
         if not holder:
             return error
         return NotHere(f"{error.what}; it is part of set {holder}", f"mirror verify {holder}")

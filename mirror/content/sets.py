@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,14 +33,18 @@ class Known:
     tags: dict[tuple[str, str], Digest] = field(default_factory=dict)
     names: dict[str, list[str]] = field(default_factory=dict)  # repository -> its tags, sorted
     spaces: frozenset[str] = frozenset()  # the first components of the names
-    holders: tuple[tuple[str, frozenset[bytes]], ...] = ()  # generations with the digests that they need, as bytes
+    # Generations, with the digests that each of their names needs, as bytes.
+    holders: tuple[tuple[str, Mapping[str, frozenset[bytes]]], ...] = ()
     # Why sets are missing here that the store has: their records could not be read yet.
     unreadable: StoreUnreadable | None = None
 
-    def holder(self, digest: Digest) -> str:
-        """Return a complete generation that needs `digest`, as `set@n`; empty where none does."""
+    def holder(self, name: str, digest: Digest) -> str:
+        """Return a complete generation that needs `digest` for a repository, as `set@n`; empty where none does.
+
+        What it needs for other repositories is not for everybody to know.
+        """
         wanted = bytes.fromhex(digest.hex)
-        return next((name for name, digests in self.holders if wanted in digests), "")
+        return next((one for one, needed in self.holders if wanted in needed.get(name, ())), "")
 
 
 class ContentSets:
@@ -104,7 +110,7 @@ class ContentSets:
             except StoreUnreadable as error:
                 unreadable = error
         unknown = {one.set for one in complete if one not in plans}
-        holders: list[tuple[str, frozenset[bytes]]] = []
+        holders: list[tuple[str, Mapping[str, frozenset[bytes]]]] = []
         for one in precedence(tuple(one for one in complete if one.set not in unknown)):
             images, digests = plans[one]
             holders.append((str(one), digests))
@@ -116,8 +122,8 @@ class ContentSets:
         spaces = frozenset(name.partition("/")[0] for name in listed)
         return Known(stamp, tags, listed, spaces, tuple(holders), unreadable)
 
-    def _plan(self, one: Complete) -> tuple[list[tuple[str, Digest, list[str]]], frozenset[bytes]]:
-        """Return (name, digest, tags) of every image of a generation, and all digests that it needs.
+    def _plan(self, one: Complete) -> tuple[list[tuple[str, Digest, list[str]]], dict[str, frozenset[bytes]]]:
+        """Return (name, digest, tags) of every image of a generation, and all digests that each name needs.
 
         Raises StoreUnreadable.
         """
@@ -128,11 +134,14 @@ class ContentSets:
                 (image["name"], Digest.parse(image["image"].rpartition("@")[2]), list(image["tags"]))
                 for image in plan["images"]
             ]
-            needed = (entry["digest"] for kind in ("manifests", "blobs") for entry in plan[kind])
-            return images, frozenset(bytes.fromhex(Digest.parse(digest).hex) for digest in needed)
+            needed: defaultdict[str, set[bytes]] = defaultdict(set)
+            for entry in plan["manifests"]:
+                named = (entry["digest"], *entry.get("manifests", ()), *entry.get("blobs", ()))
+                needed[entry["name"]].update(bytes.fromhex(Digest.parse(digest).hex) for digest in named)
+            return images, {name: frozenset(digests) for name, digests in needed.items()}
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError, DigestInvalid):
             _log.error("plan_damaged", set=str(one), remedy="load or sync that set again")
-            return [], frozenset()
+            return [], {}
 
 
 def precedence(complete: tuple[Complete, ...]) -> list[Complete]:

@@ -158,6 +158,7 @@ class LoadGeneration:
         """
         found = self._into.presumptions.foreign(plan, lacking)
         here = {digest: Waiting(size, ()) for digest, size in found.items()}
+        proven: list[Digest] = []
         for given in self._group.parts:
             if not here:
                 break
@@ -170,11 +171,13 @@ class LoadGeneration:
             except PartDamaged as error:
                 self._reader.mark(given, "", error.what)
             for digest in [digest for digest, waiting in here.items() if waiting.whole]:
-                self._into.presumptions.prove(plan, digest)
+                proven.append(digest)
                 del here[digest], found[digest]
         presumed = [digest for digest in found if all(not where.get(digest) for _, where in contents)]
         if presumed:
             raise PresumedRefused(str(self._group), presumed)
+        for digest in proven:
+            self._into.presumptions.prove(plan, digest)
         return found
 
     def _compare(self, opened: PartFile, given: Given, member: part.Member, here: dict[Digest, Waiting]) -> None:

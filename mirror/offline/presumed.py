@@ -8,8 +8,9 @@ that no rule protects. Of all else the bytes must be in what is loaded, and are 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from mirror.config.access import Readers
 from mirror.errors import MirrorError
@@ -38,6 +39,13 @@ class PresumedRefused(MirrorError):
         )
 
 
+class _Had(NamedTuple):
+    """Whether a digest was had where no rule protects it, and whether all that had it have the same readers."""
+
+    by_all: bool
+    alike: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Presumptions:
     """What plans may presume in a store. For threads."""
@@ -58,21 +66,23 @@ class Presumptions:
         rows, brought = Manifests(self.layout), Brought(self.layout)
         sizes = plan.content
         found: dict[Digest, int] = {}
-        open_to_all: dict[Digest, bool] = {}
+        had: dict[Digest, _Had] = {}
         for planned in plan.manifests:
             for digest in (planned.digest, *planned.blobs, *planned.manifests):
-                if digest in lacking or digest in own or digest in found or digest not in sizes:
-                    continue
-                if digest not in open_to_all:
-                    names, _ = brought.by(digest)
-                    unprotected = [name for name in names if not self.readers.of(name)]
-                    # What an earlier release noted may only have been named.
-                    open_to_all[digest] = len(unprotected) == len(names) or any(
-                        _has(rows, name, digest) for name in unprotected
-                    )
-                if not open_to_all[digest] and not _has(rows, planned.name, digest):
+                if digest in lacking or digest in own or digest in found or not sizes.get(digest):
+                    continue  # what is empty is no secret
+                if digest not in had:
+                    had[digest] = self._had(rows, *brought.by(digest), digest)
+                if not had[digest].by_all and not _has(rows, planned.name, digest, old=had[digest].alike):
                     found[digest] = sizes[digest]
         return found
+
+    def _had(self, rows: Manifests, names: Sequence[str], every: bool, digest: Digest) -> _Had:
+        unprotected = [name for name in names if not self.readers.of(name)]
+        alike = every and len({self.readers.of(name) for name in names}) == 1
+        # What an earlier release noted may only have been named, where others have it too.
+        by_all = (every and len(unprotected) == len(names)) or any(_has(rows, name, digest) for name in unprotected)
+        return _Had(by_all, alike)
 
     def prove(self, plan: Plan, digest: Digest) -> None:
         """Note that a load brought `digest` under the names that its plan gives it. Raises StoreUnreadable, OSError."""
@@ -113,6 +123,9 @@ class Presumptions:
         return True
 
 
-def _has(rows: Manifests, name: str, digest: Digest) -> bool:
-    found: Iterable[object] = (rows.manifest(name, digest), rows.member(name, digest))
-    return any(getattr(row, "brought", False) for row in found)
+def _has(rows: Manifests, name: str, digest: Digest, *, old: bool = False) -> bool:
+    """Tell whether a repository brought a digest; `old`: what an earlier release noted counts as brought."""
+    good = (True, None) if old else (True,)
+    return any(
+        row is not None and row.brought in good for row in (rows.manifest(name, digest), rows.member(name, digest))
+    )

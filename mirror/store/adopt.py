@@ -13,11 +13,16 @@ from mirror.store.repositories import find_repositories
 def adopt(layout: Layout) -> Iterator[int]:
     """Note of every repository what it has, whoever noted that; yield after each how many were new. For threads.
 
+    What has not changed since that was last done is passed by: an earlier release may have served the store meanwhile.
     Raises StoreUnreadable, OSError.
     """
     brought, rows = Brought(layout), Manifests(layout)
+    since = brought.completed
     for name in find_repositories(layout):
         count = 0
+        if max(*rows.stamp(name), *rows.stamp_blobs(name)) < since:
+            yield count
+            continue
         for digest in (*rows.list(name), *rows.list_blobs(name)):
             row = rows.manifest(name, digest) or rows.member(name, digest)
             if row is not None and row.brought is not False and name not in brought.by(digest)[0]:

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 
+from mirror.errors import StoreUnreadable
 from mirror.oci.digest import Digest
 from mirror.oci.reference import is_name
 from mirror.store import files
@@ -46,7 +48,14 @@ class Brought:
         return list(dict.fromkeys(line for line in lines if is_name(line))), len(content) <= LIMIT
 
     def add(self, name: str, digest: Digest) -> None:
-        """Note that repository `name` brought `digest`. Raises OSError."""
+        """Note that repository `name` brought `digest`, once. Raises OSError.
+
+        More than is read is not written: what many repositories have, and push again and again, stays a look-up.
+        """
+        with suppress(StoreUnreadable):
+            names, every = self.by(digest)
+            if name in names or not every:
+                return
         path = self._layout.bringers(digest)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         with noted("write", path):
@@ -65,6 +74,24 @@ class Brought:
     def is_complete(self) -> bool:
         """Whether what earlier releases noted is here too: one system call. May run on the loop."""
         return files.modified(self._complete) is not None
+
+    def modified(self, digest: Digest) -> tuple[int, int, int] | None:
+        """Return what changes when another repository brings `digest`: one system call. May run on the loop."""
+        return files.modified(self._layout.bringers(digest))
+
+    def is_here(self, digest: Digest) -> bool:
+        """Tell whether the content of `digest` is here: one system call. May run on the loop."""
+        return files.modified(self._layout.blob(digest)) is not None
+
+    @property
+    def completed(self) -> int:
+        """When what earlier releases noted was last taken over, in nanoseconds of Unix time; 0: never, or begun anew."""
+        found = files.modified(self._complete)
+        return found[1] if found is not None else 0
+
+    def begin_anew(self) -> None:
+        """Have what earlier releases noted taken over once more. Raises OSError."""
+        files.remove(self._complete)
 
     def complete(self) -> None:
         """Note that what earlier releases noted is here too. Raises OSError."""

@@ -100,6 +100,8 @@ class Manifests:
         if found is None or not found.brought:
             row = found if found is not None else Row("", None)
             self._write(path, name, digest, row._replace(brought=True), durable=False)
+        else:
+            self._brought.add(name, digest)  # forgotten where the content was gone for long
 
     def add_pushed(self, name: str, digest: Digest, size: int) -> None:
         """Make `digest` a blob of the repository because it was pushed there, durably. For threads only.
@@ -112,9 +114,10 @@ class Manifests:
         self._write(path, name, digest, Row(media_type, size, True), durable=True)
 
     def _write(self, path: str, name: str, digest: Digest, row: Row, *, durable: bool) -> None:
-        files.write_atomically(path, _dump(row), durable=durable)
+        # First who brought it: a name too many counts for nothing, and one too few could open what others named.
         if row.brought:
             self._brought.add(name, digest)
+        files.write_atomically(path, _dump(row), durable=durable)
 
     def remove_manifest(self, name: str, digest: Digest) -> bool:
         """Let `digest` be no manifest of the repository, durably; say whether it was one. For threads only."""
@@ -151,9 +154,11 @@ class Manifests:
 
     def stamp(self, name: str) -> tuple[int, ...]:
         """Return what changes when a manifest is added: tells whether a rebuild could find more. For threads only."""
-        folder = self._layout.manifests(name)
-        found = (files.modified(str(folder / algorithm)) for algorithm in ("sha256", "sha512"))
-        return tuple(status[1] if status else 0 for status in found)
+        return _stamp(self._layout.manifests(name))
+
+    def stamp_blobs(self, name: str) -> tuple[int, ...]:
+        """Return what changes when a blob's row is written. For threads only."""
+        return _stamp(self._layout.members(name))
 
     def list(self, name: str) -> Iterator[Digest]:
         """Yield the digests of the repository's manifests. For threads only."""
@@ -171,6 +176,11 @@ def _list(folder: Path) -> Iterator[Digest]:
                 yield Digest.parse(f"{algorithm}:{entry.name}")
             except DigestInvalid:
                 continue
+
+
+def _stamp(folder: Path) -> tuple[int, ...]:
+    found = (files.modified(str(folder / algorithm)) for algorithm in ("sha256", "sha512"))
+    return tuple(status[1] if status else 0 for status in found)
 
 
 def _remove(path: str) -> bool:
