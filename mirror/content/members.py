@@ -113,7 +113,7 @@ class Members:
         if row is None:
             return None
         if await self.admits(target, digest, row):
-            # What an earlier release noted, or another repository brought, is good until somebody else brings the digest.
+            # What an earlier release noted, or another repository brought, is good until somebody else brings it.
             if stamp is not None and (row.brought is True or bringers is not None):
                 self._remember((target.name, digest), (stamp, None if row.brought is True else bringers))
             return Membership(row.media_type, row.size, True, row.brought)
