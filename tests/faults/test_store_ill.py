@@ -191,7 +191,10 @@ def is_content(store: Path, path: Path) -> bool:
 
 @as_root
 def test_a_store_of_which_all_is_roots_is_not_begun() -> None:
-    """Where not even folders are the service's own it says so and how it is mended, and changes nothing."""
+    """Where not even folders are the service's own it says so and how it is mended, and changes nothing.
+
+    That was so before; it is here because a start that became more lenient must not begin such a store.
+    """
     with tempfile.TemporaryDirectory(prefix="restored-", dir="/tmp") as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -569,7 +572,7 @@ def test_gc_takes_nothing_from_what_it_cannot_read(service: Faulty, where: str, 
         os.utime(marker, (1, 1))
     before = service.kept()
     with service.disk.failing(call, errno.EIO, f"{service.store}/{where.rstrip('/')}"):
-        done = command(service, "gc", "--json", "--yes", environment=service.disk.environment)
+        done = command(service, "gc", "--json", environment=service.disk.environment)
         assert service.disk.hits
     assert done.returncode in (0, 1), done
     assert service.kept() == before
@@ -683,6 +686,7 @@ def test_two_make_a_store_at_the_same_moment(tmp_path: Path) -> None:
 
 
 def test_two_services_begin_at_the_same_moment(tmp_path: Path) -> None:
+    """The whole of it, which seldom fails without the lock: the test above is the one that makes them meet."""
     store = str(tmp_path / "store")
     pair = [Mirror(tmp_path / name, {**PUSH, "storage": {"path": store}}) for name in "ab"]
     with contextlib.ExitStack() as stack:
