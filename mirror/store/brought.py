@@ -85,7 +85,7 @@ class Brought:
 
     @property
     def completed(self) -> int:
-        """When what earlier releases noted was taken over, in nanoseconds of Unix time; 0: never, or begun anew."""
+        """When that was last taken over, in nanoseconds of Unix time; 0: never, or it is begun anew."""
         found = files.modified(self._complete)
         return found[1] if found is not None else 0
 

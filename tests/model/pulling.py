@@ -26,9 +26,21 @@ from tests.faults.invariants import (
     sealed_files_hash_to_their_names,
     tags_name_what_is_a_manifest,
 )
-from tests.model.universe import ALL_BLOBS, ALL_IMAGES, IMAGES, MANIFESTS, REPOSITORIES, TAGS, TRUTH, Model, parts
+from tests.model.universe import (
+    ALL_BLOBS,
+    ALL_IMAGES,
+    IMAGES,
+    MANIFESTS,
+    MEDIA_TYPE,
+    REPOSITORIES,
+    TAGS,
+    TRUTH,
+    Model,
+    parts,
+)
 from tests.model.walking import Walk, step
 from tests.peers import faults
+from tests.peers.images import OCI_INDEX, OCI_MANIFEST, make_image, make_index
 from tests.peers.scripted import ScriptedRegistry
 from tests.unit.content.conftest import Room, read
 
@@ -70,6 +82,18 @@ ranges = st.one_of(
 )
 
 
+# A repository that anybody can have name anything, and who may pull what.
+NAMING = "pub/naming"
+PRIVATE = "team/b"
+RULES = [{"who": "robot+alice", "repositories": [f"lab/{PRIVATE}"], "may": ["pull"]}]
+NAMES_ALL = {
+    "blobs": (make_image(*(TRUTH[digest] for digest in ALL_BLOBS), seed=50).manifest, OCI_MANIFEST),
+    "images": (make_index(*ALL_IMAGES), OCI_INDEX),
+}
+CLIENTS = {"anonymous": {f"lab/{name}" for name in (*REPOSITORIES, NAMING)} - {f"lab/{PRIVATE}"}}
+CLIENTS["alice"] = CLIENTS["anonymous"] | {f"lab/{PRIVATE}"}
+
+
 class Left(Exception):
     """The client went away."""
 
@@ -83,8 +107,10 @@ class PullPath(Walk):
         self.upstream = ScriptedRegistry()
         self.up = True
         self.offline = False
+        self.private = False
         self.rooms: list[Room] = []
         self.model = Model()
+        self.admitted: set[str] = set()
 
     @property
     def layout(self):
@@ -118,6 +144,7 @@ class PullPath(Walk):
                     "offline": self.offline,
                     "storage": {"path": str(self.folder / "store"), "keep_free": "0%"},
                     "upstreams": {"lab": {"endpoints": [self.upstream.url], "tags": {"fresh_for": "0s"}}},
+                    **({"clients": {"rules": RULES}} if self.private else {}),
                 }
             )
         )
@@ -141,9 +168,12 @@ class PullPath(Walk):
 
     # -- the world ---------------------------------------------------------------------------------------------
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(private=st.booleans())
+    def begin(self, private: bool) -> None:
+        self.private = private
         self.do(self.upstream.start())
+        for tag, (body, kind) in NAMES_ALL.items():
+            self.upstream.add_manifest(NAMING, body, kind, tag)
         self.rooms.append(self.do(self._open()))
         for name in REPOSITORIES:
             self._publish(name, 0, TAGS[0])
@@ -309,10 +339,11 @@ class PullPath(Walk):
         shutil.rmtree(self.folder / "store" / "repositories" / "lab" / name / "_blobs", ignore_errors=True)
         self.rooms = [self.do(self._open()) for _ in range(count)]
         proven = self.model.proven[name]
+        # What manifests name is the repository's where everybody may have it, and is proven again elsewhere.
         derived = {
             digest
             for image in ALL_IMAGES
-            if image.digest in proven and image.digest in self.model.whole
+            if image.digest in proven and image.digest in self.model.whole and not self.private
             for digest in parts(image)
         }
         self.model.proven[name] = (proven & MANIFESTS) | (proven & derived)
@@ -372,6 +403,8 @@ class PullPath(Walk):
                 continue
             if leave is not None:
                 return
+            while room.content._members._grants:
+                await asyncio.sleep(0.001)
             if cache != "BYPASS":
                 assert here <= (cache == "HIT")
                 self.model.proven[name].add(digest)
@@ -456,6 +489,54 @@ class PullPath(Walk):
         assert contents(self.layout).get(digest), "a manifest was served and not stored"
         self.model.whole.add(digest)
         self.model.proven[name].add(digest)
+
+    # -- what is only named ------------------------------------------------------------------------------------
+
+    @step(number=which, tag=st.sampled_from(sorted(NAMES_ALL)))
+    def name_all(self, number: int, tag: str) -> None:
+        """Have a manifest here that names everything."""
+        target = Target("lab", NAMING, f"lab/{NAMING}")
+        with contextlib.suppress(MirrorError):
+            self.do(self.room(number).content.manifest(target, tag, False))
+
+    @step(digest=st.sampled_from(sorted(TRUTH)))
+    def admit(self, digest: str) -> None:
+        """Upstream has it for the repository that names it, from now on."""
+        if digest in MANIFESTS:
+            self.upstream.add_manifest(NAMING, TRUTH[digest], MEDIA_TYPE)
+        else:
+            self.upstream.add_blob(NAMING, TRUTH[digest])
+        self.admitted.add(digest)
+
+    @step(number=which, who=st.sampled_from(sorted(CLIENTS)), settle=st.booleans())
+    def ask_for_all(self, number: int, who: str, settle: bool) -> None:
+        """No client gets what no repository open to it brought, and upstream has never given for this name."""
+        if settle and self.up:
+            self.do(self.settled())
+        for digest in sorted(TRUTH):
+            given = self.do(self._given(self.room(number), digest, who))
+            if given is None:
+                continue
+            assert given == TRUTH[digest], "wrong bytes and a clean end"
+            if not self.private:
+                continue
+            opened = {name for name in REPOSITORIES if f"lab/{name}" in CLIENTS[who]}
+            had = digest in self.admitted or any(digest in self.model.rights[name] for name in opened)
+            assert had, f"{digest} was given to {who}, who may not have it"
+
+    async def _given(self, room: Room, digest: str, who: str) -> bytes | None:
+        target, parsed = Target("lab", NAMING, f"lab/{NAMING}"), Digest.parse(digest)
+        may_pull = CLIENTS[who].__contains__
+        try:
+            if digest in MANIFESTS:
+                now = room.content.manifest_now(target, parsed)
+                return (now or await room.content.manifest(target, parsed, False, may_pull)).body
+            blob = room.content.blob_now(target, parsed) or await room.content.blob(target, parsed, None, may_pull)
+        except MirrorError:
+            return None
+        flipped = digest in self.model.doubted
+        got, clean = await self._read(blob, None)
+        return got if clean and not (flipped and blob.cache == "BYPASS") else None
 
     @step(number=which, name=names, tag=tags)
     def pull_tag(self, number: int, name: str, tag: str) -> None:
