@@ -113,7 +113,8 @@ def library(tmp_path_factory: pytest.TempPathFactory, programs: Programs) -> Pat
 
 @pytest.fixture
 def service(tmp_path: Path, library: Path) -> Iterator[Faulty]:
-    made = Faulty(tmp_path, library, PUSH)
+    # The service's own scrub would find first what a test has a command look for.
+    made = Faulty(tmp_path, library, {**PUSH, "storage": {"path": str(tmp_path / "store"), "scrub_rate": 0}})
     made.start()
     yield made
     made.disk.heal()
@@ -557,11 +558,15 @@ def test_gc_stops_before_a_tenth_of_the_store(service: Faulty) -> None:
     soon_well(service)
 
 
-@pytest.mark.parametrize("call", [Call.OPEN, Call.READ, Call.FSTAT, Call.LIST], ids=lambda call: str(call.name))
-@pytest.mark.parametrize("where", ["repositories/", "hosted/", "sets/", "pins/"])
+# Nobody reads a marker, and there is no pin: their folders are opened and listed.
+GC_CELLS = [
+    *((where, call) for where in ("repositories/", "sets/") for call in (Call.OPEN, Call.READ, Call.FSTAT, Call.LIST)),
+    *((where, call) for where in ("hosted/", "pins/") for call in (Call.OPEN, Call.LIST)),
+]
+
+
+@pytest.mark.parametrize(("where", "call"), GC_CELLS)
 def test_gc_takes_nothing_from_what_it_cannot_read(service: Faulty, where: str, call: Call) -> None:
-    if (where, call) in (("hosted/", Call.READ), ("hosted/", Call.FSTAT), ("pins/", Call.READ), ("pins/", Call.FSTAT)):
-        pytest.skip("nobody reads a marker, and there is no pin: their folders are listed")
     made = pushed(service, 3)
     layout = Layout(service.store)
     plan = json.dumps({"images": [], "manifests": [], "blobs": []}).encode()
