@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 
 from mirror.oci.digest import Digest
 from mirror.oci.pullspec import Pullspec
+from mirror.oci.semver import is_version
 from mirror.offline.closure import Closure
 from mirror.offline.collect_release import Asked, Opened, Releases, Signed
 from mirror.offline.each import each
 from mirror.offline.payload import Payload
-from mirror.offline.release_image import RELEASES, Configuration, is_architecture, is_version
+from mirror.offline.release_image import RELEASES, Configuration, is_architecture
 from mirror.offline.wanted import FAILED, Troubles, Wanted
 
 Read = tuple[Wanted, Closure]

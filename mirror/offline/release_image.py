@@ -16,7 +16,6 @@ from typing import Any
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
-from mirror.oci.semver import Version, VersionInvalid
 from mirror.offline import payload as payloads
 from mirror.offline.payload import Payload, PayloadInvalid
 
@@ -57,15 +56,6 @@ def is_published_in(*names: str) -> bool:
 def runs(media_types: Iterable[str]) -> bool:
     """Tell whether what has blobs of these types is an image that runs: signatures and documents have no tars."""
     return any("tar" in one.rpartition("/")[2] for one in media_types)
-
-
-def is_version(text: str) -> bool:
-    """Tell whether a release may call itself that."""
-    try:
-        Version.parse(text)
-    except VersionInvalid:
-        return False
-    return True
 
 
 def is_architecture(text: str) -> bool:

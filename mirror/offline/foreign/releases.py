@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
+from mirror.oci.semver import is_version
 from mirror.offline.foreign.closure import Closure, Closures
 from mirror.offline.foreign.model import Foreign
 from mirror.offline.foreign.places import Read
@@ -22,7 +23,6 @@ from mirror.offline.release_image import (
     Recogniser,
     is_architecture,
     is_published_in,
-    is_version,
     release_tag,
     runs,
 )
@@ -117,7 +117,7 @@ class Releases:
                 releases = [manifest for manifest in images if runs(blob.media_type for blob in manifest.blobs)]
             if not releases:
                 return None
-            is_list = len(found[image.digest].children) > 1
+            is_list = any(len(manifest.children) > 1 for manifest in found.values())
             return self._describe(image, releases, frozenset(found) - {image.digest}, is_list=is_list)
         except ArchiveInvalid:
             return None  # it is damaged, and whoever brings it says so

@@ -77,6 +77,12 @@ def test_a_list_of_one_is_of_its_architecture(bench: Bench, tmp_path: Path) -> N
     assert (found.architecture, str(found.digest)) == ("arm64", image.digest)
 
 
+def test_a_list_within_a_list_is_multi(bench: Bench, tmp_path: Path) -> None:
+    image = images.index([release_bed.multi()])
+    (found,) = surveyed(bench, tree(tmp_path / "tree", (image, ""))).releases
+    assert (found.architecture, str(found.digest)) == ("multi", image.digest)
+
+
 def test_two_that_say_the_same_version_do_not_share_a_tag(bench: Bench, tmp_path: Path) -> None:
     ours, other = release_bed.release(), release_bed.release(components=NAMED)
     survey = surveyed(bench, tree(tmp_path / "tree", (ours, "mine"), (other, "4.16.3-x86_64")))
