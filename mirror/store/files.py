@@ -59,6 +59,14 @@ def open_content(path: str) -> int | None:
         raise unreadable(path, error) from error
 
 
+def open_unnoticed(path: str) -> int | None:
+    """Open `path` as `open_content` does, leaving its time of access: that orders eviction where the index is lost."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOATIME)
+    except OSError:
+        return open_content(path)  # another user's file does not let us, and what else it is this says
+
+
 def status(fd: int) -> os.stat_result:
     """Return the status of an open file. Raises StoreUnreadable."""
     try:

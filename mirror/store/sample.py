@@ -47,7 +47,7 @@ def _read(path: str) -> None:
     status = files.look(path)
     if status is None or stat.S_ISDIR(status.st_mode):
         return
-    fd = files.open_content(path)
+    fd = files.open_unnoticed(path)
     if fd is None:
         return
     try:

@@ -17,7 +17,6 @@ from mirror.errors import Corrupt, DigestInvalid, StoreError, StoreUnreadable
 from mirror.oci.digest import Digest
 from mirror.store import files
 from mirror.store.blobs import Blobs
-from mirror.store.faults import unreadable
 from mirror.store.layout import Layout
 
 if TYPE_CHECKING:
@@ -149,18 +148,10 @@ class Scrub:
 
     def _opened(self, digest: Digest) -> tuple[int, os.stat_result] | None:
         path = self._layout.blob(digest)
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOATIME)
-        except PermissionError:
-            found = files.open_content(path)  # another user's file keeps its time of access from us
-            if found is None:
-                return None
-            fd = found
-        except OSError as error:
-            there = files.look(path)
-            if there is None or not stat.S_ISREG(there.st_mode):
-                return None  # gone, or a stray
-            raise unreadable(path, error) from error
+        there = files.look(path)
+        fd = files.open_unnoticed(path) if there is not None and stat.S_ISREG(there.st_mode) else None
+        if fd is None:
+            return None  # gone, or a stray
         try:
             return fd, files.status(fd)
         except StoreUnreadable:

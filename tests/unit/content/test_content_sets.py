@@ -33,7 +33,7 @@ def pin(room: Room, name: str, tag: str, body: bytes = BODY, *, set_name: str = 
     plan = Plan.build(
         set_name,
         images=[Image(name, digest, name, "image", (tag,))],
-        manifests=[PlannedManifest(name, digest, media_types.OCI_INDEX, len(body))],
+        manifests=[PlannedManifest(name, digest, media_types.OCI_INDEX, len(body), blobs=(Digest.of(b"layer"),))],
         blobs=[PlannedBlob(Digest.of(b"layer"), OCI_LAYER, 5)],
     )
     sets = Sets(room.layout)
