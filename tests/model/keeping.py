@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant
 
@@ -23,6 +25,7 @@ from mirror.content.heal import Healer
 from mirror.errors import MirrorError, NotHere
 from mirror.metrics import Metrics
 from mirror.oci.digest import Digest
+from mirror.store.faults import DISK_FAULTS
 from mirror.store.pins import ImagePins, pin_image
 from mirror.store.purge import Purged, Purger
 from mirror.store.sets import Sets
@@ -361,6 +364,43 @@ class Keeping(Walk):
         scrubber = Scrubber(self.layout, room.quarantine, Metrics(), healer.heal, room.readers)
         await scrubber.all(0, lambda _: None)
 
+    # -- a disk that does not give what it has ---------------------------------------------------------------------
+
+    @step(
+        number=which,
+        picks=st.lists(st.integers(0, 40), min_size=1, max_size=3),
+        rows=st.booleans(),
+        deeds=st.lists(st.sampled_from(["scrub", "gc", "evict", "purge", "pull"]), min_size=1, max_size=3),
+    )
+    def fail_to_read(self, number: int, picks: list[int], rows: bool, deeds: list[str]) -> None:
+        """Some files cannot be read for a while: what must be here stays where it is, and is served after that."""
+        places = sorted(self.stored & self.live)
+        sick = {self.layout.blob(Digest.parse(places[pick % len(places)])) for pick in picks} if places else set()
+        if rows:
+            known = sorted(map(str, self.layout.repositories.glob("**/_manifests/*/*")))
+            sick |= {known[pick % len(known)] for pick in picks} if known else set()
+        before = self.live & self.stored
+        with unreadable(sick):
+            for deed in deeds:
+                with contextlib.suppress(MirrorError, OSError):
+                    self.do(self._take_patiently(number, deed))
+            assert before <= self.stored, "what must be here was moved because it could not be read"
+        assert before <= self.stored
+        DISK_FAULTS.retry()
+        for name, found in self.manifests.items():
+            for digest, of in found.items():
+                if not self.lost & {digest, *of}:
+                    got = self.do(self.shelves[number].pull(Digest.parse(digest), hosted(name)))
+                    assert got.body == self.bodies[digest]
+
+    async def _take_patiently(self, number: int, deed: str) -> None:
+        if deed == "pull":
+            await self.pulled(number, REPOSITORIES[number], number)
+        elif deed == "purge":
+            await asyncio.to_thread(self.purged, number, (REPOSITORIES[number], "all", 0))
+        else:
+            await self._take(number, deed, 10**9)
+
     # -- all at once ---------------------------------------------------------------------------------------------
 
     @step(
@@ -481,6 +521,25 @@ class Keeping(Walk):
         for _ in range(2):  # without an index a scan of the files is believed for some seconds
             self.shelves[0].room.space.eviction.free(10**9)
         assert self.stored == set(), f"marked: {self.shelves[0].marked()}"
+
+
+@contextlib.contextmanager
+def unreadable(paths: set[str]) -> Iterator[None]:
+    """Have no file of these give its bytes: EIO, as from a disk that is failing."""
+    files_of_store = {os.path.realpath(path) for path in paths}
+
+    def failing(real: Callable[..., Any]) -> Callable[..., Any]:
+        def read_or_fail(fd: int, *arguments: Any) -> Any:
+            if os.readlink(f"/proc/self/fd/{fd}") in files_of_store:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return real(fd, *arguments)
+
+        return read_or_fail
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("pread", "preadv"):
+            patch.setattr(os, name, failing(getattr(os, name)))
+        yield
 
 
 def body_of(chosen: tuple[str, ...]) -> bytes:

@@ -33,7 +33,7 @@ def pin(room: Room, name: str, tag: str, body: bytes = BODY, *, set_name: str = 
     plan = Plan.build(
         set_name,
         images=[Image(name, digest, name, "image", (tag,))],
-        manifests=[PlannedManifest(name, digest, media_types.OCI_INDEX, len(body), blobs=(Digest.of(b"layer"),))],
+        manifests=[PlannedManifest(name, digest, media_types.OCI_INDEX, len(body), (), (Digest.of(b"layer"),))],
         blobs=[PlannedBlob(Digest.of(b"layer"), OCI_LAYER, 5)],
     )
     sets = Sets(room.layout)
@@ -114,6 +114,10 @@ async def test_what_is_lost_of_a_set_is_told_with_the_set(make_room: Callable[..
         await room.content.blob(LAB, Digest.of(b"layer"), None)
     with pytest.raises(NotHere) as caught:
         await room.content.blob(LAB, Digest.of(b"other"), None)
+    assert "prod" not in str(caught.value)
+    # What the set needs for one name is not for those to know who may pull another.
+    with pytest.raises(NotHere) as caught:
+        await room.content.blob(Target("lab", "team/other", "lab/team/other"), Digest.of(b"layer"), None)
     assert "prod" not in str(caught.value)
 
 
