@@ -35,9 +35,12 @@ class Blob:
 
 
 class Content:
-    """Makes content in `folder`, which is the upstream's tree as well, and lays it out for other servers."""
+    """Makes content in `folder`, which is the upstream's tree as well, and lays it out for other servers.
 
-    def __init__(self, folder: Path) -> None:
+    `warm` is the size of the blob that is everywhere from the start, in bytes.
+    """
+
+    def __init__(self, folder: Path, warm: int = 256 * MIB) -> None:
         self._folder = folder
         self._made = 0
         self._bases: dict[int, tuple[Path, hashlib._Hash]] = {}
@@ -46,7 +49,7 @@ class Content:
         (self._repository / "manifests").mkdir()
         self._cold: Blob | None = None
         self.small = self._keep(os.urandom(300))
-        self.warm = self.blob(256 * MIB)
+        self.warm = self.blob(warm)
         self.manifest = self._publish(self.warm, _LAYERS)
         os.link(self.manifest.path, self._repository / "manifests" / TAG)
 
@@ -54,9 +57,13 @@ class Content:
         """Make a blob and its manifest, which no server has seen, instead of the last one of these."""
         if self._cold is not None:
             self._cold.path.unlink()
-        blob = self.blob(size)
-        self._cold = replace(blob, manifest=self._publish(blob, 1).digest)
+        self._cold = self.fresh(size)
         return self._cold
+
+    def fresh(self, size: int) -> Blob:
+        """Make a blob and its manifest, which no server has seen; whoever asked takes them away."""
+        blob = self.blob(size)
+        return replace(blob, manifest=self._publish(blob, 1).digest)
 
     def blob(self, size: int) -> Blob:
         """Make another blob; `size` in bytes is at least 1 MiB."""

@@ -53,7 +53,7 @@ class Ground:
         self._start(self.ours)
         say("pulling once through each")
         for server in (self.nginx, self.distribution, self.proxy, self.ours):
-            self.warm_up(server)
+            warm_up(server, content)
         self.settle()
 
     def _start(self, server: Server) -> Server:
@@ -71,7 +71,7 @@ class Ground:
             self._start(Mirror(folder / "ours-tls", self._store, upstream, tls)),
         ]
         for server in servers:
-            self.warm_up(server)
+            warm_up(server, self.content)
         return servers
 
     def slow(self) -> Mirror:
@@ -82,19 +82,6 @@ class Ground:
     def parts(self, store: str) -> list[Path]:
         """Return the downloads under way in a store of this ground."""
         return list((self.folder / store / "ingest").glob("*.part"))
-
-    def warm_up(self, server: Server) -> None:
-        """Ask for everything once and check what comes; raise BenchError."""
-        content = self.content
-        for blob, route in (
-            (content.manifest, f"manifests/{TAG}"),
-            (content.manifest, f"manifests/{content.manifest.digest}"),
-            (content.small, content.small.route),
-            (content.warm, content.warm.route),
-        ):
-            status, body = get(server.port, f"{server.root}/{route}", secure=server.secure)
-            if status != 200 or f"sha256:{hashlib.sha256(body).hexdigest()}" != blob.digest:
-                raise BenchError(f"{server.name} answers {route} with {status} and {len(body)} bytes: {body[:200]!r}")
 
     def cold_blob(self, size: int) -> Blob:
         """Put a blob upstream that nobody has asked for, in place of the last one."""
@@ -115,6 +102,19 @@ class Ground:
                 taken, since = now, time.monotonic()
             time.sleep(0.05)
         return taken / blob.size
+
+
+def warm_up(server: Server, content: Content) -> None:
+    """Ask for everything once and check what comes; raise BenchError."""
+    for blob, route in (
+        (content.manifest, f"manifests/{TAG}"),
+        (content.manifest, f"manifests/{content.manifest.digest}"),
+        (content.small, content.small.route),
+        (content.warm, content.warm.route),
+    ):
+        status, body = get(server.port, f"{server.root}/{route}", secure=server.secure)
+        if status != 200 or f"sha256:{hashlib.sha256(body).hexdigest()}" != blob.digest:
+            raise BenchError(f"{server.name} answers {route} with {status} and {len(body)} bytes: {body[:200]!r}")
 
 
 def _certificate(folder: Path) -> Certificate:

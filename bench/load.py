@@ -20,11 +20,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from bench.content import ACCEPT, Blob
-from bench.processes import ROOT, BenchError, Server
+from bench.content import ACCEPT, MANIFEST_TYPE, Blob
+from bench.processes import ROOT, BenchError, Server, get
 
 _BUFFER = 1024 * 1024
 _LIMIT = 180.0  # seconds that any load may take
@@ -73,15 +74,8 @@ def pull(
         openssl.flush()
         workers = []
         for share in filter(None, shares):
-            order = {
-                "port": server.port,
-                "secure": server.secure,
-                "path": f"{server.root}/{path}",
-                "connections": share,
-                "requests": requests,
-                "size": size,
-            }
-            workers.append(running.enter_context(_worker(order, openssl.name)))
+            ordered = {**order(server, path, size), "connections": share, "requests": requests}
+            workers.append(running.enter_context(_worker(ordered, openssl.name)))
         for worker in workers:
             _read_line(worker)
         for worker in workers:
@@ -92,6 +86,18 @@ def pull(
             interrupted()
             return Bulk()
         return _together([json.loads(_read_line(worker)) for worker in workers], f"{server.name} {path}")
+
+
+def order(server: Server, path: str, size: int) -> dict[str, Any]:
+    """Return what a connection is told: to GET <server.root>/<path>, which has `size` bytes, once."""
+    return {
+        "port": server.port,
+        "secure": server.secure,
+        "path": f"{server.root}/{path}",
+        "connections": 1,
+        "requests": 1,
+        "size": size,
+    }
 
 
 @contextlib.contextmanager
@@ -135,12 +141,19 @@ def _together(reports: list[dict[str, Any]], what: str) -> Bulk:
     return bulk
 
 
-class _Connection:
-    """One connection of a load process; `run` belongs to a thread of its own."""
+class Connection:
+    """A connection that pulls large bodies; `run`, of a load process, belongs to a thread of its own.
 
-    def __init__(self, order: dict[str, Any]) -> None:
+    `window` is how many bytes the kernel may take for it ahead of us; it finds out by itself what is best, unless told.
+    """
+
+    def __init__(self, order: dict[str, Any], window: int = 0) -> None:
         self._order = order
-        self._sock: socket.socket = socket.create_connection(("127.0.0.1", order["port"]), 60)
+        self._sock = socket.socket()
+        if window:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
+        self._sock.settimeout(60)
+        self._sock.connect(("127.0.0.1", order["port"]))
         if order["secure"]:
             context = ssl.create_default_context()
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -156,14 +169,19 @@ class _Connection:
         try:
             self.began = time.monotonic()
             for _ in range(self._order["requests"]):
-                self._ask()
+                self.ask()
         except (OSError, ValueError) as error:
             self.problem = f"{type(error).__name__}: {error}"
         finally:
             self.ended = time.monotonic()
-            self._sock.close()
+            self.close()
 
-    def _ask(self) -> None:
+    def close(self) -> None:
+        """End the connection."""
+        self._sock.close()
+
+    def ask(self) -> None:
+        """Send one request and throw the answer away; raise OSError or ValueError where it is not what was ordered."""
         sent = time.monotonic()
         self._sock.sendall(f"GET {self._order['path']} HTTP/1.1\r\nHost: bench\r\nAccept: */*\r\n\r\n".encode())
         head, got = b"", 0
@@ -192,7 +210,7 @@ class _Connection:
 
 
 def _work(order: dict[str, Any]) -> None:
-    connections = [_Connection(order) for _ in range(order["connections"])]
+    connections = [Connection(order) for _ in range(order["connections"])]
     threads = [threading.Thread(target=connection.run) for connection in connections]
     print("ready", flush=True)
     sys.stdin.readline()
@@ -211,10 +229,16 @@ def _work(order: dict[str, Any]) -> None:
     print(json.dumps(report), flush=True)
 
 
+def announce(server: Server, blob: Blob) -> None:
+    """Pull the manifest, as whoever pulls an image does first; raise BenchError."""
+    status, _ = get(server.port, f"{server.root}/manifests/{blob.manifest}")
+    if status != 200:
+        raise BenchError(f"{server.name} answers a cold manifest with {status}")
+
+
 def push(server: Server, root: str, blob: Blob) -> float:
     """POST and PUT a blob to the repository at the path `root` and return the seconds; raise BenchError."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=_LIMIT)
-    try:
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=_LIMIT)) as connection:
         began = time.monotonic()
         connection.request("POST", f"{root}/blobs/uploads/", headers={"Content-Length": "0"})
         answer = connection.getresponse()
@@ -234,8 +258,17 @@ def push(server: Server, root: str, blob: Blob) -> float:
         if answer.status != 201:
             raise BenchError(f"{server.name} takes no blob: {answer.status} {body[:200]!r}")
         return time.monotonic() - began
-    finally:
-        connection.close()
+
+
+def push_manifest(server: Server, root: str, manifest: Path) -> None:
+    """PUT an image's manifest under its digest, whose name its file has; raise BenchError."""
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=_LIMIT)) as connection:
+        headers = {"Content-Type": MANIFEST_TYPE}
+        connection.request("PUT", f"{root}/manifests/{manifest.name}", manifest.read_bytes(), headers)
+        answer = connection.getresponse()
+        body = answer.read()
+        if answer.status != 201:
+            raise BenchError(f"{server.name} takes no manifest: {answer.status} {body[:200]!r}")
 
 
 # -- small bodies ----------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench.content import MANIFEST_TYPE, REPOSITORY, TAG
@@ -90,18 +91,30 @@ class Distribution(Server):
 
 
 class Mirror(Server):
-    """Ours, pulling through from the base URL `upstream`, open to pushes; everything else is its default."""
+    """Ours, pulling through from the base URL `upstream`, open to pushes; everything else is its default.
 
-    def __init__(self, folder: Path, store: Path, upstream: str, tls: Certificate | None = None) -> None:
+    `command` is how `mirror` is called where it is not this checkout's, `workers` their number where it is fixed.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        store: Path,
+        upstream: str,
+        tls: Certificate | None = None,
+        *,
+        command: Sequence[str] = (),
+        workers: int | None = None,
+    ) -> None:
         folder.mkdir()
         port, self._metrics_port = free_port(), free_port()
         configuration = folder / "mirror.yaml"
-        command = [*mirror_command(), "serve", "--config", str(configuration)]
+        serve = [*(command or mirror_command()), "serve", "--config", str(configuration)]
         super().__init__(
-            "ours", folder, command, port, f"/v2/{_UPSTREAM}/{REPOSITORY}", "/readyz", secure=tls is not None
+            "ours", folder, serve, port, f"/v2/{_UPSTREAM}/{REPOSITORY}", "/readyz", secure=tls is not None
         )
         self.environment = bytecode(folder.parent / "bytecode")
-        document = {
+        document: dict[str, object] = {
             "listen": f"127.0.0.1:{port}",
             "metrics": {"listen": f"127.0.0.1:{self._metrics_port}"},
             "storage": {"path": str(store)},
@@ -110,6 +123,8 @@ class Mirror(Server):
         }
         if tls is not None:
             document["tls"] = {"certificate": str(tls[0]), "key": str(tls[1])}
+        if workers is not None:
+            document["workers"] = workers
         configuration.write_text(json.dumps(document))
 
     def workers(self) -> int:

@@ -15,7 +15,7 @@ from bench import load
 from bench.content import MIB, TAG, Blob
 from bench.ground import Ground
 from bench.peers import find, mirror_command
-from bench.processes import ROOT, BenchError, MemoryWatch, Server, get
+from bench.processes import ROOT, BenchError, MemoryWatch, Server
 from bench.report import Row, Sample, Verdict
 
 GB = 1e9
@@ -191,7 +191,7 @@ def cold_one(ground: Ground, effort: Effort) -> Row:
         if len(blobs) <= len(row.samples.get(server.name, ())):
             blobs.append(ground.cold_blob(256 * MIB))
         blob = blobs[-1]
-        _announce(server, blob)
+        load.announce(server, blob)
         ground.settle()
         seen = load.pull(server, blob.route, blob.size, connections=1, processes=1)
         return {"s": seen.whole[0], "first byte ms": seen.first[0] * 1000}
@@ -221,16 +221,9 @@ def cold_crowd(ground: Ground, effort: Effort) -> Row:
     return row
 
 
-def _announce(server: Server, blob: Blob) -> None:
-    """Pull the manifest, as whoever pulls an image does first."""
-    status, _ = get(server.port, f"{server.root}/manifests/{blob.manifest}")
-    if status != 200:
-        raise BenchError(f"{server.name} answers a cold manifest with {status}")
-
-
 def _crowd(ground: Ground, server: Server, clients: int, effort: Effort) -> Sample:
     blob = ground.cold_blob(effort.crowd_size)
-    _announce(server, blob)
+    load.announce(server, blob)
     seen = load.pull(server, blob.route, blob.size, connections=clients)
     return {
         "taken x": ground.taken(blob),

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
-import signal
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import report, run
+from bench import frame, report
 from bench.afar import COMPONENTS, Afar
 from bench.copiers import PARALLEL, REGSYNC_REQUESTS, Copier, Ours, Regsync, Skopeo
 from bench.crossing import crossing
@@ -57,7 +53,7 @@ class Ground:
     def afar(self, share: float = 1.0) -> Afar:
         """Return the release, or one that has only this share of its bytes."""
         if share not in self._afar:
-            say(f"making {COMPONENTS} components")
+            frame.say(f"making {COMPONENTS} components")
             made = Afar(self.folder / f"afar-{share:g}", self.effort.scale * share, ROUND_TRIP, RATE)
             self._afar[share] = self._running.enter_context(made)
             os.sync()
@@ -89,7 +85,7 @@ def cold(ground: Ground) -> Row:
     for number in range(effort.rounds):
         turn = number % len(tools)
         for tool in (*tools[turn:], *tools[:turn], *(once if not number else ())):
-            say(f"{tool.name}, round {number + 1}")
+            frame.say(f"{tool.name}, round {number + 1}")
             row.samples.setdefault(tool.name, []).append(_both(tool, afar))
     row.samples = {tool.name: row.samples[tool.name] for tool in (*tools, *once)}
     ours, regsync, skopeo = tools[0].name, tools[1].name, once[-1].name
@@ -134,7 +130,7 @@ def memory(ground: Ground) -> Row:
         afar = ground.afar(share)
         tool = Ours(ground.folder / f"memory-{share:g}", afar)
         tool.empty()
-        say(f"bringing {afar.size / MB:.0f} MB")
+        frame.say(f"bringing {afar.size / MB:.0f} MB")
         row.samples[f"ours, {afar.size / MB:.0f} MB"] = [{"peak MB": tool.bring().memory / MB}]
     small, large = (row.median(name, "peak MB") for name in row.samples)
     row.verdicts = [
@@ -147,56 +143,42 @@ def memory(ground: Ground) -> Row:
 def local(ground: Ground) -> Row:
     """Save, load and verify what the store has, on this disk."""
     ours = ground.ours()
-    say("saving, loading, verifying")
+    frame.say("saving, loading, verifying")
     return crossing(ours, ground.folder / "crossing", ground.afar().size, _MEMORY_LIMIT)
 
 
 ROWS: dict[str, Callable[[Ground], Row]] = {"cold": cold, "memory": memory, "local": local}
 
 
-def say(text: str) -> None:
-    """Tell who waits what is being done."""
-    print(f"… {text}", flush=True)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; return 0, or 1 where a measurement failed (with --strict: or a figure is not reached)."""
     options = _options().parse_args(arguments)
     effort = QUICK if options.quick else FULL
-    for number in (signal.SIGALRM, signal.SIGTERM):
-        signal.signal(number, run.give_up)
-    signal.alarm(_QUICK_LIMIT if options.quick else _FULL_LIMIT)
-    began, before = time.monotonic(), run.processor()
+    meanwhile = frame.Meanwhile()
     done: list[Row] = []
-    failed = _measure(options.row or list(ROWS), effort, done, options.folder)
-    signal.alarm(0)
+    with frame.bounded(_QUICK_LIMIT if options.quick else _FULL_LIMIT):
+        failed = _measure(options.row or list(ROWS), effort, done, options.folder)
     print(report.summary(done))
-    others, stolen = run.disturbance(before)
-    print(f"  {time.monotonic() - began:.0f} s on {os.cpu_count()} cores, of which others took {others:.0%}", end="")
-    print(f" and the hypervisor {stolen:.0%}")
+    print(meanwhile)
     if options.json:
-        options.json.write_text(report.as_json(done, {**run.machine(), "others": others, "stolen": stolen}))
+        options.json.write_text(report.as_json(done, meanwhile.machine()))
     short = any(not verdict.reached for row in done for verdict in row.verdicts)
     return 1 if failed or (options.strict and short) else 0
 
 
 def _options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="bench.sync", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a release of a tenth of the bytes, one round")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every sample as JSON")
-    parser.add_argument("--row", action="append", choices=list(ROWS), help="only this row; may be repeated")
+    quick = "a release of a tenth of the bytes, one round"
+    parser = frame.options("bench.sync", __doc__, ROWS, quick=quick, room="10 GB")
     parser.add_argument("--strict", action="store_true", help="exit 1 where a figure is not reached")
-    parser.add_argument("--folder", type=Path, default=Path("/var/tmp"), help="where 10 GB may be (default /var/tmp)")
     return parser
 
 
 def _measure(names: Sequence[str], effort: Effort, done: list[Row], folder: Path) -> bool:
     """Append a row a name; return whether one could not be measured."""
     failed = False
-    place = Path(tempfile.mkdtemp(prefix="mirror-bench-", dir=folder))
     try:
         with ExitStack() as running:
-            ground = Ground(place, effort, running)
+            ground = Ground(running.enter_context(frame.folder(folder)), effort, running)
             for name in names:
                 try:
                     done.append(ROWS[name](ground))
@@ -204,11 +186,9 @@ def _measure(names: Sequence[str], effort: Effort, done: list[Row], folder: Path
                 except (BenchError, OSError, subprocess.SubprocessError) as error:
                     failed = True
                     print(f"\n{name}: not measured: {error}", flush=True)
-    except (BenchError, run.EndedError) as error:
+    except (BenchError, frame.EndedError) as error:
         print(f"\nended: {error}", flush=True)
         return True
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
     return failed
 
 
