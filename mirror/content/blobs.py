@@ -75,8 +75,9 @@ class Blobs:
         size = found.size
         file = WholeFile(found.fd, size, self._cache, self._readers)
         answer = BlobAnswer(size, 0, size, "HIT", file, upstream=target.upstream)
-        client = self._client(target)
-        if client is not None and not self._offline:
+        # What leaves in one piece is read before its head: there is nothing to go on with.
+        client = self._client(target) if size > HOLD_BACK and not self._offline else None
+        if client is not None:
             answer.divert = lambda position: self._divert(
                 Source(client, target, size, known=True), digest, file, size, position
             )

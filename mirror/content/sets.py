@@ -60,10 +60,10 @@ class ContentSets:
     @property
     def fresh(self) -> bool:
         """Whether what is remembered is what the store says, or will not be better known in a moment: one stat."""
-        if time.monotonic() < self._again:
+        if self._again and time.monotonic() < self._again:
             return True
         try:
-            return self._known.unreadable is None and self._sets.modified() == self._known.stamp
+            return self._sets.modified() == self._known.stamp and self._known.unreadable is None
         except StoreUnreadable:
             self._again = time.monotonic() + _AGAIN
             return True

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
 
-from mirror.errors import StoreUnreadable
 from mirror.oci.digest import Digest
 from mirror.oci.reference import is_name
 from mirror.store import files
@@ -44,20 +42,15 @@ class Brought:
             content = files.read_bytes(fd, 0, LIMIT + 1)
         finally:
             os.close(fd)
-        lines = content.decode("ascii", "replace").split("\n")
-        return list(dict.fromkeys(line for line in lines if is_name(line))), len(content) <= LIMIT
+        return _names(content)
 
     def add(self, name: str, digest: Digest) -> None:
         """Note that repository `name` brought `digest`, once. Raises OSError.
 
         More than is read is not written: what many repositories have, and push again and again, stays a look-up.
         """
-        with suppress(StoreUnreadable):
-            names, every = self.by(digest)
-            if name in names or not every:
-                return
         path = self._layout.bringers(digest)
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         with noted("write", path):
             try:
                 fd = os.open(path, flags, 0o600)
@@ -65,6 +58,10 @@ class Brought:
                 files.make_folders(os.path.dirname(path))
                 fd = os.open(path, flags, 0o600)
             try:
+                if os.fstat(fd).st_size:
+                    names, every = _names(os.pread(fd, LIMIT + 1, 0))
+                    if name in names or not every:
+                        return
                 # Begun by its own end of line: what a cut-off write left before it is then a line of its own.
                 os.write(fd, f"\n{name}\n".encode("ascii"))
             finally:
@@ -105,3 +102,8 @@ class Brought:
             if old and files.modified(self._layout.blob(digest)) is None:
                 count += files.remove(self._layout.bringers(digest))
         return count
+
+
+def _names(content: bytes) -> tuple[list[str], bool]:
+    lines = content.decode("ascii", "replace").split("\n")
+    return list(dict.fromkeys(line for line in lines if is_name(line))), len(content) <= LIMIT

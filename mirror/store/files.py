@@ -264,6 +264,40 @@ def write_once(path: str, content: bytes, *, durable: bool) -> bool:
     return True
 
 
+def begin(path: str, content: bytes) -> bool:
+    """Write a new file that can be made anew; False where there is one. For threads only. Raises OSError.
+
+    Whoever reads at that moment, or after a crash, may find less of it: for records that say so when they are parsed.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    with noted("write", path):
+        try:
+            fd = os.open(path, flags, 0o600)
+        except FileExistsError:
+            return False
+        except FileNotFoundError:
+            make_folders(os.path.dirname(path))
+            return begin(path, content)
+        try:
+            write_all(fd, content)
+        finally:
+            os.close(fd)
+    return True
+
+
+def replace_in_place(path: str, content: bytes) -> None:
+    """Write over a file of the same length: readers find the old or the new. For threads only. Raises OSError.
+
+    For a record of a few bytes, which one write changes whole, and which can be made anew.
+    """
+    with noted("write", path):
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            os.pwrite(fd, content, 0)
+        finally:
+            os.close(fd)
+
+
 def write_all(fd: int, content: bytes | memoryview) -> None:
     """Write all of `content` at the descriptor's position."""
     view = memoryview(content)

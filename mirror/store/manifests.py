@@ -82,7 +82,7 @@ class Manifests:
                 continue
             path = self._layout.membership(name, descriptor.digest)
             row, found = _row(descriptor), _read(path)
-            if found is None and files.write_once(path, _dump(row._replace(brought=False)), durable=False):
+            if found is None and files.begin(path, _dump(row._replace(brought=False))):
                 continue
             found = found or _read(path)
             if found is None or (found.size is None and row.size is not None):
@@ -97,11 +97,13 @@ class Manifests:
         """
         path = self._layout.membership(name, digest)
         found = _read(path)
-        if found is None or not found.brought:
-            row = found if found is not None else Row("", None)
-            self._write(path, name, digest, row._replace(brought=True), durable=False)
-        else:
+        if found is not None and found.brought is not None:
             self._brought.add(name, digest)  # forgotten where the content was gone for long
+            if not found.brought:
+                files.replace_in_place(path, _dump(found._replace(brought=True)))
+            return
+        row = found if found is not None else Row("", None)
+        self._write(path, name, digest, row._replace(brought=True), durable=False)
 
     def add_pushed(self, name: str, digest: Digest, size: int) -> None:
         """Make `digest` a blob of the repository because it was pushed there, durably. For threads only.
@@ -200,7 +202,8 @@ def _dump(row: Row) -> bytes:
     document: dict[str, Any] = {"mediaType": row.media_type, "size": row.size}
     if row.brought is not None:
         document["brought"] = row.brought
-    return json.dumps(document).encode()
+    # As long whether it was brought or only named: the one becomes the other in place.
+    return json.dumps(document).replace('"brought": true}', '"brought": true }').encode()
 
 
 def _read(path: str) -> Row | None:
