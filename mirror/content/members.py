@@ -105,7 +105,7 @@ class Members:
         """
         # Before the row: one that is replaced in between is read again the next time.
         stamp = self._rows.member_modified(target.name, digest)
-        bringers = self._brought.modified(digest)
+        bringers = None if self._readers.everybody else self._brought.modified(digest)
         row = self._rows.member(target.name, digest)
         if row is None and not target.hosted:
             # What was pushed has its row, and a manifest that was pushed proves nothing.

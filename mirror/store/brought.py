@@ -1,6 +1,6 @@
 """Which repositories brought a digest: what lets a repository be given content that it names and did not bring.
 
-    brought/<alg>/<hex>     names of repositories, a line each, appended as they bring the digest
+    brought/<alg>/<hhh>     of the digests that begin so: digest and repository, a line each, appended as it brings it
     brought/complete        what releases before this one noted of repositories is here too
 
 It is derived from the rows of repositories and is believed only together with them: a name whose row is gone counts
@@ -9,18 +9,21 @@ for nothing, and one that is lost costs a question to upstream. All of this bloc
 
 from __future__ import annotations
 
+import fcntl
 import os
+import stat
 import time
 
+from mirror.errors import DigestInvalid
 from mirror.oci.digest import Digest
 from mirror.oci.reference import is_name
 from mirror.store import files
 from mirror.store.faults import noted
 from mirror.store.layout import Layout
-from mirror.store.walk import named_by_digest
 
-LIMIT = 64 * 1024  # bytes that are read of a digest's names: more than a thousand repositories
-STALE = 86400.0  # seconds for which the names of content that is not here are kept
+LIMIT = 1024 * 1024  # bytes that are read of a file: there are 4096 of them
+MOST = 1000  # repositories that are noted of a digest
+STALE = 86400.0  # seconds since a file has changed, after which what it says of content that is not here goes
 
 
 class Brought:
@@ -35,14 +38,10 @@ class Brought:
 
         Raises StoreUnreadable.
         """
-        fd = files.open_content(self._layout.bringers(digest))
-        if fd is None:
-            return [], True
-        try:
-            content = files.read_bytes(fd, 0, LIMIT + 1)
-        finally:
-            os.close(fd)
-        return _names(content)
+        content = files.read_record(self._layout.bringers(digest), LIMIT)
+        if content is None:
+            return [], files.look(self._layout.bringers(digest)) is None
+        return _names(content, digest)
 
     def add(self, name: str, digest: Digest) -> None:
         """Note that repository `name` brought `digest`, once. Raises OSError.
@@ -58,12 +57,13 @@ class Brought:
                 files.make_folders(os.path.dirname(path))
                 fd = os.open(path, flags, 0o600)
             try:
+                fcntl.flock(fd, fcntl.LOCK_SH)  # nobody tidies meanwhile
                 if os.fstat(fd).st_size:
-                    names, every = _names(os.pread(fd, LIMIT + 1, 0))
+                    names, every = _names(os.pread(fd, LIMIT + 1, 0), digest)
                     if name in names or not every:
                         return
                 # Begun by its own end of line: what a cut-off write left before it is then a line of its own.
-                os.write(fd, f"\n{name}\n".encode("ascii"))
+                os.write(fd, f"\n{digest.hex} {name}\n".encode("ascii"))
             finally:
                 os.close(fd)
 
@@ -95,15 +95,52 @@ class Brought:
         files.write_atomically(self._complete, b"", durable=True)
 
     def tidy(self) -> int:
-        """Remove the names of content that is not here, and was not for a day; return of how many."""
+        """Forget content that is not here where a file has not changed for a day; return how many lines went.
+
+        For threads. Raises StoreUnreadable, OSError.
+        """
         count = 0
-        for digest, status in named_by_digest(self._layout.brought):
-            old = status.st_mtime < time.time() - STALE
-            if old and files.modified(self._layout.blob(digest)) is None:
-                count += files.remove(self._layout.bringers(digest))
+        for algorithm in ("sha256", "sha512"):
+            for entry in files.entries(self._layout.brought / algorithm):
+                found = files.look(entry.path)
+                if found is not None and stat.S_ISREG(found.st_mode) and found.st_mtime < time.time() - STALE:
+                    count += self._tidy(entry.path, algorithm)
         return count
 
+    def _tidy(self, path: str, algorithm: str) -> int:
+        fd = files.open_content(path)
+        if fd is None:
+            return 0
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            lines = [line for line in files.read_bytes(fd, 0, LIMIT).decode("ascii", "replace").split("\n") if line]
+            kept = [line for line in lines if self._is_kept(algorithm, line)]
+            if len(kept) < len(lines):
+                # In place: whoever waits to append has this file open.
+                with noted("write", path):
+                    whole = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                    try:
+                        content = "".join(f"{line}\n" for line in kept).encode("ascii")
+                        files.write_all(whole, content)
+                        os.ftruncate(whole, len(content))
+                    finally:
+                        os.close(whole)
+        finally:
+            os.close(fd)
+        return len(lines) - len(kept)
 
-def _names(content: bytes) -> tuple[list[str], bool]:
-    lines = content.decode("ascii", "replace").split("\n")
-    return list(dict.fromkeys(line for line in lines if is_name(line))), len(content) <= LIMIT
+    def _is_kept(self, algorithm: str, line: str) -> bool:
+        encoded, _, name = line.partition(" ")
+        try:
+            digest = Digest.parse(f"{algorithm}:{encoded}")
+        except DigestInvalid:
+            return False
+        return is_name(name) and files.modified(self._layout.blob(digest)) is not None
+
+
+def _names(content: bytes, digest: Digest) -> tuple[list[str], bool]:
+    """Return the repositories of a digest that a file lists, and whether that is all of them."""
+    begin = f"{digest.hex} ".encode()
+    found = (line[len(begin) :].decode("ascii", "replace") for line in content.split(b"\n") if line.startswith(begin))
+    names = list(dict.fromkeys(name for name in found if is_name(name)))
+    return names, len(content) <= LIMIT and len(names) < MOST

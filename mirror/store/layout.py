@@ -21,7 +21,7 @@
     ├── graph/<arch>-<channel>.json             what the complete generations know of a channel's update graph
     ├── uploads/<uuid>.part, .json              what a client pushes, and what is known of it
     ├── hosted/<alg>/<hex>                      empty: this content was pushed here and is never evicted
-    ├── brought/<alg>/<hex>                     which repositories brought a digest; derived
+    ├── brought/<alg>/<hhh>                     which repositories brought which digests; derived
     ├── events/<queue>/<sequence>-<line>.json   what a webhook has not been told yet
     ├── tokens/<id>.json, .used                 a robot's token, and when it was used last; tokens/key signs our own
     ├── run/                                    sockets, housekeeping.lock, scrub.json
@@ -98,8 +98,8 @@ class Layout:
         return f"{self._hosted}{digest.algorithm}/{digest.hex}"
 
     def bringers(self, digest: Digest) -> str:
-        """Return the file that lists the repositories which brought `digest`."""
-        return f"{self._brought}{digest.algorithm}/{digest.hex}"
+        """Return the file that lists the repositories which brought `digest`, among others that begin like it."""
+        return f"{self._brought}{digest.algorithm}/{digest.hex[:3]}"
 
     def tag(self, name: str, tag: str) -> str:
         """Return the file that says what `tag` means."""

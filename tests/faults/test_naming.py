@@ -320,4 +320,4 @@ async def test_who_brought_it_is_a_bounded_look_up(bed: Bed, labs: Labs) -> None
         assert (await bed.push_blob("apps/bob", EMPTY, "bob")).status == 201
         assert (await bed.push_manifest("apps/bob", image(EMPTY, EMPTY), "bob", "v1")).status == 201
     bringers = Path(bed.room.layout.bringers(Digest.parse(digest_of(EMPTY))))
-    assert bringers.read_text().split() == ["apps/bob"]
+    assert bringers.read_text().split() == [digest_of(EMPTY)[7:], "apps/bob"]
