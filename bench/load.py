@@ -144,13 +144,16 @@ def _together(reports: list[dict[str, Any]], what: str) -> Bulk:
 class Connection:
     """A connection that pulls large bodies; `run`, of a load process, belongs to a thread of its own.
 
-    `window` is how many bytes the kernel may take for it ahead of us; it finds out by itself what is best, unless told.
+    The kernel finds out how many bytes to take ahead of us, unless `window` says it; then it also throws bodies away
+    by itself, and does not copy them for us.
     """
 
     def __init__(self, order: dict[str, Any], window: int = 0) -> None:
         self._order = order
         self._sock = socket.socket()
+        self._flags = 0
         if window:
+            self._flags = socket.MSG_TRUNC
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
         self._sock.settimeout(60)
         self._sock.connect(("127.0.0.1", order["port"]))
@@ -198,7 +201,7 @@ class Connection:
         if got:
             self.first.append(time.monotonic() - sent)
         while left:
-            count = self._sock.recv_into(self._buffer, min(left, _BUFFER))
+            count = self._sock.recv_into(self._buffer, min(left, _BUFFER), self._flags)
             if not count:
                 raise ValueError(f"cut off {left} bytes before the end")
             if not got:
