@@ -23,11 +23,11 @@ from bench.processes import BenchError
 from bench.sitting import Bed, Course, go_first, one_processor, still_addresses
 from bench.works import WORKS, Work
 
-# Until when sittings are begun: the second where there are fewer than an interval needs. Seconds.
-_FULL, _FULL_LIMIT = 420, 480
-_QUICK, _QUICK_LIMIT = 120, 180
+# Until when sittings are held: the second for rows of which too little is known to pass or fail them. Seconds.
+_FULL, _FULL_LIMIT = 420, 600
+_QUICK, _QUICK_LIMIT = 120, 240
 _QUICK_SHARE = 0.4  # of a sitting's work
-_ENDING = 60  # seconds that a sitting may take beyond that
+_ENDING = 60  # seconds that a sitting may take beyond what it was thought to
 
 
 class Row:
@@ -97,7 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             memory = running.enter_context(frame.folder(frame.memory(place)))
             sides = _sides(options.base, place)
             facts = {one.name: one.what for one in sides}
-            facts |= {"processor": one_processor(), "first": go_first(), "still_addresses": still_addresses()}
+            facts |= {"processor": one_processor(), "first": options.first, "still_addresses": still_addresses()}
+            if options.first:
+                go_first()
             if not facts["still_addresses"]:
                 frame.say("the kernel gives random addresses and takes no wish: expect twice the noise")
             bed = Bed(place, memory, sides, running)
@@ -122,6 +124,7 @@ def _options() -> argparse.ArgumentParser:
     about = "Compare this checkout's processor time with a commit's."
     parser = frame.options("bench.check", about, WORKS, quick="2 minutes instead of 7: rougher", room="1 GB")
     parser.add_argument("--base", default="", metavar="COMMIT", help="what to compare with")
+    parser.add_argument("--first", action="store_true", help="go before all else that runs here (root): less noise")
     return parser
 
 
@@ -138,10 +141,8 @@ def _sit(bed: Bed, rows: Sequence[Row], meanwhile: frame.Meanwhile, *, quick: bo
     """Hold sittings until every row is settled or the time is over."""
     until, limit = (_QUICK, _QUICK_LIMIT) if quick else (_FULL, _FULL_LIMIT)
     longest = 0.0
-    while True:
-        sat = max(len(row.courses) for row in rows)
-        open_rows = [row for row in rows if len(row.courses) < paired.FEWEST or not row.finding.settled]
-        if not open_rows or meanwhile.seconds + longest > (until if sat >= paired.FEWEST else limit):
+    while open_rows := _unsettled(rows, over=meanwhile.seconds + longest > until):
+        if meanwhile.seconds + longest > limit:
             return
         began = meanwhile.seconds
         courses = bed.sit([row.work for row in open_rows], _QUICK_SHARE if quick else 1.0)
@@ -149,7 +150,15 @@ def _sit(bed: Bed, rows: Sequence[Row], meanwhile: frame.Meanwhile, *, quick: bo
         for row, course in zip(open_rows, courses, strict=True):
             row.courses.append(course)
         told = ", ".join(f"{row.name} {row.finding.median:.3f}" for row in open_rows)
-        frame.say(f"{meanwhile.seconds:.0f} s, {sat + 1} sittings: {told}")
+        frame.say(f"{meanwhile.seconds:.0f} s: {told}")
+
+
+def _unsettled(rows: Sequence[Row], *, over: bool) -> list[Row]:
+    """Return which want another sitting: when the time is `over`, only those that would fail for what may be noise."""
+    if not over:
+        return [row for row in rows if not row.courses or not row.finding.settled]
+    few = [row for row in rows if len(row.courses) < paired.FEWEST]
+    return few or [row for row in rows if row.finding.slower and row.finding.noisy]
 
 
 def _table(rows: Sequence[Row]) -> str:

@@ -8,8 +8,8 @@ still where that is possible, and is the same for both sides everywhere:
 - Two starts of the same program differ by some 3 % for as long as they run: by where its objects lie, and in which
   order its sets are. So both get the same seed of hashes, another one each sitting, and no random addresses.
 - What both keep of their memory is the same: bench/side.py.
-- A disturbance lasts longer than a slice, and so falls on both. Root's runs go before others that want the processor:
-  what is interrupted less often gets more slices done.
+- A disturbance lasts longer than a slice, and so falls on both. With --first nobody comes between: that is kind to
+  nobody else on the machine, and so it is not the default.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +37,7 @@ _REST = 0.4  # seconds
 _FEWEST_ROUNDS = 5
 _CALM = 2.5  # seconds after which a service has nothing to do any more that its start left
 _LOOK = 1.0  # seconds, at how busy processors are
-_AHEAD = -15  # nice value
+_FIRST = 1  # of the priorities that go before all that have none
 _ASK, _NO_RANDOM_ADDRESSES = 0xFFFFFFFF, 0x0040000  # personality(2)
 
 
@@ -206,12 +206,12 @@ def _busy() -> dict[int, int]:
     }
 
 
-def go_first() -> bool:
-    """Let this process, and whatever it starts, go before others that want the processor; return whether it may."""
-    with suppress(PermissionError):
-        os.setpriority(os.PRIO_PROCESS, 0, _AHEAD)
-        return True
-    return False
+def go_first() -> None:
+    """Let this process, and whatever it starts, go before all others that want the processor; raise PermissionError.
+
+    A nice value would not do: where sessions are scheduled as groups, it counts within its session only.
+    """
+    os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(_FIRST))
 
 
 def still_addresses() -> bool:

@@ -11,11 +11,11 @@ from bench.asking import Asking
 from bench.content import MIB, TAG, Blob, Content
 from bench.processes import Server
 
-WARM, _FRESH = 16 * MIB, 4 * MIB  # bytes of the blob that is there from the start, and of new ones
+WARM, _FRESH = 8 * MIB, 4 * MIB  # bytes of the blob that is there from the start, and of new ones
 
 # A busy machine's speed changes within hundredths of a second: the shorter a slice, the more alike its neighbour.
 _REQUESTS = 32  # a slice
-_WINDOW = 512 * 1024  # bytes: with what the kernel finds out, a slice costs now this and now twice as much
+_WINDOW = 256 * 1024  # bytes: with what the kernel finds out, a slice costs now this and now three times as much
 _PUSHED = "/v2/pushed/app"
 
 # Does one slice. Its argument is an image that is new to both sides, for works that want one.
@@ -86,7 +86,7 @@ WORKS = {
     ),
     "tag": _small("manifest by tag", lambda _: f"manifests/{TAG}", lambda content: content.manifest),
     "small": _small("blob of 300 bytes", lambda content: content.small.route, lambda content: content.small),
-    "warm": Work(f"warm blob of {WARM // MIB} MiB", WARM / 1e9, "s a GB", 1, _warm),
+    "warm": Work(f"warm blob of {WARM // MIB} MiB", WARM / 1e9, "s a GB", 1, _warm, 3.0),
     "cold": Work(f"cold blob of {_FRESH // MIB} MiB", 1, "ms a pull", 1e3, _cold, 4.0, _FRESH),
     "push": Work(f"push of {_FRESH // MIB} MiB", 1, "ms a push", 1e3, _push, 4.0, _FRESH),
 }

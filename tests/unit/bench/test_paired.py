@@ -34,39 +34,30 @@ def test_interval_and_median_do_not_depend_on_the_order():
     assert paired.judge(ratios[::-1]) == found
 
 
-def test_slower_beyond_the_spread_fails():
-    found = paired.judge([1.005, 1.006, 1.008, 1.009, 1.01, 1.011, 1.012, 1.013])
-    assert found.slower
-    assert found.word == "SLOWER"
+RISING = [1.006, 1.008, 1.009, 1.01, 1.011, 1.012, 1.013]
 
 
-def test_slower_within_the_spread_passes():
-    found = paired.judge([0.999, 1.006, 1.008, 1.009, 1.01, 1.011, 1.012, 1.013])
-    assert not found.slower
-    assert found.word == "as fast"
-
-
-def test_more_than_three_per_cent_fails_whatever_the_spread():
-    found = paired.judge([0.9, 0.95, 1.03, 1.035, 1.035, 1.04, 1.1, 1.2])
-    assert found.slower
-    assert found.word == "SLOWER, or too noisy to tell"
-
-
-def test_less_than_three_per_cent_with_a_wide_spread_cannot_be_told():
-    found = paired.judge([0.9, 0.95, 1.01, 1.02, 1.02, 1.04, 1.1, 1.2])
-    assert not found.slower
-    assert found.word == "too noisy to tell"
-    assert not found.settled
+@pytest.mark.parametrize(
+    ("ratios", "slower", "word"),
+    [
+        pytest.param([1.005, *RISING], True, "SLOWER", id="beyond the spread"),
+        pytest.param([0.999, *RISING], False, "as fast", id="within the spread"),
+        pytest.param(
+            [0.9, 0.95, 1.03, 1.035, 1.035, 1.04, 1.1, 1.2], True, "SLOWER, or too noisy to tell", id="beyond 3 %"
+        ),
+        pytest.param([0.9, 0.95, 1.01, 1.02, 1.02, 1.04, 1.1, 1.2], False, "too noisy to tell", id="within a wide one"),
+        pytest.param([2 - ratio for ratio in (1.005, *RISING)], False, "faster", id="faster"),
+    ],
+)
+def test_a_row_fails_beyond_its_spread_and_beyond_three_per_cent(ratios, slower, word):
+    found = paired.judge(ratios)
+    assert (found.slower, found.word) == (slower, word)
 
 
 @pytest.mark.parametrize(("ratio", "slower"), [(1.02, False), (1.04, True)])
 def test_too_few_sittings_fail_only_beyond_three_per_cent(ratio, slower):
     found = paired.judge([ratio] * 7)
     assert (found.noisy, found.settled, found.slower) == (True, False, slower)
-
-
-def test_faster_is_said():
-    assert paired.judge([0.9, 0.91, 0.92, 0.92, 0.92, 0.93, 0.94, 0.94]).word == "faster"
 
 
 def test_a_narrow_row_is_settled_and_what_looks_slower_is_not():

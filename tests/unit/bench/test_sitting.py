@@ -18,7 +18,8 @@ def test_a_drift_that_both_sides_see_is_no_difference():
 
 
 def test_a_disturbed_round_does_not_count():
-    base, current = spent(10, 10, 10, 10, 10, 10), spent(10, 10, 10, 90, 10, 10)
+    base = spent(*[10] * 10)
+    current = spent(10, 10, 10, 90, 10, 10, 2, 2, 10, 10)
     assert Course(base, current).ratio == pytest.approx(1.0)
 
 
