@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 from mirror.errors import DigestInvalid, TagInvalid
 from mirror.oci.digest import Digest
 from mirror.oci.reference import check_tag, is_name
+from mirror.store import files
 from mirror.store.layout import Layout
 
 _ALGORITHMS = ("sha256", "sha512")
@@ -16,7 +16,8 @@ _ALGORITHMS = ("sha256", "sha512")
 def walk_names(layout: Layout, last: str = "") -> Iterator[str]:
     """Yield the names after `last`, in lexical order, of repositories that have a manifest or a tag. For threads only.
 
-    Reads a folder when its names are asked for, and remembers only those on the way to where it is.
+    Reads a folder when its names are asked for, and remembers only those on the way to where it is. Raises
+    StoreUnreadable: a list without what cannot be read would say that it is not here.
     """
     return _walk(str(layout.repositories), "", last)
 
@@ -33,12 +34,8 @@ def _walk(path: str, prefix: str, last: str) -> Iterator[str]:
 
 
 def _folders(path: str) -> list[str]:
-    try:
-        entries = os.scandir(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    with entries:
-        return [entry.name for entry in entries if not entry.name.startswith("_") and entry.is_dir()]
+    with files.reading(path):
+        return [one.name for one in files.entries(path) if not one.name.startswith("_") and one.is_dir()]
 
 
 def _has_something(path: str) -> bool:
@@ -47,15 +44,10 @@ def _has_something(path: str) -> bool:
 
 def _holds(path: str, algorithm: str) -> bool:
     """Tell whether there is a tag in a folder, or a digest of an algorithm; a write under way is neither."""
-    try:
-        entries = os.scandir(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    with entries:
-        for entry in entries:
-            try:
-                Digest.parse(f"{algorithm}:{entry.name}") if algorithm else check_tag(entry.name)
-            except (DigestInvalid, TagInvalid):
-                continue
-            return True
+    for name in files.names(path):
+        try:
+            Digest.parse(f"{algorithm}:{name}") if algorithm else check_tag(name)
+        except (DigestInvalid, TagInvalid):
+            continue
+        return True
     return False

@@ -127,7 +127,7 @@ def test_what_is_told_to_type_works(tmp_path: Path, plain: Registry, programs: P
                 host.configure()
                 host.do("systemctl restart")
             done += 1
-        assert done == 8
+        assert done == 9
         assert "prod@2" in host.do("mirror ls prod@2") + host.do("mirror verify")
         assert (tmp_path / "data" / "mirror" / "format").exists()
         assert (tmp_path / "for-clusters" / "README.md").exists()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from mirror.content.answers import Target
 from mirror.content.catalog import PAGE, Catalog
+from mirror.errors import StoreUnreadable
 from mirror.oci import media_types
 from mirror.oci.digest import Digest
 from mirror.oci.reference import fallback_tag
@@ -143,6 +144,20 @@ async def test_catalog(shelf: Shelf) -> None:
     assert (await catalog.page(0, "", lambda _: True)).names == ()
     assert not (await catalog.page(0, "", lambda _: True)).more
     assert (await catalog.page(9, "zzz", lambda _: True)).names == ()
+
+
+async def test_catalog_without_what_cannot_be_read_is_none(shelf: Shelf) -> None:
+    for name in ("a", "b/c", "d"):
+        await shelf.image(1, "v1", Target("", name, name, hosted=True))
+    tags = shelf.layout.tags("b/c")
+    kept = tags.rename(tags.with_name("_kept"))
+    tags.symlink_to(tags)  # ELOOP, which not even root may read
+    catalog = Catalog(shelf.layout, shelf.pushes.threads)
+    with pytest.raises(StoreUnreadable, match="_tags"):
+        await names(catalog, None)
+    tags.unlink()
+    kept.rename(tags)
+    assert await names(catalog, None) == ["a", "b/c", "d"]
 
 
 async def test_catalog_is_read_a_stretch_at_a_time(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
