@@ -137,7 +137,7 @@ class ContentSets:
             needed: defaultdict[str, set[bytes]] = defaultdict(set)
             for entry in plan["manifests"]:
                 named = (entry["digest"], *entry.get("manifests", ()), *entry.get("blobs", ()))
-                needed[entry["name"]].update(bytes.fromhex(Digest.parse(digest).hex) for digest in named)
+                needed[entry.get("name", "")].update(bytes.fromhex(Digest.parse(digest).hex) for digest in named)
             return images, {name: frozenset(digests) for name, digests in needed.items()}
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError, DigestInvalid):
             _log.error("plan_damaged", set=str(one), remedy="load or sync that set again")
