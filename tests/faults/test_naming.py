@@ -173,7 +173,10 @@ async def test_what_is_being_pushed(bed: Bed, labs: Labs) -> None:
 
 @pytest.mark.parametrize("source", SOURCES)
 async def test_a_push_that_names_it(bed: Bed, labs: Labs, source: str) -> None:
-    """What another repository has is unknown to the one that is pushed to, and a refusal does not say more."""
+    """What another repository has is unknown to the one that is pushed to, and a refusal does not say more.
+
+    So it was before: it is here because rows say now what was brought, and a push asks them.
+    """
     await filled(bed, labs, source)
     private, absent = labs.private(source), labs.absent
     assert (await bed.push_blob("apps/bob", EMPTY, "bob")).status == 201
@@ -216,7 +219,10 @@ async def test_a_mount_from_whoever_names_it(bed: Bed, labs: Labs, source: str) 
 
 @pytest.mark.parametrize("source", SOURCES)
 async def test_a_hosted_sparse_index(tmp_path: Path, labs: Labs, source: str) -> None:
-    """With sparse_indexes a push may name what is not there; it does not have it by that."""
+    """With sparse_indexes a push may name what is not there; it does not have it by that.
+
+    So it was before: it is here because the table of ways has a hole without it.
+    """
     async with opening(tmp_path, labs.document(storage={"sparse_indexes": True})) as bed:
         await filled(bed, labs, source)
         private = labs.private(source)

@@ -178,6 +178,8 @@ class PullPath(Walk):
         self.rooms.append(self.do(self._open()))
         for name in REPOSITORIES:
             self._publish(name, 0, TAGS[0])
+        for tag in NAMES_ALL:  # everything is named from the beginning on, or most walks would not come to it
+            self.do(self.rooms[0].content.manifest(Target("lab", NAMING, f"lab/{NAMING}"), tag, False))
 
     @step(name=names, number=which, tag=tags)
     def publish(self, name: str, number: int, tag: str) -> None:
@@ -375,7 +377,9 @@ class PullPath(Walk):
         upstream_has = digest in self.upstream.repository(name).blobs
         content = TRUTH[digest]
         span = wanted.resolve(len(content)) if wanted is not None else (0, len(content))
+        well = False  # at the beginning of the last attempt, which the last of several faults may have met
         for _ in self.attempts(1 if here else ATTEMPTS):
+            well = self.healthy
             asked, flipped = self.asked(digest), self.pending
             try:
                 answer = await self._answer(room, name, digest, wanted)
@@ -414,7 +418,7 @@ class PullPath(Walk):
                 room_is_there = wanted is None and not self.has_link(digest)
                 assert not room_is_there, "a blob was passed through although there is room"
             return
-        assert not (self.healthy and upstream_has), "upstream has it and is well"
+        assert not (well and self.healthy and upstream_has), "upstream has it and is well"
 
     async def _answer(self, room: Room, name: str, digest: str, wanted: ByteRange | None) -> BlobAnswer:
         target = Target("lab", name, f"lab/{name}")
@@ -472,7 +476,9 @@ class PullPath(Walk):
         target = Target("lab", name, f"lab/{name}")
         here = digest in self.model.whole and digest in self.model.proven[name]
         upstream_has = digest in self.upstream.repository(name).manifests
+        well = False
         for _ in self.attempts(1 if here else ATTEMPTS):
+            well = self.healthy
             parsed = Digest.parse(digest)
             try:
                 answer = room.content.manifest_now(target, parsed) or await room.content.manifest(target, parsed, False)
@@ -487,7 +493,7 @@ class PullPath(Walk):
             assert here <= (answer.cache == "HIT")
             self._stored(name, digest)
             return
-        assert not (self.healthy and upstream_has), "upstream has it and is well"
+        assert not (well and self.healthy and upstream_has), "upstream has it and is well"
 
     def has_link(self, digest: str) -> bool:
         """Tell whether a symbolic link lies where content belongs: it stays, for an administrator to look at."""
@@ -519,11 +525,29 @@ class PullPath(Walk):
     @step(
         number=which,
         who=st.sampled_from(sorted(CLIENTS)),
-        digests=st.lists(st.sampled_from(sorted(TRUTH)), min_size=1, max_size=3, unique=True),
+        digests=st.lists(st.sampled_from(sorted(TRUTH)), min_size=2, max_size=6, unique=True),
+        first=st.booleans(),
         settle=st.booleans(),
     )
-    def ask_where_it_is_named(self, number: int, who: str, digests: list[str], settle: bool) -> None:
+    def ask_where_it_is_named(self, number: int, who: str, digests: list[str], first: bool, settle: bool) -> None:
         """No client gets what no repository open to it brought, and upstream has never given for this name."""
+        self.judge_named(number, who, digests, first=first, settle=settle)
+
+    def judge_names(self) -> None:
+        """Whatever the walk did: when all that is private has been pulled, it is still private."""
+        self.upstream.heal()
+        self.upstream.hang_up()
+        self.calm()
+        for who in CLIENTS:
+            self.judge_named(0, who, sorted(TRUTH), first=True, settle=True)
+
+    def judge_named(self, number: int, who: str, digests: list[str], *, first: bool, settle: bool) -> None:
+        if first:
+            for digest in sorted(self.model.rights[PRIVATE] & set(digests)):
+                if digest in MANIFESTS:
+                    self.do(self._pull_manifest(self.room(number), PRIVATE, digest))
+                else:
+                    self.do(self._pull_blob(self.room(number), PRIVATE, digest, None, None))
         if settle and self.up:
             self.do(self.settled())
         for digest in digests:
@@ -626,6 +650,8 @@ class PullPath(Walk):
     def teardown(self) -> None:
         try:
             if self.rooms:
+                with self.explained():
+                    self.judge_names()
                 self.do(self._judge_index())
         finally:
             for room in self.rooms:
