@@ -165,7 +165,9 @@ def _corrupt(facts: Facts) -> Iterator[Trouble]:
     bad = scrub.get("bad") if isinstance(scrub, dict) else None
     count = len(bad) if isinstance(bad, list | dict) else bad
     if isinstance(count, int) and count > 0:
-        what = f"{count} contents are damaged or missing, as the last scrub found"
+        what = (
+            f"{'1 content is' if count == 1 else f'{count} contents are'} damaged or missing, as the last scrub found"
+        )
         remedy = "check the disk (dmesg, SMART); mirror scrub heals what it can and lists the rest (--missing FILE)"
         yield Trouble("ContentCorrupt", what, facts["store"]["path"], remedy)
 
@@ -177,7 +179,8 @@ def _sets(facts: Facts) -> Iterator[Trouble]:
     for one in facts["sets"]:
         name = f"{one['set']}@{one['generation']}"
         if one["state"] == "incomplete":
-            what = f"{one['missing']} digests of {name} are not here"
+            missing = "1 digest" if one["missing"] == 1 else f"{one['missing']} digests"
+            what = f"{missing} of {name} {'is' if one['missing'] == 1 else 'are'} not here"
             yield Trouble("SetIncomplete", what, name, f"mirror verify {name} lists them; sync or load the set again")
 
 

@@ -29,7 +29,7 @@ UNVERIFIED = 4  # content or a signature is not what it must be
 NO_SPACE = 5
 TEMPORARY = 75  # EX_TEMPFAIL of sysexits.h
 INVALID = 78  # EX_CONFIG
-_CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_CLOSED = (errno.EACCES, errno.EPERM)
 _TELLING = (INVALID, UNVERIFIED, NO_SPACE, INCOMPLETE, TEMPORARY, FAILED)
 
 
@@ -84,7 +84,11 @@ class Outcome:
     def note_os_error(self, error: OSError) -> None:
         """Note what the operating system refused: one line, whatever was under way."""
         where, what = str(error.filename or ""), error.strerror or str(error)
-        if error.errno in _CLOSED:
+        if error.errno == errno.EROFS:
+            self.note(
+                INVALID, "store_unusable", f"this is refused ({what})", where, "mount it writable, and run this again"
+            )
+        elif error.errno in _CLOSED:
             self.note(INVALID, "store_unusable", f"this is refused ({what})", where, "look at its owner and mode")
         else:
             self.note(FAILED, "failed", f"this failed ({what})", where, "look at its disk, and at `dmesg`")

@@ -153,7 +153,7 @@ def _report(outcome: Outcome, one: Pass, findings: Findings, *, dry_run: bool) -
         outcome.note(UNVERIFIED, "corrupt", f"{text} was bad or missing, and nobody could give it again")
     for stray, gone in findings.strays[:_SHOWN]:
         where = "is in quarantine" if gone else "stays there: move it away"
-        outcome.warn([f"{stray.path} does not belong into a store; it {where}"])
+        outcome.warn([f"{stray.path} does not belong in a store; it {where}"])
     outcome.say(f"{count_text(one.contents, 'content')}, {size_text(one.bytes)} hashed: {_verdict(one)}")
 
 
