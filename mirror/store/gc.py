@@ -109,7 +109,7 @@ class Collector:
         total.uploads = self._abandoned() if dry_run else self._remove_leftovers()
         stock = self._brake.stock()
         if not dry_run:
-            self._check_rows(yes)
+            self._check_presence(yes)
         shares = -(-sum(1 for _ in self._hosted.walk()) // _SHARE)
         for share in range(shares):
             dead = self._unnamed(share, shares)
@@ -125,21 +125,25 @@ class Collector:
             _log.info("garbage_collected", **asdict(total))
         return total
 
-    def _check_rows(self, yes: bool) -> None:
-        """Raise CollectionStopped where much of what repositories have is not here: more likely a disk is not."""
-        every = gone = 0
-        for name in find_repositories(self._layout):
-            if self._is_hosted(name):
-                for digest in self._rows.list(name):
-                    every += 1
-                    gone += self._size(digest) is None
-        if not yes and gone >= FEW and gone * SHARE > every:
-            what = f"{gone} of {every} manifests of hosted repositories are not here"
-            self._brake.stop("gc", what)
-            raise CollectionStopped(
-                f"nothing was taken: {what}",
-                "see whether all of the store is mounted (mirror status, mirror scrub); if they are lost, use --yes",
-            )
+    def _check_presence(self, yes: bool) -> None:
+        """Raise CollectionStopped where much of what was pushed is not here: more likely a disk is not."""
+        if yes:
+            return
+        names = (name for name in find_repositories(self._layout) if self._is_hosted(name))
+        rows = (digest for name in names for digest in self._rows.list(name))
+        marked = (marker.digest for marker in self._hosted.walk())
+        for kind, digests in (("manifests of hosted repositories", rows), ("contents that were pushed", marked)):
+            every = gone = 0
+            for digest in digests:
+                every += 1
+                gone += self._size(digest) is None
+            if gone >= FEW and gone * SHARE > every:
+                what = f"{gone} of {every} {kind} are not here"
+                self._brake.stop("gc", what)
+                raise CollectionStopped(
+                    f"nothing was taken: {what}",
+                    "see whether all of the store is mounted (mirror scrub lists them); if they are lost, use --yes",
+                )
 
     # -- content ---------------------------------------------------------------------------------------------
 

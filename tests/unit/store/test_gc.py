@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from mirror.errors import ManifestBlobUnknown, NotHere, NotYet, StoreError
+from mirror.errors import CollectionStopped, ManifestBlobUnknown, NotHere, NotYet, StoreError
 from mirror.oci.digest import Digest
 from mirror.store import gc
 from mirror.store.gc_lock import GcLock
@@ -57,6 +57,19 @@ async def test_what_nothing_names_goes(shelf: Shelf) -> None:
         await shelf.content.blob_head(APP, Digest.of(spare))
     assert not os.path.exists(shelf.layout.membership(APP.name, Digest.of(spare)))
     assert await collected(shelf) == {}
+
+
+async def test_content_whose_folder_is_away_is_no_garbage(shelf: Shelf) -> None:
+    for seed in range(gc.FEW):
+        await shelf.blob(noise(100, seed))
+    shelf.age()
+    marked, away = shelf.marked(), shelf.layout.root.with_name("away")
+    shelf.layout.blobs.rename(away)
+    with pytest.raises(CollectionStopped, match=rf"{gc.FEW} of {gc.FEW} contents that were pushed are not here"):
+        await asyncio.to_thread(shelf.collect, yes=False)
+    assert shelf.marked() == marked
+    away.rename(shelf.layout.blobs)
+    assert shelf.stored() == marked
 
 
 async def test_deleting_and_collecting_frees_an_image(shelf: Shelf) -> None:
