@@ -30,9 +30,14 @@ ABSENT = (errno.ENOENT, errno.ENOTDIR)
 _MOST = 256  # paths that are remembered
 _DISK = "look at the disk (dmesg, SMART); nothing was moved or removed, and it is tried again by itself"
 _MOUNT = "mount the store's file system again; nothing was moved or removed"
+_GONE = (
+    "mount or restore this folder of the store, which is served again then; only if all that it held is lost for good,"
+    " make an empty one for the store's owner (mkdir -m 700)"
+)
 _REMEDIES: Mapping[int, str] = {
     errno.EACCES: "give it back to the store's owner (chown -R), and where SELinux labels files run restorecon -R",
     errno.EPERM: "give it back to the store's owner (chown -R), and where SELinux labels files run restorecon -R",
+    **dict.fromkeys(ABSENT, _GONE),
     errno.ELOOP: "a symbolic link is in its place: put the file itself there",
     errno.EMFILE: "raise LimitNOFILE",
     errno.ENFILE: "raise fs.file-max",
@@ -136,7 +141,7 @@ class Faults:
         with self._lock:
             noted = [(*key, fault) for key, fault in self._noted.items()]
         for operation, path, fault in noted:
-            if not fault.retried or not (_reads(path, fault.position) if operation == "read" else _writes(path)):
+            if not fault.retried or not (_reads(path, fault) if operation == "read" else _writes(path)):
                 continue
             with self._lock:
                 if self._noted.get((operation, path)) is fault:  # it has not failed again meanwhile
@@ -184,7 +189,7 @@ def noted(operation: Operation, path: str) -> Iterator[None]:
         raise
 
 
-def _reads(path: str, position: int) -> bool:
+def _reads(path: str, fault: _Fault) -> bool:
     try:
         found = os.lstat(path)
         if stat.S_ISDIR(found.st_mode):
@@ -194,11 +199,11 @@ def _reads(path: str, position: int) -> bool:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             os.fstat(fd)
-            os.pread(fd, 1, position)
+            os.pread(fd, 1, fault.position)
         finally:
             os.close(fd)
     except OSError as error:
-        return error.errno in ABSENT
+        return error.errno in ABSENT and fault.number not in ABSENT
     return True
 
 
