@@ -90,7 +90,7 @@ class Hosted:
         return self._noted() == self._here()
 
     def complete(self) -> None:
-        """Note, durably, that all that was pushed has its marker. Raises StoreUnreadable, OSError."""
+        """Note that all that was pushed has its marker, once that is durable. Raises StoreUnreadable, OSError."""
         for folder in self._folders.values():
             if os.path.isdir(folder):
                 files.sync_folder(folder)
