@@ -149,6 +149,10 @@ class Readers:
         """Tell whether everybody may pull from a repository, whoever they are or are not."""
         return anybody_may("pull", (rule for rule in self._rules if rule.covers(name)), self._anonymous)
 
+    def no_more(self, name: str, other: str) -> bool:
+        """Tell whether surely nobody may pull from `name` who may not pull from `other`."""
+        return self.anybody(other) or self.of(name) == self.of(other)
+
 
 class Clients(Section):
     """Who may do what here."""

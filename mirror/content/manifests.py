@@ -202,15 +202,15 @@ class Manifests:
 
         None: upstream has just confirmed that it is the repository's. Raises NotHere, UpstreamError.
         """
-        if target.hosted:
-            raise NotHere(f"{target.name}@{digest} is not here")
         try:
-            member = await self._members.find(target, digest, may_pull)
+            # A blob that was pushed is no manifest by its form.
+            find = self._members.named if target.hosted else self._members.find
+            member = await find(target, digest, may_pull)
         except StoreUnreadable:
             if not self._may_ask(target):
                 raise
             member = None
-        if member is None and row is not None and await self._members.is_shared(digest, may_pull):
+        if member is None and row is not None and not target.hosted and await self._members.is_shared(digest, may_pull):
             member = Membership(row.media_type, row.size, False, row.brought)
         declared = member.media_type if member is not None else ""
         if member is None:

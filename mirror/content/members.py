@@ -25,6 +25,7 @@ from mirror.content.coalesce import Coalesced
 from mirror.errors import NotHere, NotYet, StoreUnreadable
 from mirror.oci.digest import Digest
 from mirror.store.brought import Brought
+from mirror.store.lacking import Lacking
 from mirror.store.manifests import Manifests, Row
 from mirror.store.threads import Threads
 from mirror.upstream.client import UpstreamClient
@@ -72,11 +73,21 @@ def not_here(target: Target, digest: Digest) -> NotHere:
 
 
 class Members:
-    """Membership of blobs and manifests."""
+    """Membership of blobs and manifests. `lacking`: what is pushed may name what its repository does not have."""
 
-    def __init__(self, rows: Manifests, brought: Brought, readers: Readers, writers: Threads, *, offline: bool) -> None:
+    def __init__(
+        self,
+        rows: Manifests,
+        brought: Brought,
+        readers: Readers,
+        writers: Threads,
+        *,
+        offline: bool,
+        lacking: Lacking | None = None,
+    ) -> None:
         self._rows = rows
         self._brought = brought
+        self._lacking = lacking
         self._readers = readers
         self._writers = writers
         self._offline = offline
@@ -107,9 +118,9 @@ class Members:
         stamp = self._rows.member_modified(target.name, digest)
         bringers = None if self._readers.everybody else self._brought.modified(digest)
         row = self._rows.member(target.name, digest)
-        if row is None and not target.hosted:
-            # What was pushed has its row, and a manifest that was pushed proves nothing.
-            row = await self._derived(target, digest)
+        if row is None and target.hosted:
+            return await self.named(target, digest, may_pull)
+        row = row or await self._derived(target, digest)
         if row is None:
             return None
         if await self.admits(target, digest, row):
@@ -119,6 +130,17 @@ class Members:
             return Membership(row.media_type, row.size, True, row.brought)
         shared = await self.is_shared(digest, may_pull)
         return Membership(row.media_type, row.size, False, row.brought) if shared else None
+
+    async def named(self, target: Target, digest: Digest, may_pull: MayPull) -> Membership | None:
+        """Return what a hosted repository has of a digest that a manifest of it names and that was not pushed there.
+
+        None where this client may not be given it. Nothing is noted: naming makes nothing of it the repository's.
+        Raises StoreUnreadable.
+        """
+        if self._lacking is None or not await self.is_shared(digest, may_pull):
+            return None
+        named = await self._writers.run(self._lacking.names, target.name, digest)
+        return Membership("", None, False, False) if named else None
 
     async def admits(self, target: Target, digest: Digest, row: Row) -> bool:
         """Tell whether every client of a repository may be given what this is the row of.

@@ -44,6 +44,7 @@ from mirror.store.brought import Brought
 from mirror.store.hosted import Hosted as Markers
 from mirror.store.index import Index
 from mirror.store.ingest import boot_id
+from mirror.store.lacking import Lacking
 from mirror.store.layout import Layout
 from mirror.store.manifests import Manifests as Rows
 from mirror.store.quarantine import Quarantine
@@ -96,7 +97,8 @@ class Content:
         stored = StoredBlobs(layout, discard)
         rows = Rows(layout)
         readers = Readers(config.clients.anonymous, config.clients.rules)
-        self._members = Members(rows, Brought(layout), readers, writers, offline=config.offline)
+        lacking = Lacking(layout) if config.storage.sparse_indexes else None
+        self._members = Members(rows, Brought(layout), readers, writers, offline=config.offline, lacking=lacking)
         self._fetcher = Fetcher(
             Workshop(
                 layout,

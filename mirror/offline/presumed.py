@@ -1,8 +1,9 @@
 """What a load may take for its own although it does not bring it: content that is here already.
 
 A plan can name any digest, and whoever makes parts by hand can let a plan presume content that rules keep from the
-readers of its names. So a plan presumes only what its own set had, what the same names had, and what a repository had
-that no rule protects. Of all else the bytes must be in what is loaded, and are compared with what is here.
+readers of its names. So a plan presumes only what the same names had, what its own set had under names that are open to
+no fewer, and what a repository had that no rule protects. Of all else the bytes must be in what is loaded, and are
+compared with what is here.
 """
 
 from __future__ import annotations
@@ -69,8 +70,10 @@ class Presumptions:
         had: dict[Digest, _Had] = {}
         for planned in plan.manifests:
             for digest in (planned.digest, *planned.blobs, *planned.manifests):
-                if digest in lacking or digest in own or digest in found or not sizes.get(digest):
+                if digest in lacking or digest in found or not sizes.get(digest):
                     continue  # what is empty is no secret
+                if any(self.readers.no_more(planned.name, name) for name in own.get(digest, ())):
+                    continue
                 if digest not in had:
                     had[digest] = self._had(rows, *brought.by(digest), digest)
                 if not had[digest].by_all and not _has(rows, planned.name, digest, old=had[digest].alike):
@@ -91,16 +94,22 @@ class Presumptions:
             if digest in (planned.digest, *planned.blobs, *planned.manifests):
                 rows.add_brought(planned.name, digest)
 
-    def _own(self, name: str) -> set[Digest]:
-        """Return what complete generations of a set hold."""
-        found: set[Digest] = set()
+    def _own(self, name: str) -> dict[Digest, set[str]]:
+        """Return what complete generations of a set hold, and under which names.
+
+        By the set alone nothing is given: whoever makes a part by hand can call it by the name of any set.
+        """
+        found: dict[Digest, set[str]] = {}
         for one in self.sets.current():
             if one.set == name:
                 raw = self.sets.read(one.set, one.generation)
                 try:
-                    found.update(Plan.parse(raw).content if raw is not None else ())
+                    manifests = Plan.parse(raw).manifests if raw is not None else ()
                 except PlanInvalid:
                     continue
+                for planned in manifests:
+                    for digest in (planned.digest, *planned.blobs, *planned.manifests):
+                        found.setdefault(digest, set()).add(planned.name)
         return found
 
     def is_same(self, digest: Digest, offset: int, length: int, read: Callable[[int], bytes]) -> bool:

@@ -5,6 +5,10 @@
 
 It is derived from the rows of repositories and is believed only together with them: a name whose row is gone counts
 for nothing, and one that is lost costs a question to upstream. All of this blocks and is for threads.
+
+Lines are not synced: those of the last seconds may go with the power, and rows of blobs too. Who could be let in
+is asked for, or offline kept out, until somebody brings it again. Let in would be only whoever may pull a repository
+that an earlier release noted as having what another one brought in these very seconds, until it is pulled there again.
 """
 
 from __future__ import annotations

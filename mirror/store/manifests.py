@@ -125,6 +125,21 @@ class Manifests:
         """Let `digest` be no manifest of the repository, durably; say whether it was one. For threads only."""
         return _remove(self._layout.manifest(name, digest))
 
+    def demote(self, name: str, digest: Digest) -> bool:
+        """Let `digest` be no manifest of the repository, but content that it has; say whether it was one.
+
+        At no moment is it neither. For threads only. Raises OSError.
+        """
+        path, member = self._layout.manifest(name, digest), self._layout.membership(name, digest)
+        if files.modified(member) is not None:
+            return files.remove(path)  # some manifest names it
+        files.make_folders(os.path.dirname(member))
+        try:
+            os.rename(path, member)
+        except FileNotFoundError:
+            return False
+        return True
+
     def remove_blob(self, name: str, digest: Digest) -> bool:
         """Let `digest` be no blob of the repository, durably; say whether it was one. For threads only."""
         return _remove(self._layout.membership(name, digest))

@@ -1,6 +1,7 @@
 """Purge: drop what was pulled through of a repository, so that the next pull asks upstream for it again.
 
-Tags go first, then rows of manifests, then rows of blobs that no manifest left names, and last the content. Content
+Tags go first; then manifests become mere content of the repository; then goes the content that no manifest left names,
+and last its rows. So whatever stops it, what is left counts for the repository, and another purge takes it. Content
 stays that another repository has, that is pinned, or that was pushed here. A pull that goes on meanwhile loses nothing
 that it was promised: what it reads is open, and what it looks up anew it fetches anew.
 """
@@ -8,16 +9,17 @@ that it was promised: what it reads is open, and what it looks up anew it fetche
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from mirror.errors import Corrupt
+from mirror.errors import Corrupt, NotYet
 from mirror.oci.digest import Digest
 from mirror.store import files
 from mirror.store.eviction import Eviction
 from mirror.store.hosted import Hosted
 from mirror.store.layout import Layout
+from mirror.store.lock import FileLock
 from mirror.store.manifests import Manifests
 from mirror.store.references import References
 from mirror.store.repositories import find_repositories
@@ -26,6 +28,7 @@ from mirror.store.tags import Tags
 
 Gone = Callable[[Digest, int], None]
 
+_PATIENCE = 60.0  # seconds for another purge
 _FEW = 200  # digests that another repository is asked for one by one; for more, what it has is listed
 
 
@@ -45,7 +48,8 @@ class Purger:
     """Drops what is cached of repositories. Everything blocks and is for threads.
 
     The caller sees to it that the repository is not one that is pushed to; `keep_pushed`: it may have been. `gone` is
-    called with each content that goes, and its bytes; with `dry_run` nothing is changed.
+    called with each content that goes, and its bytes; with `dry_run` nothing is changed. All raise NotYet where another
+    purge takes long, StoreUnreadable, OSError: purging the repository again takes what is left then.
     """
 
     def __init__(self, layout: Layout, eviction: Eviction, *, keep_pushed: bool = False) -> None:
@@ -136,30 +140,60 @@ class Purger:
         dry_run: bool,
         asked: Collection[Digest] = (),
     ) -> Purged:
-        total = Purged(len(tags), len(manifests))
-        if not dry_run:
-            total.manifests = self._drop_rows(name, tags, manifests)
+        if dry_run:
+            return self._take(name, Purged(len(tags), len(manifests)), manifests, contents, gone, asked, dry_run=True)
+        with self._alone():
+            total = Purged(len(tags), self._demote(name, tags, manifests))
+            return self._take(name, total, (), contents, gone, asked)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold off other purges: two that leave to each other what they share would leave it to nobody."""
+        lock = FileLock(self._layout.lock("purge"))
+        if not lock.acquire(_PATIENCE):
+            raise NotYet("another purge is running", "wait for it")
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _take(
+        self,
+        name: str,
+        total: Purged,
+        without: Collection[Digest],
+        contents: set[Digest],
+        gone: Gone,
+        asked: Collection[Digest],
+        *,
+        dry_run: bool = False,
+    ) -> Purged:
+        """Take what of `contents` no manifest of the repository needs, but for those `without`; return the total."""
         # Asked now, because somebody may have pulled meanwhile.
         needed: set[Digest] = set()
         for other in self._rows.list(name):
-            if not (dry_run and other in manifests):
+            if other not in without:
                 needed.update(one for one in (other, *self._named(name, other)) if one in contents)
-        if not dry_run:
-            self._drop_members(name, contents - needed)
         here = {one for one in contents - needed.difference(asked) if self._size(one) is not None}
         shared = self._shared(name, here)
+        going = here - shared
         total.shared = len(shared)
         total.pinned = sum(1 for one in contents & needed - here if self._stays(one) and self._size(one) is not None)
-        for digest in sorted(here - shared):
-            size = self._size(digest)
-            if size is None:
-                continue
-            if self._stays(digest) or not (dry_run or self._delete(digest)):
+        for digest in sorted(contents - needed.difference(asked)):
+            size = self._size(digest) if digest in going else None
+            if size is not None and (self._stays(digest) or not (dry_run or self._delete(digest))):
                 total.pinned += 1
-                continue
-            total.contents += 1
-            total.bytes += size
-            gone(digest, size)
+            elif size is not None:
+                total.contents += 1
+                total.bytes += size
+                gone(digest, size)
+            if not dry_run and digest not in needed:
+                self._drop_member(name, digest, digest in shared)
+        if not dry_run:
+            # A manifest that came meanwhile may name some of it: this lets whoever misses a row derive them all anew.
+            for folder in self._algorithms(name):
+                with suppress(FileNotFoundError):
+                    os.utime(folder)
         return total
 
     def _size(self, digest: Digest) -> int | None:
@@ -173,43 +207,38 @@ class Purger:
     def _stays(self, digest: Digest) -> bool:
         return str(digest) in self._pins.digests() or self._hosted.has(digest)
 
-    def _drop_rows(self, name: str, tags: Collection[str], manifests: Collection[Digest]) -> int:
-        """Drop tags and rows of manifests, but for those that were pinned just now; return how many manifests."""
+    def _demote(self, name: str, tags: Collection[str], manifests: Collection[Digest]) -> int:
+        """Drop tags, and let manifests be none, but for those that were pinned just now; return how many manifests."""
         for tag in tags:
             self._tags.remove(name, tag)
         _sync(self._layout.tags(name))
         dropped = 0
         for digest in manifests:
-            if self._drop(digest, self._layout.manifest(name, digest)):
-                files.remove(self._layout.referrers(name, digest))
-                dropped += 1
+            with self._sets.pinning():
+                if self._is_kept(digest) or not self._rows.demote(name, digest):
+                    continue
+            files.remove(self._layout.referrers(name, digest))
+            dropped += 1
         # A pull that was under way may have made a tag mean what has just gone.
         for tag, digest in self._meanings(name).items():
             if digest in manifests and self._rows.modified(name, digest) is None:
                 self._tags.remove(name, tag)
-        for folder in self._algorithms(name):
+        for folder in (*self._algorithms(name, members=True), *self._algorithms(name)):
             _sync(folder)
         return dropped
 
-    def _drop_members(self, name: str, contents: Collection[Digest]) -> None:
-        for digest in contents:
-            self._drop(digest, self._layout.membership(name, digest))
-        # A manifest that came meanwhile may name some of it: this lets whoever misses a row derive them all anew.
-        for folder in self._algorithms(name):
-            with suppress(FileNotFoundError):
-                os.utime(folder)
-
-    def _drop(self, digest: Digest, row: str) -> bool:
-        """Remove a row unless its content is kept under its names. Nobody pins it meanwhile."""
+    def _drop_member(self, name: str, digest: Digest, shared: bool) -> None:
+        """Remove the row of what is not here, or stays for others. Nobody pins it meanwhile."""
         with self._sets.pinning():
-            return not self._is_kept(digest) and files.remove(row)
+            if not self._is_kept(digest) and (shared or self._stays(digest) or self._size(digest) is None):
+                files.remove(self._layout.membership(name, digest))
 
     def _is_kept(self, digest: Digest) -> bool:
         """Tell whether a digest keeps its rows."""
         return str(digest) in self._pins.digests() or (self._keep_pushed and self._hosted.has(digest))
 
-    def _algorithms(self, name: str) -> tuple[str, ...]:
-        folder = self._layout.manifests(name)
+    def _algorithms(self, name: str, *, members: bool = False) -> tuple[str, ...]:
+        folder = self._layout.members(name) if members else self._layout.manifests(name)
         return (str(folder / "sha256"), str(folder / "sha512"))
 
     def _shared(self, name: str, contents: Collection[Digest]) -> set[Digest]:

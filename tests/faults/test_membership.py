@@ -81,7 +81,7 @@ async def test_what_somebody_has_left_behind(
         layout.part(digest).chmod(files.SEALED_MODE)
     layout.part_note(digest).write_bytes(PartNote(len(SECRET), "lab", "team/app", boot_id()).dump())
     if not up:
-        await upstream.stop()
+        await upstream.stop(returning=True)
     await refused(service)
     with contextlib.suppress(TimeoutError):
         await service.settled(3)

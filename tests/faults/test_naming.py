@@ -242,6 +242,45 @@ async def test_a_hosted_sparse_index(tmp_path: Path, labs: Labs, source: str) ->
 
 
 @pytest.mark.parametrize("source", SOURCES)
+async def test_a_hosted_sparse_index_gives_what_its_client_may_pull_elsewhere(
+    tmp_path: Path, labs: Labs, source: str
+) -> None:
+    """As a proxied one that nobody can be asked about: to alice, and for as long as a manifest names it."""
+    async with opening(tmp_path, labs.document(storage={"sparse_indexes": True})) as bed:
+        await filled(bed, labs, source)
+        private = labs.private(source)
+        assert (await bed.push_blob("apps/bob", EMPTY, "bob")).status == 201
+        bodies = (index(*private.manifests), image(EMPTY, *private.blobs))
+        places = [f"manifests/{digest_of(one)}" for one in private.manifests]
+        places += [f"blobs/{digest_of(one)}" for one in private.blobs]
+
+        async def statuses(who: str) -> set[int]:
+            return {
+                (await bed.ask(f"/v2/apps/bob/{place}", method, who)).status
+                for place in places
+                for method in ("HEAD", "GET", "HEAD")
+            }
+
+        assert await statuses("alice") == {404}, "nothing names it yet"
+        for body in bodies:
+            assert (await bed.push_manifest("apps/bob", body, "bob")).status == 201
+        for who in ("alice", *STRANGERS, "alice"):
+            assert await statuses(who) == ({200} if who == "alice" else {404}), who
+        for blob in private.blobs:
+            assert (await bed.blob("apps/bob", blob, "alice")).body == blob
+            got = await bed.ask(f"/v2/apps/bob/manifests/{digest_of(blob)}", who="alice")
+            assert got.status == 404, "a blob is no manifest"
+        for manifest in private.manifests:
+            assert (await bed.manifest("apps/bob", manifest, "alice")).body == manifest
+            got = await bed.ask(f"/v2/apps/bob/manifests/{digest_of(manifest)}", "DELETE", "bob")
+            assert got.status == 404, "to be given it is not to have it"
+        for body in bodies:
+            got = await bed.ask(f"/v2/apps/bob/manifests/{digest_of(body)}", "DELETE", "bob")
+            assert got.status == 202
+        assert await statuses("alice") == {404}, "nothing names it any more"
+
+
+@pytest.mark.parametrize("source", SOURCES)
 async def test_what_refers_to_it(bed: Bed, labs: Labs, source: str) -> None:
     """Lists of referrers are those of the repository that is asked."""
     await filled(bed, labs, source)

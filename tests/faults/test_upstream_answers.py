@@ -57,7 +57,7 @@ class TestCertificates:
             )
             if known:
                 assert (await service.get("/v2/lab/team/app/manifests/v1")).status == 200
-            await upstream.stop()
+            await upstream.stop(returning=True)
             upstream.forget()
             if fault == "no tls":
                 upstream._tls = None
@@ -122,7 +122,7 @@ class TestEndpoints:
             upstream.add_image("team/app", "v1", layers=[LAYER])
             service = await serve({"lab": {"endpoints": [upstream.url], "tags": {"fresh_for": "0s"}}})
             assert (await service.get("/v2/lab/team/app/manifests/v1")).cache == "MISS"
-            await upstream.stop()
+            await upstream.stop(returning=True)
             for _ in range(4):
                 assert (await service.get("/v2/lab/team/app/manifests/v1")).cache == "STALE"
             await upstream.restart()

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import json
 import os
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -322,6 +323,12 @@ class Keeping(Walk):
         digest = one.digest if kind == "manifest" else parts(one)[-1]
         return purger.digest(canonical, Digest.parse(digest), say, dry_run=dry_run), gone
 
+    @step(number=which, what=purges, after=st.integers(0, 20))
+    def kill_purge(self, number: int, what: tuple[str, str, int], after: int) -> None:
+        """A purge ends before one of its changes; what is left goes at the end as if it had not been begun."""
+        with killed_after(after), contextlib.suppress(KilledError):
+            self.purged(number, what)
+
     @step(number=which, needed=st.sampled_from([1, 100_000, 10**9]))
     def evict(self, number: int, needed: int) -> None:
         self.shelves[number].room.space.eviction.free(needed)
@@ -521,6 +528,32 @@ class Keeping(Walk):
         for _ in range(2):  # without an index a scan of the files is believed for some seconds
             self.shelves[0].room.space.eviction.free(10**9)
         assert self.stored == set(), f"marked: {self.shelves[0].marked()}"
+
+
+class KilledError(BaseException):
+    """Ends work as a kill does: nothing is tidied up that Python would tidy."""
+
+
+@contextlib.contextmanager
+def killed_after(changes: int) -> Iterator[None]:
+    """Let this thread rename and remove so many files, and raise KilledError at the next one."""
+    left, thread = changes, threading.get_ident()
+
+    def counting(real: Callable[..., None]) -> Callable[..., None]:
+        def run(*arguments: Any, **more: Any) -> None:
+            nonlocal left
+            if threading.get_ident() == thread:
+                left -= 1
+                if left < 0:
+                    raise KilledError
+            real(*arguments, **more)
+
+        return run
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("rename", "unlink"):
+            patch.setattr(os, name, counting(getattr(os, name)))
+        yield
 
 
 @contextlib.contextmanager

@@ -220,7 +220,7 @@ class PullPath(Walk):
     @precondition(lambda self: self.up)
     @step()
     def go_down(self) -> None:
-        self.do(self.upstream.stop())
+        self.do(self.upstream.stop(returning=True))
         self.up = False
         self.do(self._survey())
 

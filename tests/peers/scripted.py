@@ -18,6 +18,7 @@ import hmac
 import json
 import math
 import re
+import socket
 import ssl
 import time
 from collections.abc import Iterable, Mapping
@@ -82,6 +83,7 @@ class ScriptedRegistry:
         self._script: list[tuple[str, str, faults.Fault, list[int]]] = []
         self._desk = TokenDesk()
         self._servers: list[asyncio.Server] = []
+        self._held: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._hung: set[asyncio.StreamWriter] = set()
         self._key = hashlib.sha256(str(id(self)).encode()).digest()
@@ -96,16 +98,23 @@ class ScriptedRegistry:
         server = await asyncio.start_server(self._accept, self._bind, self._port, ssl=self._tls, backlog=512)
         self.port = server.sockets[0].getsockname()[1]
         self._servers.append(server)
+        self._let_go()
         if self._with_cdn:
             cdn = await asyncio.start_server(self._accept, self._bind, 0, ssl=self._tls, backlog=512)
             self.cdn_port = cdn.sockets[0].getsockname()[1]
             self._servers.append(cdn)
         return self
 
-    async def stop(self) -> None:
-        """Close the listeners and every connection."""
+    async def stop(self, *, returning: bool = False) -> None:
+        """Close the listeners and every connection; `returning`: keep the port, which refuses, from everybody else."""
         for server in self._servers:
             server.close()
+        self._let_go()
+        if returning:
+            # Bound and not listening: no client of this host is given it for its own end.
+            self._held = socket.socket(socket.AF_INET6 if ":" in self._bind else socket.AF_INET)
+            self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._held.bind((self._bind, self.port))
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -113,8 +122,13 @@ class ScriptedRegistry:
             await server.wait_closed()
         self._servers.clear()
 
+    def _let_go(self) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            held.close()
+
     async def restart(self) -> None:
-        """Listen again on the same port after `stop()`."""
+        """Listen again on the same port after `stop(returning=True)`."""
         self._port = self.port
         await self.start()
 

@@ -67,10 +67,11 @@ class Pushes:
 
 
 def make_room(folder: Path, document: Mapping[str, Any] | None = None) -> Room:
-    """Open a room over `folder`/store."""
+    """Open a room over `folder`/store, which no document changes."""
     file = folder / "mirror.yaml"
-    storage = {"path": str(folder / "store"), "keep_free": "0%"}
-    file.write_text(yaml.safe_dump({"storage": storage, **(document or {})}))
+    given = dict(document or {})
+    storage = {"keep_free": "0%", **given.pop("storage", {}), "path": str(folder / "store")}
+    file.write_text(yaml.safe_dump({"storage": storage, **given}))
     return Room(load(file))
 
 

@@ -14,6 +14,7 @@ import pytest
 from mirror.content.answers import Quota, Target
 from mirror.content.immutable import Immutable
 from mirror.content.manifest_store import BlobNamed
+from mirror.content.members import nobody
 from mirror.errors import (
     DigestMismatch,
     ManifestBlobUnknown,
@@ -27,6 +28,7 @@ from mirror.errors import (
 from mirror.oci import media_types
 from mirror.oci.digest import Digest
 from mirror.store import files
+from mirror.store.references import References
 from mirror.store.tags import Earlier, TagRecord
 from tests.faults.invariants import broken
 from tests.peers.images import OCI_MANIFEST, noise
@@ -173,6 +175,48 @@ async def test_sparse_indexes(open_shelf: Open) -> None:
         await shelf.content.blob(APP, Digest.of(secret), None)
     with pytest.raises(NotHere):
         await shelf.content.blob_head(APP, Digest.of(secret))
+
+
+async def test_what_a_sparse_index_names_is_for_whoever_may_have_it_elsewhere(open_shelf: Open) -> None:
+    """Whenever it comes, by whichever manifest it is named; and no manifest is read twice for it."""
+    rules = [{"who": "user+alice", "repositories": ["apps/two"], "may": ["pull"]}]
+    storage = {"storage": {"sparse_indexes": True}, "hosted": ["apps/**"], "clients": {"rules": rules}}
+    shelf = open_shelf(document=storage, sparse=True)
+
+    def may_pull(name: str) -> bool:
+        return name == OTHER.name
+
+    async def given(body: bytes) -> bool:
+        for may, given in ((may_pull, True), (nobody, False)):
+            try:
+                answer = await shelf.content.manifest(APP, Digest.of(body), False, may)
+            except NotHere:
+                if given:
+                    return False
+            else:
+                assert given, "to nobody"
+                assert answer.body == body
+        return True
+
+    first, second = image(noise(300, 1)), image(noise(300, 2))
+    await shelf.manifest(index(first), "v1")
+    assert not await given(first), "it is not here"
+    await shelf.blob(noise(300, 1), OTHER)
+    await shelf.blob(b"{}", OTHER)
+    await shelf.manifest(first, target=OTHER)
+    await shelf.manifest(second, target=OTHER)
+    assert (await given(first), await given(second)) == (True, False)
+    await shelf.manifest(index(second), "v2")
+    assert (await given(first), await given(second)) == (True, True)
+    await asyncio.sleep(0.05)
+    assert await given(second)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(References, "named", None)
+        assert await given(first)
+    await shelf.manifest(second)
+    assert (await shelf.pull(Digest.of(second))).body == second, "it was pushed here"
+    await shelf.hosted.delete_manifest(APP, Digest.of(index(first)), "ci")
+    assert not await given(first)
 
 
 @pytest.mark.parametrize(

@@ -242,6 +242,40 @@ def test_its_own_set_had_it(gap: Gap) -> None:
     assert report.ready, report.loaded[0].error
 
 
+VAULT = "quay.io/vault/app"
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "good"),
+    [
+        (VAULT, OPEN, False),  # a part made by hand takes the name of a set for what that set had
+        (VAULT, NAME, False),
+        ("quay.io/other/app", VAULT, False),  # other clients: neither has all of the readers of the other
+        (VAULT, VAULT, True),
+        (VAULT, "quay.io/vault/new", True),  # open to the same readers
+        (NAME, OPEN, True),
+        (NAME, VAULT, True),
+    ],
+)
+def test_its_own_set_had_it_under_a_name_that_is_open_to_no_fewer(gap: Gap, before: str, now: str, good: bool) -> None:
+    other = Rule.model_validate({"who": "bob", "repositories": ["quay.io/other/**"], "may": ["pull"]})
+    gap.far.readers = Readers("pull", [RULE, other])
+    earlier, contents = made_up(7, [400, 300, 200], also={DIGEST: SECRET})
+    gap.far.fill(named(earlier, DIGEST, before), contents, 1)
+    gap.rows.add_pushed(PRIVATE, DIGEST, len(SECRET))
+    gap.plan = named(gap.plan, DIGEST, now)
+    planned = plan_save(gap.plan, 2, part_size=PART, how="since", have={DIGEST}, because="prod@1")
+    gap.near.fill(gap.plan, gap.contents, 2)
+    assert gap.near.save(planned, gap.root / "disk").complete
+    report = gap.load(gap.root / "disk")
+    if good:
+        assert report.ready, report.loaded[0].error
+        return
+    assert "--allow-presumed" in refusal(report).remedy
+    assert gap.rows.member(now, DIGEST) is None
+    assert gap.load(gap.root / "disk", allow_presumed=True).ready
+
+
 def test_a_mirror_without_rules_presumes_as_before(gap: Gap) -> None:
     gap.have()
     gap.far.readers = Readers()

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mirror.config import Amount, Storage
-from mirror.errors import NotHere
+from mirror.errors import NotHere, StoreUnreadable
 from mirror.oci.digest import Digest
 from mirror.store import ingest
 from mirror.store.hosted import Hosted
@@ -20,6 +24,7 @@ from mirror.store.pins import ImagePins, Pinned, pin_image
 from mirror.store.probe import prepare
 from mirror.store.purge import Purged, Purger
 from mirror.store.quarantine import Quarantine
+from mirror.store.references import References
 from mirror.store.sets import Pins
 from mirror.store.space import Space
 from mirror.store.tags import TagRecord, Tags
@@ -250,6 +255,94 @@ def test_an_image_that_goes_while_it_is_pinned_is_not_pinned(
     assert ImagePins(cache.layout).list() == []
     with pytest.raises(NotHere):
         pin_image(cache.layout, B, first, "me")
+
+
+class KilledError(BaseException):
+    """Ends a purge as a kill does: nothing is tidied up that Python would tidy."""
+
+
+@pytest.mark.parametrize("what", ["all", "tag", "digest"])
+def test_what_a_purge_leaves_that_is_killed_goes_with_the_next_one(
+    cache: Cache, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut, left = True, 0
+
+    def counted(real: Callable[..., None]) -> Callable[..., None]:
+        def run(*arguments: Any, **more: Any) -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise KilledError
+            real(*arguments, **more)
+
+        return run
+
+    after = 0
+    while cut:
+        first = cache.image(A, 1, "v1", noise(900, 50))
+        kept = {str(cache.image(B, 2, "v1", noise(900, 50))), *text(noise(400, 2), noise(900, 50), b"{}")}
+        left, cut = after, False
+        with monkeypatch.context() as patch:
+            for name in ("unlink", "rename"):
+                patch.setattr(os, name, counted(getattr(os, name)))
+            try:
+                cache.purge(A, {"all": None, "tag": "v1", "digest": first}[what])
+            except KilledError:
+                cut = True
+        _, manifests, blobs = cache.known(A)
+        assert cache.stored() - kept <= {str(one) for one in manifests | blobs}, f"cut off after {after}"
+        cache.purge(A)
+        assert cache.stored() == kept
+        after += 1
+    assert after > 8
+
+
+def test_what_a_purge_leaves_that_cannot_read_goes_with_the_next_one(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = cache.image(A, 1, "v1")
+    cache.image(A, 2, "v2")
+    cache.pin(A, first)
+
+    def named(references: References, name: str, digest: Digest) -> tuple[Digest, ...]:
+        raise StoreUnreadable(f"{digest} cannot be read", "", 5, "")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(References, "named", named)
+        with pytest.raises(StoreUnreadable):
+            cache.purge(A)
+    cache.purge(A)
+    assert cache.stored() == {str(first), *text(noise(400, 1), b"{}")}
+
+
+def test_what_cannot_be_removed_stays_the_repositorys(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = cache.image(A, 1, "v1")
+    with monkeypatch.context() as patch:
+        patch.setattr(Purger, "_delete", lambda *_: False)
+        assert cache.purge(A).contents == 0
+    assert first in cache.known(A)[2]
+    assert cache.purge(A).contents == 3
+    assert cache.stored() == set()
+
+
+def test_what_is_shared_by_two_that_are_purged_at_once_goes(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (A, B):
+        cache.image(name, 1, "v1")
+    real, both = Purger._shared, threading.Barrier(2)
+
+    def shared(purger: Purger, name: str, contents: Collection[Digest]) -> set[Digest]:
+        found = real(purger, name, contents)
+        with suppress(threading.BrokenBarrierError):
+            both.wait(0.3)
+        return found
+
+    monkeypatch.setattr(Purger, "_shared", shared)
+    purgers = [threading.Thread(target=cache.purge, args=(name,)) for name in (A, B)]
+    for one in purgers:
+        one.start()
+    for one in purgers:
+        one.join()
+    assert cache.stored() == set()
 
 
 def test_what_was_pushed_stays(cache: Cache) -> None:

@@ -171,7 +171,7 @@ async def test_a_long_retry_after_is_handed_on(server, waits):
 
 async def test_a_server_that_nobody_reaches_is_left_alone_for_a_while(server, monkeypatch, waits):
     path = place(server)
-    await server.stop()
+    await server.stop(returning=True)
     async with opened() as found, ScriptedRegistry() as other:
         with pytest.raises(UpstreamUnavailable, match="refuses connections"):
             await found.get(server.url + path, limit=LIMIT)
@@ -180,7 +180,7 @@ async def test_a_server_that_nobody_reaches_is_left_alone_for_a_while(server, mo
             await found.get(server.url + path, limit=LIMIT)
         assert await found.get(other.url + place(other), limit=LIMIT) == CONTENT  # another one does not wait for it
         monkeypatch.setattr(documents, "AWAY_SECONDS", 0)
-        await server.stop()
+        await server.stop(returning=True)
         async with opened() as fresh:
             with pytest.raises(UpstreamUnavailable, match="refuses connections"):
                 await fresh.get(server.url + path, limit=LIMIT)
