@@ -6,7 +6,8 @@
      "when": …, "bytes": …, "bad": […]}     when it ended, what it hashed, and what is still bad or missing
 
 A pass is {"began", "ended" (0 while under way; Unix times), "cursor" (a digest), "contents", "bytes", "bad", "healed",
-"missing", "strays", "unreadable", "unhealed": [digests, the first thousand]}. One process scrubs at a time, by a lock.
+"missing", "strays", "unreadable", "unhealed": [digests, the first thousand], "records": [paths of records that could
+not be read or make no sense, the first hundred]}. One process scrubs at a time, by a lock.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from mirror.store import files
 from mirror.store.layout import Layout
 
 _LISTED = 1000  # digests that the state holds
+_RECORDS = 100  # paths that it holds
 _LIMIT = 1024 * 1024  # bytes of the state
 
 
@@ -39,14 +41,15 @@ class Pass:
     strays: int = 0
     unreadable: int = 0
     unhealed: list[str] = field(default_factory=list)
+    records: list[str] = field(default_factory=list)
 
     @classmethod
     def parse(cls, found: Any) -> Pass | None:
         """Return the pass that the state holds, None where it holds none."""
         try:
             plain = cls()
-            # A release before this one did not count what cannot be read.
-            told = {"unreadable": 0, **found}
+            # A release before this one did not count what cannot be read, and looked at no records.
+            told = {"unreadable": 0, "records": [], **found}
             made = cls(**{key: type(getattr(plain, key))(told[key]) for key in cls.__slots__})
             for text in (*made.unhealed, *([made.cursor] if made.cursor else ())):
                 Digest.parse(text)
@@ -59,6 +62,12 @@ class Pass:
         text = str(digest)
         if text not in self.unhealed and len(self.unhealed) < _LISTED:
             self.unhealed.append(text)
+
+    def keep_record(self, path: str) -> None:
+        """Note that the record at `path` could not be read, or makes no sense."""
+        self.unreadable += 1
+        if path not in self.records and len(self.records) < _RECORDS:
+            self.records.append(path)
 
 
 class State:

@@ -15,7 +15,7 @@ from mirror.cli.naming import find_target, parse_named
 from mirror.cli.outcome import FAILED, INCOMPLETE, UNVERIFIED, Outcome, count_text, size_text
 from mirror.cli.progress import Step, shown
 from mirror.content.heal import Healer
-from mirror.errors import NotHere, StoreError
+from mirror.errors import NotHere, RecordDamaged, StoreError
 from mirror.metrics import Metrics
 from mirror.oci.digest import Digest
 from mirror.offline.digest_lists import dump_missing
@@ -57,7 +57,10 @@ async def scrub(desk: Desk, outcome: Outcome, wanted: Wanted) -> None:
             outcome.progress(f"goes on where a scrub was stopped, after {size_text(one.bytes)}; --restart begins anew")
         seen = one
 
-    chosen = None if wanted.what is None else await asyncio.to_thread(_chosen, desk, scrubber, wanted.what)
+    chosen: Collection[Digest] | None = None
+    names: Collection[str] = ()
+    if wanted.what is not None:
+        chosen, names = await asyncio.to_thread(_chosen, desk, scrubber, wanted.what)
     total = await asyncio.to_thread(_size, desk, chosen)
     with shown("scrub", lambda: Step(seen.bytes, total), quiet=outcome.quiet):
         if chosen is None:
@@ -65,7 +68,9 @@ async def scrub(desk: Desk, outcome: Outcome, wanted: Wanted) -> None:
                 wanted.rate, look, restart=wanted.restart, dry_run=wanted.dry_run, yes=wanted.yes
             )
         else:
-            one, findings = await scrubber.some(chosen, wanted.rate, look, dry_run=wanted.dry_run, yes=wanted.yes)
+            one, findings = await scrubber.some(
+                chosen, wanted.rate, look, names=names, dry_run=wanted.dry_run, yes=wanted.yes
+            )
     _report(outcome, one, findings, dry_run=wanted.dry_run)
     if wanted.missing is not None:
         lost = sorted({*findings.lost, *(Digest.parse(text) for text in one.unhealed)})
@@ -92,10 +97,10 @@ def _reconcile(desk: Desk, outcome: Outcome) -> None:
         outcome.say(f"the index: {count_text(added, 'row')} added, {dropped} dropped whose files are gone")
 
 
-def _chosen(desk: Desk, scrubber: Scrubber, what: str) -> Collection[Digest]:
-    """Return the digests of a generation, or of a repository."""
+def _chosen(desk: Desk, scrubber: Scrubber, what: str) -> tuple[Collection[Digest], Collection[str]]:
+    """Return the digests of a generation, or of a repository and its name."""
     if "/" not in what and desk.sets.generations(what.partition("@")[0]):
-        return list(choose_stored(desk, what, complete=False).plan.content)
+        return list(choose_stored(desk, what, complete=False).plan.content), ()
     named = parse_named(what)
     target = find_target(desk, named.name)
     rows = Manifests(desk.opened.layout)
@@ -104,7 +109,7 @@ def _chosen(desk: Desk, scrubber: Scrubber, what: str) -> Collection[Digest]:
         raise NotHere(f"nothing of {what} is here", "mirror ls shows what is")
     # What was evicted is no loss; what was pushed is not evicted.
     here = {digest for digest in found if files.modified(desk.opened.layout.blob(digest)) is not None}
-    return here | scrubber.lost([target.name])
+    return here | scrubber.lost([target.name]), [target.name]
 
 
 def _size(desk: Desk, chosen: Collection[Digest] | None) -> int:
@@ -126,7 +131,8 @@ def _report(outcome: Outcome, one: Pass, findings: Findings, *, dry_run: bool) -
         "missing": [
             {"digest": str(digest), "healed": not why, "why": why} for digest, why in sorted(findings.missing.items())
         ],
-        "unreadable": [{"digest": str(digest), "why": why} for digest, why in sorted(findings.unreadable.items())],
+        "unreadable": [{"digest": str(digest), "why": one.why} for digest, one in sorted(findings.unreadable.items())],
+        "records": [{"path": error.path, "why": error.what} for error in findings.records],
         "put_back": [str(digest) for digest in findings.back],
         "stopped": findings.stopped,
         "strays": [{"path": stray.path, "quarantined": gone} for stray, gone in findings.strays],
@@ -134,12 +140,16 @@ def _report(outcome: Outcome, one: Pass, findings: Findings, *, dry_run: bool) -
     }
     _report_bad(outcome, findings, dry_run=dry_run)
     _report_missing(outcome, findings)
-    for digest, why in sorted(findings.unreadable.items())[:_SHOWN]:
-        outcome.note(
-            FAILED, "unreadable", f"{digest} stays where it is: {why}", "", "mirror status says what to look at"
-        )
+    for digest, found in sorted(findings.unreadable.items())[:_SHOWN]:
+        outcome.note(FAILED, "unreadable", f"{digest} stays where it is: {found.why}", "", found.remedy)
     if len(findings.unreadable) > _SHOWN:
         outcome.note(FAILED, "unreadable", f"and {len(findings.unreadable) - _SHOWN} more cannot be read")
+    for error in findings.records[:_SHOWN]:
+        code = "record_damaged" if isinstance(error, RecordDamaged) else "unreadable"
+        outcome.note(FAILED, code, error.what, error.path, error.remedy)
+    if len(findings.records) > _SHOWN:
+        rest = len(findings.records) - _SHOWN
+        outcome.note(FAILED, "unreadable", f"and {rest} more records", "", "--json has all of them")
     for digest in findings.back:
         outcome.say(f"{digest} was in quarantine and agrees with its name: it is back")
     if findings.stopped:

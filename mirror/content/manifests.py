@@ -21,6 +21,7 @@ from mirror.errors import (
     ManifestInvalid,
     NotHere,
     NotYet,
+    RecordDamaged,
     StoreFull,
     StoreUnreadable,
     UpstreamDenied,
@@ -158,9 +159,20 @@ class Manifests:
         content = await self._content(digest)
         if content is None:
             return None
-        row = self._rows.manifest(target.name, digest)
+        damaged: RecordDamaged | None = None
+        try:
+            row = self._rows.read_manifest(target.name, digest)
+        except RecordDamaged as error:
+            if target.hosted:
+                raise
+            row, damaged = None, error
         if row is None or not await self._members.admits(target, digest, row):
-            media_type, member = await self._belongs(target, digest, content, row, may_pull)
+            try:
+                media_type, member = await self._belongs(target, digest, content, row, may_pull)
+            except NotHere:
+                if damaged is None or self._may_ask(target):
+                    raise
+                raise damaged from None  # it may have said that it is the repository's
             answer = ManifestAnswer(digest, media_type, len(content), content, "HIT", target.upstream)
             if member is not None and not member.own:
                 return answer  # which is not for every client of the repository

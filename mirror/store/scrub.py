@@ -7,7 +7,6 @@ clients use out of the page cache, and leaves the time of access, which orders e
 from __future__ import annotations
 
 import os
-import stat
 import time
 from collections.abc import Collection, Iterator
 from contextlib import suppress
@@ -40,10 +39,11 @@ class Bad(NamedTuple):
 
 
 class Unread(NamedTuple):
-    """Content that could not be read, which stays where it is, and why."""
+    """Content that could not be read, which stays where it is, why, and what mends it."""
 
     digest: Digest
     why: str
+    remedy: str
 
 
 class _Open(NamedTuple):
@@ -135,7 +135,7 @@ class Scrub:
                 continue
             fd, status = opened
             fresh = time.time() - max(status.st_mtime, status.st_ctime) < self._young
-            if not stat.S_ISREG(status.st_mode) or (fresh and not files.is_sealed(status)):
+            if fresh and not files.is_sealed(status):
                 os.close(fd)
                 continue
             with suppress(OSError):
@@ -147,11 +147,9 @@ class Scrub:
         return False
 
     def _opened(self, digest: Digest) -> tuple[int, os.stat_result] | None:
-        path = self._layout.blob(digest)
-        there = files.look(path)
-        fd = files.open_unnoticed(path) if there is not None and stat.S_ISREG(there.st_mode) else None
+        fd = files.open_unnoticed(self._layout.blob(digest))
         if fd is None:
-            return None  # gone, or a stray
+            return None
         try:
             return fd, files.status(fd)
         except StoreUnreadable:
@@ -160,7 +158,7 @@ class Scrub:
 
     def _miss(self, digest: Digest, error: StoreUnreadable) -> None:
         """Pass over content that cannot be read: it says nothing of what it holds."""
-        self._unread.append(Unread(digest, error.what))
+        self._unread.append(Unread(digest, error.what, error.remedy))
         if not self._in_a_row:
             self._before = self.cursor
         self.cursor = digest

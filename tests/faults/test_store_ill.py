@@ -374,6 +374,77 @@ def test_the_scrub_in_the_background_stops_there_too(tmp_path: Path, library: Pa
             service.kill()
 
 
+# -- something else in the place of a file
+
+
+@pytest.mark.parametrize("kind", ["link", "folder", "pipe"])
+@pytest.mark.parametrize("record", ["blob", "tag"])
+def test_what_somebody_put_in_the_place_of_a_file(service: Faulty, kind: str, record: str) -> None:
+    """503, one remedy, which status and scrub agree on, and no end of it before it is moved away by hand."""
+    made = pushed(service, 3)
+    layout = Layout(service.store)
+    path = Path(layout.tag("apps/a", "v1") if record == "tag" else layout.blob(Digest.parse(layer(1))))
+    aside = service.store.parent / "aside"
+    shutil.move(path, aside)
+    {"link": lambda: path.symlink_to(aside), "folder": path.mkdir, "pipe": lambda: os.mkfifo(path)}[kind]()
+    before = service.kept()
+    target = "manifests/v1" if record == "tag" else f"blobs/{layer(1)}"
+    status_of, headers, _ = service.get(f"/v2/apps/a/{target}")
+    assert (status_of, "retry-after" in headers) == (503, True)
+    for _ in range(3):  # what can be opened is no file yet
+        (said,) = service.troubles()
+        assert (said["code"], said["where"]) == ("store_unreadable", str(path))
+        assert "by hand" in said["remedy"]
+        time.sleep(0.5)
+    done = command(service, "scrub", "--json")
+    assert done.returncode == 1, done
+    report = json.loads(done.stdout)
+    assert (report["bad"], report["missing"], report["strays"]) == ([], [], [])
+    (told,) = [one for one in report["problems"] if one["code"] == "unreadable"]
+    assert "in its place" in told["what"]
+    assert told["remedy"] == said["remedy"]
+    assert service.kept() == before
+    path.rename(service.store.parent / "away")
+    push(service.address, "apps/a", made[1], "v1")
+    assert set(pulls(service, made)) == {200}
+    soon_well(service)
+    assert command(service, "scrub").returncode == 0
+
+
+def test_an_empty_record_of_a_tag_is_told_everywhere_and_pushed_again(service: Faulty) -> None:
+    """As another file system leaves it after a loss of power: no silent 404."""
+    made = pushed(service, 3)
+    path = Path(Layout(service.store).tag("apps/a", "v1"))
+    path.write_bytes(b"")
+    status_of, headers, body = service.get("/v2/apps/a/manifests/v1")
+    assert (status_of, headers["retry-after"]) == (503, "30")
+    (told,) = json.loads(body)["errors"]
+    assert "the record of the tag apps/a:v1 is damaged" in told["message"]
+    assert "push the tag again" in told["message"]
+    assert str(service.store) not in told["message"]
+    (said,) = service.troubles()
+    assert degraded(service.status()) == "RecordDamaged"
+    assert (said["code"], said["where"]) == ("record_damaged", str(path))
+    assert said["remedy"] in told["message"]
+    wait_until(lambda: "record_damaged" in service.log, "the log to say so", 5)
+    (line,) = [line for line in service.log.splitlines() if "record_damaged" in line]
+    assert f"request={headers['x-request-id']}" in line
+    assert json.loads(service.get("/v2/apps/a/tags/list")[2])["tags"] == ["v0", "v1", "v2"]
+    for words in (("scrub",), ("scrub", "apps/a"), ("history", "apps/a"), ("history", "apps/a:v1"), ("ls", "apps/a")):
+        done = command(service, *words, "--json")
+        report = json.loads(done.stdout)
+        assert done.returncode == 1, done
+        assert [one["code"] for one in report["problems"]] == ["record_damaged"], words
+    # The scrub has told the next service, which nobody has asked for the tag.
+    service.stop()
+    service.start()
+    assert [one["where"] for one in service.troubles("record_damaged")] == [str(path)]
+    push(service.address, "apps/a", made[1], "v1")
+    assert set(pulls(service, made)) == {200}
+    soon_well(service)
+    assert command(service, "scrub").returncode == 0
+
+
 # -- what is bad indeed
 
 
