@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from mirror import logs
@@ -130,7 +130,7 @@ class Scrubber:
                 if scrub.stopped:
                     findings.stopped = await self._threads.run(self._stop, scrub)
                     if not dry_run:
-                        await self._threads.run(partial(self.state.write, command=one))
+                        await self._threads.run(partial(self.state.write, command=_left(scrub, one)))
                     return one, findings
                 await self._look_around(one, findings, dry_run=dry_run)
                 if not dry_run:
@@ -242,7 +242,7 @@ class Scrubber:
             self._pass_over(scrub.unread(), one, findings)
             if scrub.stopped:
                 await self._threads.run(self._stop, scrub)
-                await self._threads.run(partial(self.state.write, background=one))
+                await self._threads.run(partial(self.state.write, background=_left(scrub, one)))
                 await self._threads.complete(scrub.close)
                 self._scrub, self._rests_until = None, time.monotonic() + _REST
             elif scrub.done:
@@ -443,3 +443,10 @@ class Scrubber:
         for stray, gone in found:
             _log.warning("stray_file", path=stray.path, quarantined=gone)
         return found
+
+
+def _left(scrub: Scrub, one: Pass) -> Pass:
+    """Return a pass that stopped, for whoever goes on: what is read again is not counted twice."""
+    left = replace(one, unreadable=one.unreadable - scrub.again)
+    left.cursor = str(scrub.cursor) if scrub.cursor is not None else ""
+    return left

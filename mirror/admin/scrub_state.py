@@ -16,6 +16,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from mirror import logs
 from mirror.errors import DigestInvalid
 from mirror.oci.digest import Digest
 from mirror.store import files
@@ -24,6 +25,8 @@ from mirror.store.layout import Layout
 _LISTED = 1000  # digests that the state holds
 _RECORDS = 100  # paths that it holds
 _LIMIT = 1024 * 1024  # bytes of the state
+
+_log = logs.get("scrub.state")
 
 
 @dataclass(slots=True)
@@ -65,23 +68,26 @@ class Pass:
 
     def keep_record(self, path: str) -> None:
         """Note that the record at `path` could not be read, or makes no sense."""
-        self.unreadable += 1
         if path not in self.records and len(self.records) < _RECORDS:
             self.records.append(path)
 
 
 class State:
-    """The file `run/scrub.json`. For threads."""
+    """The file `run/scrub.json`, and what of it could not be written. For threads."""
 
     def __init__(self, layout: Layout) -> None:
         self._path = str(layout.scrub)
+        self._unwritten: dict[str, Any] | None = None
 
     def read(self, which: Literal["background", "command", "last"]) -> Pass | None:
         """Return a pass, None where there is none."""
         return Pass.parse(self._load().get(which))
 
     def write(self, **passes: Pass | None) -> None:
-        """Replace passes by name; None takes one out. Raises OSError."""
+        """Replace passes by name; None takes one out.
+
+        A pass reads on whatever becomes of its note: one that cannot be written is remembered here alone.
+        """
         document = self._load()
         for name, one in passes.items():
             document.pop(name, None)
@@ -89,9 +95,17 @@ class State:
                 document[name] = asdict(one)
         last = Pass.parse(document.get("last")) or Pass()
         document |= {"schema": 1, "when": last.ended, "bytes": last.bytes, "bad": last.unhealed}
-        files.write_atomically(self._path, json.dumps(document, indent=1).encode(), durable=False)
+        try:
+            files.write_atomically(self._path, json.dumps(document, indent=1).encode(), durable=False)
+        except OSError as error:
+            _log.debug("scrub_state_not_written", error=error.strerror)
+            self._unwritten = document
+        else:
+            self._unwritten = None
 
     def _load(self) -> dict[str, Any]:
+        if self._unwritten is not None:
+            return dict(self._unwritten)
         raw = files.read_record(self._path, _LIMIT)
         try:
             found: Any = json.loads(raw or b"{}")

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from mirror import logs
-from mirror.content.answers import ManifestAnswer, Target
+from mirror.content.answers import ManifestAnswer, Target, why_not_kept
 from mirror.content.coalesce import Coalesced
 from mirror.content.fetch import CLIENT_PATIENCE
 from mirror.content.locks import Locks
@@ -182,7 +182,7 @@ class Manifests:
             except OSError as error:
                 # Nothing may name what is not durably the repository's: so this is as good as not stored.
                 _log.warning("row_not_written", name=target.name, digest=str(digest), error=error.strerror)
-                return replace(answer, cache="BYPASS", why="store full")
+                return replace(answer, cache="BYPASS", why=why_not_kept(error))
         else:
             answer = ManifestAnswer(digest, row.media_type, len(content), content, "HIT", target.upstream)
         self._remember(target, answer)
@@ -314,8 +314,8 @@ class Manifests:
             await self._writers.run(self._store, target, answer, found)
         except StoreUnreadable:
             return replace(answer, cache="BYPASS", why="store unreadable")
-        except (StoreFull, OSError):
-            return replace(answer, cache="BYPASS", why="store full")
+        except (StoreFull, OSError) as error:
+            return replace(answer, cache="BYPASS", why=why_not_kept(error))
         self._remember(target, answer)
         self._used(digest, len(content))
         return answer

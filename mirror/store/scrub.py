@@ -75,6 +75,7 @@ class Scrub:
         self.cursor = after  # the last digest that was looked at
         self.done = False
         self.stopped = ""  # why the pass goes no further
+        self.again = 0  # contents that could not be read and that whoever goes on reads again
         self.contents = 0
         self.bytes = 0
         self._layout = layout
@@ -165,7 +166,7 @@ class Scrub:
         self._in_a_row += 1
         if self._in_a_row >= UNREADABLE_IN_A_ROW:
             self.stopped = f"{self._in_a_row} contents in a row cannot be read: {error}"
-            self.cursor = self._before  # whoever goes on reads them again
+            self.cursor, self.again = self._before, self._in_a_row
 
     def _read(self, opened: _Open, size: int) -> int:
         """Hash the next bytes of the open file; at its end judge it."""

@@ -38,7 +38,7 @@ from tests.peers.process import RunningRegistry, running
 from tests.tools.images import OCI_CONFIG, OCI_MANIFEST, Content, Manifest
 from tests.tools.mirror import Mirror
 from tests.tools.mirror import ask as request
-from tests.tools.mounts import mount, on_disk
+from tests.tools.mounts import mount, on_disk, on_small_disk
 from tests.tools.processes import NotReadyError, wait_until
 from tests.tools.programs import ROOT, Programs
 from tests.tools.push import PushError, push
@@ -330,6 +330,60 @@ def test_a_store_that_became_read_only(tmp_path: Path) -> None:
     on_disk(_goes_read_only, root, "600M")
 
 
+def _commands_on_a_read_only_store(root: Path) -> None:
+    with running("team/app:v1", 3000, "--image", "team/app:v2") as upstream:
+        document = {**PUSH, "upstreams": {"lab": {"endpoints": [upstream.url], "tags": {"fresh_for": "1h"}}}}
+        service = Mirror(root.with_name("service"), {**document, "storage": {"path": str(root / "store")}})
+        layout, image = Layout(root / "store"), f"lab/team/app@{upstream.images['team/app:v1']['digest']}"
+        try:
+            service.start()
+            pushed(service, 3)
+            assert cold_pull(service, upstream, "v1") == (200, 200)
+            wait_until(lambda: cold_pull(service, upstream, "v1", cache="HIT") == (200, 200), "a hit", 5)
+            assert command(service, "pin", image).returncode == 3  # its configuration was not asked for
+            spare = noise(3000, 50)
+            ingest.store_bytes(layout, Digest.of(spare), spare)
+            Hosted(layout).add(Digest.of(spare))
+            for marker in (layout.hosted / "sha256").iterdir():
+                os.utime(marker, (1, 1))
+            service.stop()
+            mount("-o", "remount,ro", root)
+            service.start()
+            assert cold_pull(service, upstream, "v2", cache="BYPASS") == (200, 200)
+            done = command(service, "scrub", "--json")
+            report = json.loads(done.stdout)
+            assert (done.returncode, report["read_only"], report["bad"], len(report["missing"])) == (3, True, [], 1)
+            assert report["contents"] == len(os.listdir(layout.blobs / "sha256"))
+            assert "writable" in report["problems"][0]["remedy"]
+            assert "nothing can be put right" in done.stderr
+            assert "mount it writable" in done.stderr
+            for words in (("purge", "lab/team/app:v1"), ("gc",), ("pin", image), ("unpin", image)):
+                done = command(service, *words)
+                assert done.returncode == 78, done
+                assert "Read-only file system): mount it writable" in done.stderr
+            service.stop()
+            passed = [line for line in service.log.splitlines() if "cache=BYPASS" in line]
+            assert len(passed) == 2
+            assert all('why="store read-only"' in line for line in passed), passed
+            mount("-o", "remount,rw", root)
+            flip(layout, layer(1))
+            mount("-o", "remount,ro", root)
+            done = command(service, "scrub")
+            assert done.returncode == 4, done
+            assert f"{layer(1)} hashes to" in done.stderr
+            assert "in quarantine" not in done.stderr
+            assert Path(layout.blob(Digest.parse(layer(1)))).exists()
+        finally:
+            service.kill()
+
+
+def test_commands_on_a_read_only_store(tmp_path: Path) -> None:
+    """A scrub reads all of it and says that it mends nothing; what would change something says what to do."""
+    root = tmp_path / "disk"
+    root.mkdir()
+    on_small_disk(_commands_on_a_read_only_store, root, "600m")
+
+
 # -- scrubbing an ill disk
 
 
@@ -518,6 +572,9 @@ def test_many_bad_contents_stop_a_scrub(service: Faulty) -> None:
     assert "--yes" in said[0]["remedy"]
     done = command(service, "scrub", "--yes", "--json")
     assert done.returncode in (3, 4), done
+    report = json.loads(done.stdout)
+    assert (report["found_before"], len(report["bad"]), len(report["unhealed"])) == (9, 21, 30)
+    assert "of which 9 were bad" in done.stderr
     assert len(before - set(os.listdir(layout.blobs / "sha256"))) == 30
     assert not [one for one in service.status()["problems"] if one["code"] == "collection_stopped"]
     # What was pushed is kept, however much it is.
