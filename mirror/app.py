@@ -164,6 +164,9 @@ def _probe_store(path: Path) -> list[Problem]:
     found = [Problem("store_limited", warning) for warning in probe.prepare(Layout(path))]
     sample(Layout(path))
     for row in DISK_FAULTS.told():
+        if row["operation"] == "parse":
+            found.append(Problem("record_damaged", row["error"], row["path"], row["remedy"]))
+            continue
         what = f"{row['paths']} of the files that were tried cannot be {_DONE[row['operation']]} ({row['error']})"
         found.append(Problem("store_unreadable", what, row["path"], row["remedy"]))
     return found

@@ -26,6 +26,7 @@ MirrorError                     what went wrong, in words for the person who rea
 │   ├── StoreFull               no room, and nothing may be evicted                      exit 5
 │   ├── StoreReadOnly           a file system that takes nothing: what is here is served, and nothing can be changed
 │   ├── StoreUnreadable         a file that cannot be read now: it stays where it is, and is not taken for bad
+│   │   └── RecordDamaged       a record that was read and makes no sense: it stays there until it is written anew
 │   ├── CollectionStopped       a run that would take more than a tenth of the store
 │   └── Corrupt                 bytes that do not hash to their name                     exit 4
 └── UpstreamError               the other registry
@@ -208,6 +209,15 @@ class StoreUnreadable(StoreError):
         super().__init__(what, remedy)
         self.number = number
         self.path = path
+
+
+class RecordDamaged(StoreUnreadable):
+    """The record at `path` was read and makes no sense: what it said is not known, which is not that it said nothing.
+
+    So whoever leaves alone what cannot be read leaves this alone, too; only who knows what it says writes it anew.
+    """
+
+    retry_after = 30  # seconds
 
 
 class CollectionStopped(StoreError):

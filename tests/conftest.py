@@ -18,6 +18,7 @@ from hypothesis import settings
 
 from mirror import logs
 from mirror.store import files
+from mirror.store.faults import DISK_FAULTS
 from tests.tools.programs import Programs
 
 # How long an example takes is the host's affair.
@@ -94,6 +95,14 @@ def loop_never_blocks(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
     finally:
         detector.deactivate()
+
+
+@pytest.fixture(autouse=True)
+def faults_of_its_own() -> Iterator[None]:
+    """Forget what a test's disk did not give: the ledger is one a process, and it may never work again."""
+    yield
+    for operation, path in list(DISK_FAULTS._noted):
+        DISK_FAULTS.over(operation, path)
 
 
 @pytest.fixture(autouse=True)

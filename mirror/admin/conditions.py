@@ -114,6 +114,8 @@ def _disk(facts: Facts) -> Iterator[Trouble]:
     """What could not be read or written: it may be whole, and nothing was moved or removed for it."""
     store = facts["store"]
     for row in store["faults"]:
+        if row["operation"] == "parse":
+            continue
         done, many = ("read", "files") if row["operation"] == "read" else ("written", "files and folders")
         count = f"{row['paths']} {many}" if row["paths"] != 1 else "a file"
         times = f", {row['count']} times" if row["count"] > row["paths"] else ""
@@ -176,6 +178,10 @@ def _sets(facts: Facts) -> Iterator[Trouble]:
     damaged = facts["damaged_record"]
     if damaged is not None:
         yield Trouble("RecordDamaged", damaged["what"], facts["store"]["path"], damaged["remedy"])
+    for row in facts["store"]["faults"]:
+        if row["operation"] == "parse":
+            others = f", and {row['paths'] - 1} more of its kind" if row["paths"] > 1 else ""
+            yield Trouble("RecordDamaged", f"{row['error']}{others}", row["path"], row["remedy"])
     for one in facts["sets"]:
         name = f"{one['set']}@{one['generation']}"
         if one["state"] == "incomplete":

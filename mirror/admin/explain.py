@@ -11,7 +11,7 @@ from mirror.config import Config, matches
 from mirror.config.access import ANYBODY
 from mirror.content.answers import Target
 from mirror.content.service import Content
-from mirror.errors import Denied, MirrorError, NameInvalid, NameUnknown
+from mirror.errors import Denied, MirrorError, NameInvalid, NameUnknown, RecordDamaged
 from mirror.oci import manifest
 from mirror.oci.digest import Digest
 from mirror.oci.reference import check_name, parse_reference
@@ -182,12 +182,18 @@ class Explain:
         if isinstance(reference, Digest):
             digest = reference
         else:
-            found["tag"], digest = self._tag(target, reference)
+            try:
+                found["tag"], digest = self._tag(target, reference)
+            except RecordDamaged as error:
+                digest, found["damaged"] = None, {"what": error.what, "remedy": error.remedy}
         if digest is None:
             return found
         found["digest"] = str(digest)
         found["pinned_by"] = self._pins.holders([str(digest)])[str(digest)]
-        row = Manifests(self._layout).manifest(target.name, digest)
+        try:
+            row = Manifests(self._layout).read_manifest(target.name, digest)
+        except RecordDamaged as error:
+            row, found["damaged"] = None, {"what": error.what, "remedy": error.remedy}
         found["member"] = row is not None or Manifests(self._layout).is_member(target.name, digest)
         found["manifest"] = files.modified(self._layout.blob(digest)) is not None
         if found["manifest"]:
@@ -257,6 +263,9 @@ class Explain:
                 self._content.resolve(target.name, None, None)
             except (Denied, NameUnknown) as error:
                 return _pull("404", error.what, error.remedy)
+        damaged = here.get("damaged")
+        if damaged and (not target.upstream or self._config.offline):
+            return _pull("503", damaged["what"], damaged["remedy"])
         if not target.upstream:
             if here["manifest"] and here["member"]:
                 return _pull("HIT", f"{name} is served from here")

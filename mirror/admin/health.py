@@ -81,15 +81,14 @@ class Health:
         """Return what any worker could not read or write and has not seen to work since (Faults.told)."""
         serving = [worker["index"] for worker in self._board.service().get("workers", ())]
         notes = [self._board.read(index).get("disk", []) for index in serving if index != self._index]
-        rows: dict[tuple[str, str], dict[str, Any]] = {}
+        rows: dict[tuple[str, str, str], dict[str, Any]] = {}
         for row in (row for told in (DISK_FAULTS.told(), *notes) for row in told):
-            known = rows.setdefault((row["operation"], row["errno"]), row)
+            key = (row["operation"], row["errno"], row["remedy"])
+            known = rows.setdefault(key, row)
             if known is not row:
                 # Workers meet the same files, so their paths are not added up.
                 paths, since = max(known["paths"], row["paths"]), min(known["since"], row["since"])
-                rows[row["operation"], row["errno"]] = {
-                    **known, "paths": paths, "since": since, "count": known["count"] + row["count"]
-                }  # fmt: skip
+                rows[key] = {**known, "paths": paths, "since": since, "count": known["count"] + row["count"]}
         return list(rows.values())
 
     def _post(self) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from mirror import logs
@@ -14,7 +14,7 @@ from mirror.admin.scrub_state import Pass, State
 from mirror.errors import Corrupt, NotYet, StoreUnreadable
 from mirror.metrics import CORRUPT, SCRUB_ENDED, SCRUB_UNHEALED, SCRUBBED_BYTES, Metrics
 from mirror.oci.digest import Digest
-from mirror.store import files
+from mirror.store import files, records
 from mirror.store.blobs import Blobs
 from mirror.store.brake import Brake
 from mirror.store.hosted import Hosted
@@ -51,7 +51,8 @@ class Findings:
 
     bad: dict[Digest, tuple[str, str]] = field(default_factory=dict)  # what is wrong, why it is not healed
     missing: dict[Digest, str] = field(default_factory=dict)
-    unreadable: dict[Digest, str] = field(default_factory=dict)  # what stays where it is, and why it could not be read
+    unreadable: dict[Digest, Unread] = field(default_factory=dict)  # what stays where it is
+    records: list[StoreUnreadable] = field(default_factory=list)  # what is wrong with those of repositories
     back: list[Digest] = field(default_factory=list)  # what was in quarantine, and is right after all
     stopped: str = ""  # why the pass went no further
     strays: list[tuple[Stray, bool]] = field(default_factory=list)
@@ -129,7 +130,7 @@ class Scrubber:
                 if scrub.stopped:
                     findings.stopped = await self._threads.run(self._stop, scrub)
                     if not dry_run:
-                        await self._threads.run(partial(self.state.write, command=one))
+                        await self._threads.run(partial(self.state.write, command=_left(scrub, one)))
                     return one, findings
                 await self._look_around(one, findings, dry_run=dry_run)
                 if not dry_run:
@@ -155,10 +156,14 @@ class Scrubber:
         rate: int,
         look: Callable[[Pass], None],
         *,
+        names: Collection[str] = (),
         dry_run: bool = False,
         yes: bool = False,
     ) -> tuple[Pass, Findings]:
-        """Scrub some contents only; those that are not here count as missing. Raises NotYet, OSError."""
+        """Scrub some contents only, and the records of the repositories `names`.
+
+        Contents that are not here count as missing. Raises NotYet, OSError.
+        """
         await self._take()
         try:
             one, findings = Pass(began=time.time()), Findings()
@@ -169,6 +174,7 @@ class Scrubber:
             if scrub.stopped:
                 findings.stopped = await self._threads.run(self._stop, scrub)
                 return one, findings
+            await self._look_at_records(one, findings, names)
             absent = await self._threads.run(self._absent, digests)
             await self._bring_back(absent - set(findings.bad), one, findings, dry_run=dry_run)
             one.ended = time.time()
@@ -236,7 +242,7 @@ class Scrubber:
             self._pass_over(scrub.unread(), one, findings)
             if scrub.stopped:
                 await self._threads.run(self._stop, scrub)
-                await self._threads.run(partial(self.state.write, background=one))
+                await self._threads.run(partial(self.state.write, background=_left(scrub, one)))
                 await self._threads.complete(scrub.close)
                 self._scrub, self._rests_until = None, time.monotonic() + _REST
             elif scrub.done:
@@ -324,7 +330,7 @@ class Scrubber:
     def _pass_over(self, unread: list[Unread], one: Pass, findings: Findings) -> None:
         """Count what could not be read: it stays where it is."""
         one.unreadable += len(unread)
-        findings.unreadable |= {found.digest: found.why for found in unread}
+        findings.unreadable |= {found.digest: found for found in unread}
 
     def _stop(self, scrub: Scrub) -> str:
         """Say that a pass goes no further; return why."""
@@ -343,10 +349,17 @@ class Scrubber:
         """At the end of a pass: what should be here and is not, and what is here and should not be."""
         if not dry_run:
             findings.back = await self.put_back(all_of_it=True)
+        await self._look_at_records(one, findings)
         absent = await self._threads.run(self._needed)
         await self._bring_back(absent - set(findings.bad), one, findings, dry_run=dry_run)
         findings.strays = await self._threads.run(self._put_away, dry_run)
         one.strays = len(findings.strays)
+
+    async def _look_at_records(self, one: Pass, findings: Findings, names: Collection[str] | None = None) -> None:
+        """Read the tags and the rows of manifests, of all repositories or of `names`."""
+        findings.records = await self._threads.complete(lambda: list(records.ill(self._layout, names)))
+        for error in findings.records:
+            one.keep_record(error.path)
 
     async def _bring_back(
         self, absent: Collection[Digest], one: Pass, findings: Findings, *, dry_run: bool = False
@@ -430,3 +443,10 @@ class Scrubber:
         for stray, gone in found:
             _log.warning("stray_file", path=stray.path, quarantined=gone)
         return found
+
+
+def _left(scrub: Scrub, one: Pass) -> Pass:
+    """Return a pass that stopped, for whoever goes on: what is read again is not counted twice."""
+    left = replace(one, unreadable=one.unreadable - scrub.again)
+    left.cursor = str(scrub.cursor) if scrub.cursor is not None else ""
+    return left

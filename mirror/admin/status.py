@@ -14,10 +14,11 @@ from mirror.admin.conditions import conditions, find_troubles
 from mirror.admin.health import Health, Seen
 from mirror.admin.refused import RefusedFiles
 from mirror.admin.reload import Prepared
+from mirror.admin.scrub_state import Pass
 from mirror.content.service import Content
 from mirror.errors import MirrorError, StoreError, StoreUnreadable
 from mirror.metrics import NOTIFICATIONS_WAITING, Metrics
-from mirror.store import files
+from mirror.store import files, records
 from mirror.store.brake import Brake
 from mirror.store.faults import DISK_FAULTS
 from mirror.store.index import Index
@@ -264,12 +265,17 @@ class Status:
         return found, busy, None
 
     def _scrub(self) -> dict[str, Any] | None:
-        """Return what the scrub noted of itself."""
+        """Return what the scrub noted of itself; records that it found ill are looked at again."""
         try:
             found = json.loads(files.read_record(str(self._layout.run / "scrub.json"), _SCRUB_LIMIT) or b"null")
         except (ValueError, RecursionError, MirrorError):
             return None
-        return found if isinstance(found, dict) else None
+        if not isinstance(found, dict):
+            return None
+        last = Pass.parse(found.get("last"))
+        for path in last.records if last is not None else ():
+            list(records.look(self._layout, path))  # what is wrong is noted, and told with what others met
+        return found
 
 
 def _state(endpoints: list[Seen]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from mirror.cli.desk import Desk
 from mirror.cli.naming import Named, find_target, is_image, parse_named
 from mirror.cli.outcome import Outcome, count_text, size_text, table
-from mirror.errors import MirrorError, NameInvalid, NotHere
+from mirror.errors import MirrorError, NameInvalid, NotHere, RecordDamaged
 from mirror.oci.digest import Digest
 from mirror.oci.reference import check_set
 from mirror.store import files
@@ -18,7 +18,7 @@ from mirror.store.manifests import Manifests
 from mirror.store.pins import ImagePins
 from mirror.store.repositories import find_repositories
 from mirror.store.sets import Pins
-from mirror.store.tags import Tags
+from mirror.store.tags import TagRecord, Tags
 from mirror.store.trees import grow
 
 _SHOWN = 20  # manifests without a tag that are named to a person
@@ -103,7 +103,12 @@ def _found(desk: Desk, named: Named) -> str:
 def _list_repository(desk: Desk, name: str, outcome: Outcome) -> None:
     layout = desk.opened.layout
     rows, tags = Manifests(layout), Tags(layout)
-    records = {tag: tags.read(name, tag) for tag in tags.list(name)}
+    records: dict[str, TagRecord | None] = {}
+    for tag in tags.list(name):
+        try:
+            records[tag] = tags.read(name, tag)
+        except RecordDamaged as error:
+            outcome.note_error(error)
     meant = {tag: record for tag, record in records.items() if record is not None}
     digests = set(rows.list(name))
     children = {one for one in rows.list_blobs(name) if one in digests}

@@ -10,7 +10,7 @@ from mirror.cli.desk import Desk
 from mirror.cli.outcome import Outcome, size_text, table
 from mirror.cli.person import operator
 from mirror.content.garbage import open_collector
-from mirror.errors import DigestInvalid, Forbidden, NotHere
+from mirror.errors import DigestInvalid, Forbidden, NotHere, RecordDamaged
 from mirror.oci.digest import Digest
 from mirror.store import files
 from mirror.store.tags import TagRecord
@@ -74,6 +74,9 @@ async def history(desk: Desk, outcome: Outcome, name: str, tag: str) -> None:
             for entry in entries
         ]
     outcome.say(*table(rows))
+    if not tag:
+        for error in await desk.opened.content.hosted.damaged(target):
+            outcome.note_error(error)
 
 
 def _meanings(desk: Desk, record: TagRecord, hosted: bool) -> list[dict[str, Any]]:
@@ -112,11 +115,22 @@ async def rollback(desk: Desk, outcome: Outcome, name: str, tag: str, given: str
     if not target.hosted:
         raise Forbidden(f"{target.name} is not hosted here: its tags mean what they mean where it comes from")
     hosted = desk.opened.content.hosted
-    ((_, before),) = await hosted.history(target, tag)
-    digest = _chosen(before, f"{target.name}:{tag}", given)
+    before: TagRecord | None = None
+    try:
+        ((_, before),) = await hosted.history(target, tag)
+        digest = _chosen(before, f"{target.name}:{tag}", given)
+    except RecordDamaged as error:
+        # Nobody knows what it meant but a person, who says it in full.
+        try:
+            digest = Digest.parse(given)
+        except DigestInvalid:
+            raise error from None
     after = await hosted.rollback(target, tag, digest, operator())
-    outcome.facts |= {"name": target.name, "tag": tag, "from": str(before.digest), "to": str(after.digest)}
-    if before.digest == after.digest:
+    meant = str(before.digest) if before is not None else None
+    outcome.facts |= {"name": target.name, "tag": tag, "from": meant, "to": str(after.digest)}
+    if before is None:
+        outcome.say(f"{target.name}:{tag} means {digest} now; what it meant before its record was damaged is not known")
+    elif before.digest == after.digest:
         outcome.say(f"{target.name}:{tag} means {digest} already")
     else:
         outcome.say(f"{target.name}:{tag} means {digest} again, and no longer {before.digest}")

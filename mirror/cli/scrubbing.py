@@ -15,7 +15,7 @@ from mirror.cli.naming import find_target, parse_named
 from mirror.cli.outcome import FAILED, INCOMPLETE, UNVERIFIED, Outcome, count_text, size_text
 from mirror.cli.progress import Step, shown
 from mirror.content.heal import Healer
-from mirror.errors import NotHere, StoreError
+from mirror.errors import NotHere, RecordDamaged, StoreError
 from mirror.metrics import Metrics
 from mirror.oci.digest import Digest
 from mirror.offline.digest_lists import dump_missing
@@ -25,6 +25,8 @@ from mirror.store.reconcile import reconcile
 from mirror.store.walk import find_blobs
 
 _SHOWN = 20  # things of a kind named to a person
+_BRING = "load it from an archive (--missing lists it for `save --want`), or push it again"
+_READ_ONLY = "the store is on a read-only file system; mount it writable, and run this again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,31 +44,43 @@ class Wanted:
 
 async def scrub(desk: Desk, outcome: Outcome, wanted: Wanted) -> None:
     """Hash again, heal, and say what was found."""
-    if wanted.what is None and not wanted.dry_run:
+    opened = desk.opened
+    read_only = await asyncio.to_thread(files.is_read_only, opened.layout.root)
+    if wanted.what is None and not wanted.dry_run and (wanted.index_only or not read_only):
         await asyncio.to_thread(_reconcile, desk, outcome)
     if wanted.index_only:
         return
-    opened = desk.opened
+    if read_only:
+        outcome.warn([f"all of it is read, and nothing can be put right: {_READ_ONLY}"])
+    dry_run = wanted.dry_run or read_only
     healer = Healer(opened.layout, opened.content, opened.readers)
     scrubber = Scrubber(opened.layout, opened.quarantine, Metrics(), healer.heal, opened.readers)
     seen = Pass()
+    earlier = 0  # what was found before it was stopped
 
     def look(one: Pass) -> None:
-        nonlocal seen
+        nonlocal seen, earlier
         if one is not seen and one.cursor:
-            outcome.progress(f"goes on where a scrub was stopped, after {size_text(one.bytes)}; --restart begins anew")
+            earlier = one.bad + one.missing + one.unreadable
+            known = f" of which {earlier} were bad or could not be read" if earlier else ""
+            done = f"{count_text(one.contents + one.unreadable, 'content')} ({size_text(one.bytes)}){known}"
+            outcome.progress(f"goes on where a scrub was stopped, after {done}; --restart begins anew")
         seen = one
 
-    chosen = None if wanted.what is None else await asyncio.to_thread(_chosen, desk, scrubber, wanted.what)
+    chosen: Collection[Digest] | None = None
+    names: Collection[str] = ()
+    if wanted.what is not None:
+        chosen, names = await asyncio.to_thread(_chosen, desk, scrubber, wanted.what)
     total = await asyncio.to_thread(_size, desk, chosen)
     with shown("scrub", lambda: Step(seen.bytes, total), quiet=outcome.quiet):
         if chosen is None:
             one, findings = await scrubber.all(
-                wanted.rate, look, restart=wanted.restart, dry_run=wanted.dry_run, yes=wanted.yes
+                wanted.rate, look, restart=wanted.restart, dry_run=dry_run, yes=wanted.yes
             )
         else:
-            one, findings = await scrubber.some(chosen, wanted.rate, look, dry_run=wanted.dry_run, yes=wanted.yes)
-    _report(outcome, one, findings, dry_run=wanted.dry_run)
+            one, findings = await scrubber.some(chosen, wanted.rate, look, names=names, dry_run=dry_run, yes=wanted.yes)
+    outcome.facts |= {"dry_run": wanted.dry_run, "read_only": read_only, "found_before": earlier}
+    _report(outcome, one, findings, earlier, dry_run=dry_run, remedy=_READ_ONLY if read_only else _BRING)
     if wanted.missing is not None:
         lost = sorted({*findings.lost, *(Digest.parse(text) for text in one.unhealed)})
         await asyncio.to_thread(desk.write, wanted.missing, dump_missing(lost, wanted.what or ""))
@@ -92,10 +106,10 @@ def _reconcile(desk: Desk, outcome: Outcome) -> None:
         outcome.say(f"the index: {count_text(added, 'row')} added, {dropped} dropped whose files are gone")
 
 
-def _chosen(desk: Desk, scrubber: Scrubber, what: str) -> Collection[Digest]:
-    """Return the digests of a generation, or of a repository."""
+def _chosen(desk: Desk, scrubber: Scrubber, what: str) -> tuple[Collection[Digest], Collection[str]]:
+    """Return the digests of a generation, or of a repository and its name."""
     if "/" not in what and desk.sets.generations(what.partition("@")[0]):
-        return list(choose_stored(desk, what, complete=False).plan.content)
+        return list(choose_stored(desk, what, complete=False).plan.content), ()
     named = parse_named(what)
     target = find_target(desk, named.name)
     rows = Manifests(desk.opened.layout)
@@ -104,7 +118,7 @@ def _chosen(desk: Desk, scrubber: Scrubber, what: str) -> Collection[Digest]:
         raise NotHere(f"nothing of {what} is here", "mirror ls shows what is")
     # What was evicted is no loss; what was pushed is not evicted.
     here = {digest for digest in found if files.modified(desk.opened.layout.blob(digest)) is not None}
-    return here | scrubber.lost([target.name])
+    return here | scrubber.lost([target.name]), [target.name]
 
 
 def _size(desk: Desk, chosen: Collection[Digest] | None) -> int:
@@ -114,9 +128,8 @@ def _size(desk: Desk, chosen: Collection[Digest] | None) -> int:
     return sum(one[2] for one in found if one is not None)
 
 
-def _report(outcome: Outcome, one: Pass, findings: Findings, *, dry_run: bool) -> None:
+def _report(outcome: Outcome, one: Pass, findings: Findings, earlier: int, *, dry_run: bool, remedy: str) -> None:
     outcome.facts |= {
-        "dry_run": dry_run,
         "contents": one.contents,
         "bytes": one.bytes,
         "bad": [
@@ -126,20 +139,25 @@ def _report(outcome: Outcome, one: Pass, findings: Findings, *, dry_run: bool) -
         "missing": [
             {"digest": str(digest), "healed": not why, "why": why} for digest, why in sorted(findings.missing.items())
         ],
-        "unreadable": [{"digest": str(digest), "why": why} for digest, why in sorted(findings.unreadable.items())],
+        "unreadable": [{"digest": str(digest), "why": one.why} for digest, one in sorted(findings.unreadable.items())],
+        "records": [{"path": error.path, "why": error.what} for error in findings.records],
         "put_back": [str(digest) for digest in findings.back],
         "stopped": findings.stopped,
         "strays": [{"path": stray.path, "quarantined": gone} for stray, gone in findings.strays],
         "unhealed": one.unhealed,
     }
-    _report_bad(outcome, findings, dry_run=dry_run)
-    _report_missing(outcome, findings)
-    for digest, why in sorted(findings.unreadable.items())[:_SHOWN]:
-        outcome.note(
-            FAILED, "unreadable", f"{digest} stays where it is: {why}", "", "mirror status says what to look at"
-        )
+    _report_bad(outcome, findings, remedy, dry_run=dry_run)
+    _report_missing(outcome, findings, remedy)
+    for digest, found in sorted(findings.unreadable.items())[:_SHOWN]:
+        outcome.note(FAILED, "unreadable", f"{digest} stays where it is: {found.why}", "", found.remedy)
     if len(findings.unreadable) > _SHOWN:
         outcome.note(FAILED, "unreadable", f"and {len(findings.unreadable) - _SHOWN} more cannot be read")
+    for error in findings.records[:_SHOWN]:
+        code = "record_damaged" if isinstance(error, RecordDamaged) else "unreadable"
+        outcome.note(FAILED, code, error.what, error.path, error.remedy)
+    if len(findings.records) > _SHOWN:
+        rest = len(findings.records) - _SHOWN
+        outcome.note(FAILED, "unreadable", f"and {rest} more records", "", "--json has all of them")
     for digest in findings.back:
         outcome.say(f"{digest} was in quarantine and agrees with its name: it is back")
     if findings.stopped:
@@ -154,17 +172,15 @@ def _report(outcome: Outcome, one: Pass, findings: Findings, *, dry_run: bool) -
     for stray, gone in findings.strays[:_SHOWN]:
         where = "is in quarantine" if gone else "stays there: move it away"
         outcome.warn([f"{stray.path} does not belong in a store; it {where}"])
-    outcome.say(f"{count_text(one.contents, 'content')}, {size_text(one.bytes)} hashed: {_verdict(one)}")
+    verdict = _verdict(one, earlier, len(findings.records))
+    outcome.say(f"{count_text(one.contents, 'content')}, {size_text(one.bytes)} hashed: {verdict}")
 
 
-def _report_bad(outcome: Outcome, findings: Findings, *, dry_run: bool) -> None:
+def _report_bad(outcome: Outcome, findings: Findings, remedy: str, *, dry_run: bool) -> None:
     place = "" if dry_run else ", is in quarantine"
     lost = {digest: found for digest, found in findings.bad.items() if found[1]}
     for digest, (what, why) in sorted(lost.items())[:_SHOWN]:
-        outcome.note(
-            UNVERIFIED, "corrupt", f"{digest} {what}{place}, and was not had again: {why}", "",
-            "load it from an archive (--missing lists it for `save --want`), or push it again",
-        )  # fmt: skip
+        outcome.note(UNVERIFIED, "corrupt", f"{digest} {what}{place}, and was not had again: {why}", "", remedy)
     if len(lost) > _SHOWN:
         outcome.note(UNVERIFIED, "corrupt", f"and {len(lost) - _SHOWN} more are bad", "", "--json has all of them")
     for digest, (what, why) in sorted(findings.bad.items()):
@@ -172,13 +188,10 @@ def _report_bad(outcome: Outcome, findings: Findings, *, dry_run: bool) -> None:
             outcome.say(f"{digest} {what}: it was fetched again")
 
 
-def _report_missing(outcome: Outcome, findings: Findings) -> None:
+def _report_missing(outcome: Outcome, findings: Findings, remedy: str) -> None:
     lost = {digest: why for digest, why in findings.missing.items() if why}
     for digest, why in sorted(lost.items())[:_SHOWN]:
-        outcome.note(
-            INCOMPLETE, "missing", f"{digest} should be here and is not: {why}", "",
-            "load it from an archive (--missing lists it for `save --want`), or push it again",
-        )  # fmt: skip
+        outcome.note(INCOMPLETE, "missing", f"{digest} should be here and is not: {why}", "", remedy)
     if len(lost) > _SHOWN:
         outcome.note(INCOMPLETE, "missing", f"and {len(lost) - _SHOWN} more are not here", "", "--json has all of them")
     for digest, why in sorted(findings.missing.items()):
@@ -186,9 +199,14 @@ def _report_missing(outcome: Outcome, findings: Findings) -> None:
             outcome.say(f"{digest} was not here: it was fetched again")
 
 
-def _verdict(one: Pass) -> str:
-    if one.unreadable and not (one.bad or one.missing):
-        return f"{one.unreadable} cannot be read, the rest is what its name says"
-    if not (one.bad or one.missing):
-        return "all of it is what its name says"
-    return f"{one.bad} bad, {one.missing} missing, {one.healed} of them had again"
+def _verdict(one: Pass, earlier: int, records: int) -> str:
+    found = [f"{one.unreadable} cannot be read"] if one.unreadable else []
+    if one.bad or one.missing:
+        found += [f"{one.bad} bad", f"{one.missing} missing", f"{one.healed} of them had again"]
+    else:
+        found.append("the rest is what its name says" if found else "all of it is what its name says")
+    if earlier:
+        found.append(f"{earlier} of these found before it was stopped")
+    if records:
+        found.append(f"{count_text(records, 'record')} of tags and manifests cannot be read or are damaged")
+    return ", ".join(found)

@@ -7,7 +7,16 @@ import os
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping
 
-from mirror.content.answers import BlobAnswer, BlobHead, ByteRange, Cache, RangeUnsatisfiable, Readable, Target
+from mirror.content.answers import (
+    BlobAnswer,
+    BlobHead,
+    ByteRange,
+    Cache,
+    RangeUnsatisfiable,
+    Readable,
+    Target,
+    why_not_kept,
+)
 from mirror.content.coalesce import Coalesced
 from mirror.content.fetch import CLIENT_PATIENCE, Fetcher
 from mirror.content.fill import HOLD_BACK, Fill, FillGoneError
@@ -179,8 +188,8 @@ class Blobs:
                 return await self._from_fill(fill, began, source, wanted)
             except FillGoneError:
                 continue
-            except StoreFull:
-                return await self._pass_whole(source, digest, wanted, "store full")
+            except StoreFull as error:
+                return await self._pass_whole(source, digest, wanted, why_not_kept(error))
             except StoreUnreadable as error:
                 return await self.around(target, digest, wanted, error)
             except (UpstreamError, NotHere):

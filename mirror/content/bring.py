@@ -36,6 +36,7 @@ from mirror.upstream.client import UpstreamClient
 
 _log = logs.get("content.bring")
 
+_REMEDIES = {"store full": "give the store more room", "store read-only": "mount it writable"}
 _ATTEMPTS = 4  # to begin anew when a fetch that was joined ended for a reason that is not ours
 
 
@@ -106,7 +107,8 @@ class Bring:
                 raise UpstreamInvalid(
                     f"{target.name}@{digest} is a schema 1 image, which cannot be kept", "have it pushed anew"
                 )
-            raise StoreFull(f"the manifest {target.name}@{digest} could not be stored", "give the store more room")
+            remedy = _REMEDIES.get(answer.why, "look at the disk: mirror status")
+            raise StoreFull(f"the manifest {target.name}@{digest} could not be stored ({answer.why})", remedy)
         return answer
 
     async def tags(self, target: Target, most: int) -> list[str]:

@@ -406,4 +406,7 @@ class Fill:
         kind = errno.errorcode.get(error.errno or 0, "EIO")
         self._shop.metrics.add(metrics.FAULTS, f"store_{kind.lower()}")
         _log.error("store_failed", digest=str(self.digest), error=kind)
-        return StoreFull(f"the store cannot take {self.digest} ({os.strerror(error.errno or 0)})")
+        remedy = "mount it writable" if error.errno == errno.EROFS else ""
+        full = StoreFull(f"the store cannot take {self.digest} ({os.strerror(error.errno or 0)})", remedy)
+        full.__cause__ = error
+        return full

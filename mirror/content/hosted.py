@@ -20,7 +20,7 @@ from mirror.content.manifest_store import ManifestStore
 from mirror.content.pushed import Pushed
 from mirror.content.quotas import Quotas
 from mirror.content.receive import refusal
-from mirror.errors import DigestMismatch, NotHere, StoreFull, TagImmutable, TooLarge
+from mirror.errors import DigestMismatch, NotHere, RecordDamaged, StoreFull, TagImmutable, TooLarge
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.reference import check_tag
@@ -142,7 +142,7 @@ class Hosted:
         if stated not in (None, digest):
             raise DigestMismatch(f"the manifest hashes to {digest}, not to {reference}", "push it anew")
         for tag in wanted:  # before anything is written; whoever moves it looks again
-            self._check_mutable(target, tag, self._tags.read(target.name, tag), digest)
+            self._check_mutable(target, tag, self._meaning(target, tag), digest)
         async with self._manifest(target, digest):
             with _refusing(target):
                 async with self._counted(target, digest, len(body), quota):
@@ -196,22 +196,31 @@ class Hosted:
         _log.info("tag_deleted", name=target.name, tag=tag, who=who)
 
     async def history(self, target: Target, tag: str = "") -> list[tuple[str, TagRecord]]:
-        """Return what a tag, or each tag of the repository, means and meant. Raises NotHere."""
+        """Return what a tag, or each tag of the repository whose record is whole, means and meant.
+
+        Raises NotHere, RecordDamaged where it is the record of `tag`.
+        """
         found = await self._threads.complete(self._read, target.name, tag)
-        if not found:
+        if not found and (tag or not await self.damaged(target)):
             raise NotHere(f"there is no tag {target.name}:{tag} here" if tag else f"{target.name} has no tags here")
         return found
+
+    async def damaged(self, target: Target) -> list[RecordDamaged]:
+        """Return what is wrong with the records of the repository's tags, of each that makes no sense."""
+        return await self._threads.complete(self._damaged, target.name)
 
     async def rollback(self, target: Target, tag: str, digest: Digest, who: str) -> TagRecord:
         """Let a tag mean again what it meant before; return what is known of it now.
 
-        Raises NotHere where it never meant `digest`, or that is not here any more, TagImmutable, StoreError.
+        Where its record is damaged, that may be any manifest of the repository. Raises NotHere where it never meant
+        `digest`, or that is not here any more, TagImmutable, StoreError.
         """
         async with self._manifest(target, digest), self._tag(target, tag):
-            record = self._tags.read(target.name, tag)
+            record = self._meaning(target, tag)
             if record is None:
-                raise NotHere(f"there is no tag {target.name}:{tag} here")
-            if str(digest) not in (str(record.digest), *(one.digest for one in record.history)):
+                if not await self._threads.complete(self._tags.modified, target.name, tag):
+                    raise NotHere(f"there is no tag {target.name}:{tag} here")
+            elif str(digest) not in (str(record.digest), *(one.digest for one in record.history)):
                 raise NotHere(
                     f"{target.name}:{tag} never meant {digest}, as far as is remembered", "see mirror history"
                 )
@@ -242,7 +251,7 @@ class Hosted:
 
     async def _move(self, target: Target, tag: str, digest: Digest, media_type: str, who: str) -> TagRecord:
         """Let a tag, whose lock is held, mean `digest`: one rename."""
-        record, now = self._tags.read(target.name, tag), time.time()
+        record, now = self._meaning(target, tag), time.time()
         self._check_mutable(target, tag, record, digest)
         if record is None:
             record = TagRecord(digest, media_type, now, who)
@@ -252,6 +261,21 @@ class Hosted:
         with _refusing(target):
             await self._threads.complete(lambda: self._tags.write(target.name, tag, moved, durable=True))
         return moved
+
+    def _meaning(self, target: Target, tag: str) -> TagRecord | None:
+        """Return what a tag means that may be moved, None also where its record is damaged, which a move mends.
+
+        Raises TagImmutable where that is for whoever may delete it to decide; StoreUnreadable.
+        """
+        try:
+            return self._tags.read(target.name, tag)
+        except RecordDamaged as error:
+            if self._immutable.covers(target.name, tag):
+                raise TagImmutable(
+                    f"{target.name}:{tag} is immutable, and its record is damaged: what it means is not known",
+                    "delete the tag, then push it again",
+                ) from error
+            return None
 
     def _check_mutable(self, target: Target, tag: str, record: TagRecord | None, digest: Digest) -> None:
         if record is not None and record.digest != digest and self._immutable.covers(target.name, tag):
@@ -267,15 +291,27 @@ class Hosted:
             )
 
     def _read(self, name: str, tag: str) -> list[tuple[str, TagRecord]]:
-        found = ((one, self._tags.read(name, one)) for one in ([tag] if tag else self._tags.list(name)))
+        if tag:
+            found = [(tag, self._tags.read(name, tag))]
+        else:
+            found = [(one, self._tags.read_if_whole(name, one)) for one in self._tags.list(name)]
         return [(one, record) for one, record in found if record is not None]
+
+    def _damaged(self, name: str) -> list[RecordDamaged]:
+        found = []
+        for tag in self._tags.list(name):
+            try:
+                self._tags.read(name, tag)
+            except RecordDamaged as error:
+                found.append(error)
+        return found
 
     def _mentioning(self, name: str, digest: Digest) -> list[str]:
         """Return the tags that mean `digest`, or meant it."""
         return [tag for tag, record in self._read(name, "") if record.digest == digest or _meant(record, digest)]
 
     def _forget(self, name: str, tag: str, digest: Digest) -> None:
-        record = self._tags.read(name, tag)
+        record = self._tags.read_if_whole(name, tag)
         if record is not None and record.digest == digest:
             self._tags.remove(name, tag, durable=True)
         elif record is not None and _meant(record, digest):

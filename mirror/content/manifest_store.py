@@ -79,8 +79,8 @@ class ManifestStore:
         return self._rows.modified(name, digest) is not None
 
     def find(self, name: str, digest: Digest) -> Row | None:
-        """Return the row of a manifest that is here and the repository's, else None."""
-        return self._rows.manifest(name, digest) if self._is_here(digest) else None
+        """Return the row of a manifest that is here and the repository's, else None. Raises RecordDamaged."""
+        return self._rows.read_manifest(name, digest) if self._is_here(digest) else None
 
     def remove(self, name: str, digest: Digest) -> None:
         """Let a manifest be none of the repository any more; no tag of it names it now. Raises NotHere, OSError."""

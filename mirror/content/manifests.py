@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from mirror import logs
-from mirror.content.answers import ManifestAnswer, Target
+from mirror.content.answers import ManifestAnswer, Target, why_not_kept
 from mirror.content.coalesce import Coalesced
 from mirror.content.fetch import CLIENT_PATIENCE
 from mirror.content.locks import Locks
@@ -21,6 +21,7 @@ from mirror.errors import (
     ManifestInvalid,
     NotHere,
     NotYet,
+    RecordDamaged,
     StoreFull,
     StoreUnreadable,
     UpstreamDenied,
@@ -158,9 +159,20 @@ class Manifests:
         content = await self._content(digest)
         if content is None:
             return None
-        row = self._rows.manifest(target.name, digest)
+        damaged: RecordDamaged | None = None
+        try:
+            row = self._rows.read_manifest(target.name, digest)
+        except RecordDamaged as error:
+            if target.hosted:
+                raise
+            row, damaged = None, error
         if row is None or not await self._members.admits(target, digest, row):
-            media_type, member = await self._belongs(target, digest, content, row, may_pull)
+            try:
+                media_type, member = await self._belongs(target, digest, content, row, may_pull)
+            except NotHere:
+                if damaged is None or self._may_ask(target):
+                    raise
+                raise damaged from None  # it may have said that it is the repository's
             answer = ManifestAnswer(digest, media_type, len(content), content, "HIT", target.upstream)
             if member is not None and not member.own:
                 return answer  # which is not for every client of the repository
@@ -170,7 +182,7 @@ class Manifests:
             except OSError as error:
                 # Nothing may name what is not durably the repository's: so this is as good as not stored.
                 _log.warning("row_not_written", name=target.name, digest=str(digest), error=error.strerror)
-                return replace(answer, cache="BYPASS", why="store full")
+                return replace(answer, cache="BYPASS", why=why_not_kept(error))
         else:
             answer = ManifestAnswer(digest, row.media_type, len(content), content, "HIT", target.upstream)
         self._remember(target, answer)
@@ -302,8 +314,8 @@ class Manifests:
             await self._writers.run(self._store, target, answer, found)
         except StoreUnreadable:
             return replace(answer, cache="BYPASS", why="store unreadable")
-        except (StoreFull, OSError):
-            return replace(answer, cache="BYPASS", why="store full")
+        except (StoreFull, OSError) as error:
+            return replace(answer, cache="BYPASS", why=why_not_kept(error))
         self._remember(target, answer)
         self._used(digest, len(content))
         return answer

@@ -20,6 +20,7 @@ from mirror.errors import (
     MirrorError,
     NotHere,
     NotYet,
+    RecordDamaged,
     StoreUnreadable,
     UpstreamDenied,
     UpstreamError,
@@ -150,6 +151,15 @@ class Tags:
             raise known.unreadable  # a set may say what the tag means, whatever upstream does
         try:
             return await self._resolved(target, tag, self._known(target, tag))
+        except RecordDamaged as damaged:
+            if target.upstream not in self._clients or self._offline:
+                raise
+            try:
+                return await self._resolved(target, tag, None)
+            except NotHere as error:
+                if self._stored.modified(target.name, tag) is None:
+                    raise  # upstream says so
+                raise damaged from error
         except StoreUnreadable as unreadable:
             if target.upstream not in self._clients or self._offline:
                 raise
@@ -203,6 +213,8 @@ class Tags:
         async with self._locks.hold("tag", f"{target.name}:{tag}"):
             try:
                 record, readable = self._known(target, tag), True
+            except RecordDamaged:
+                record, readable = None, True  # upstream says it anew; what it meant before is lost
             except StoreUnreadable:
                 record, readable = None, False
             if record is not None and oldest <= record.checked <= time.time():
@@ -214,7 +226,7 @@ class Tags:
             if state.answer is None and readable:  # what cannot be read is not written over: it has a history
                 media_type = answer.media_type if answer is not None else ""
                 fresh = TagRecord(state.digest, media_type, began, target.upstream)
-                before = self._stored.read(target.name, tag)
+                before = self._stored.read_if_whole(target.name, tag)
                 if before is not None:
                     await self._moved(target.name, tag, before.digest, state.digest)
                     fresh = before.moved_to(state.digest, media_type, began, target.upstream, self._history)
@@ -270,7 +282,7 @@ class Tags:
             self._absent[(target.name, tag)] = (time.monotonic() + rules.absent_for, error.what)
             if len(self._absent) > _MEMORY:
                 self._absent.popitem(last=False)
-        self._known(target, tag)  # what cannot be read stays
+        self._stored.read_if_whole(target.name, tag)  # what cannot be read stays
         if await self._writers.run(self._stored.remove, target.name, tag):
             self._metrics.add(metrics.REVALIDATIONS, target.upstream, "gone")
             _log.warning("tag_gone", name=f"{target.name}:{tag}", why=error.what)

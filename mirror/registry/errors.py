@@ -88,6 +88,7 @@ TABLE: Mapping[type[MirrorError], Row] = MappingProxyType(
         errors.CollectionStopped: Row(503, "UNKNOWN", told=False, retry=30),
         errors.StoreReadOnly: Row(503, "UNKNOWN", retry=30),
         errors.StoreUnreadable: Row(503, "UNKNOWN", told=False, retry=_RETRY_AFTER),
+        errors.RecordDamaged: Row(503, "UNKNOWN", retry=30),
         errors.Corrupt: Row(503, "UNKNOWN", told=False, retry=_RETRY_AFTER),
         errors.UpstreamError: Row(502, "UNKNOWN"),
         errors.UpstreamNotFound: Row(404),

@@ -18,10 +18,12 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from typing import TypeVar
 
 from mirror import logs
+from mirror.errors import StoreUnreadable
 from mirror.store.faults import EXHAUSTED as EXHAUSTED
-from mirror.store.faults import noted, path_of, unreadable
+from mirror.store.faults import check_file, damaged, noted, path_of, unreadable
 
 ON_LOOP = ("open_content", "status", "look", "modified", "resident", "read_bytes", "read_small")
 
@@ -31,6 +33,8 @@ SEALED_MODE = 0o440
 _SEAL_EPOCH = 1_000_000_000
 _PROBE_STEP = 256 * 1024
 _THREAD_STEP = 1024 * 1024
+
+_Record = TypeVar("_Record")
 
 _log = logs.get("store.files")
 
@@ -105,11 +109,14 @@ def open_unnoticed(path: str) -> int | None:
 
 
 def status(fd: int) -> os.stat_result:
-    """Return the status of an open file. Raises StoreUnreadable."""
+    """Return the status of an open file. Raises StoreUnreadable, also where it is a folder, a pipe or the like."""
     try:
-        return os.fstat(fd)
+        found = os.fstat(fd)
     except OSError as error:
         raise unreadable(path_of(fd), error) from error
+    if not stat.S_ISREG(found.st_mode):
+        check_file(path_of(fd), found)
+    return found
 
 
 def look(path: str) -> os.stat_result | None:
@@ -160,8 +167,10 @@ def read_small(path: str, limit: int) -> bytes | None:
     if fd is None:
         return None
     try:
+        found = os.fstat(fd)
+        check_file(path, found)
         # As much memory as the file takes: limits are far above what most files have.
-        content = os.pread(fd, min(os.fstat(fd).st_size, limit) + 1, 0)
+        content = os.pread(fd, min(found.st_size, limit) + 1, 0)
     except OSError as error:
         raise unreadable(path, error) from error
     finally:
@@ -181,6 +190,34 @@ def read_record(path: str, limit: int) -> bytes | None:
     except OSError as error:
         _log.warning("record_too_large", path=path, error=error.strerror)
         return None
+
+
+def read_whole(
+    path: str, limit: int, parse: Callable[[bytes], _Record | None], what: str, remedy: str
+) -> _Record | None:
+    """Return what a record of at most `limit` bytes says, or None where there is none.
+
+    Raises StoreUnreadable; RecordDamaged, with `what` it is and the `remedy`, where `parse` makes nothing of it.
+    """
+    try:
+        raw = read_small(path, limit)
+        if raw is None:
+            return None
+        found = parse(raw)
+    except OSError:  # larger than any record
+        found = None
+    if found is None:
+        raise damaged(path, f"{what} is damaged", remedy, lambda: _is_whole(path, limit, parse))
+    return found
+
+
+def _is_whole(path: str, limit: int, parse: Callable[[bytes], object | None]) -> bool:
+    """Tell whether a record is one again, or gone."""
+    try:
+        raw = read_small(path, limit)
+    except (OSError, StoreUnreadable):
+        return False
+    return raw is None or parse(raw) is not None
 
 
 def names(folder: str | os.PathLike[str]) -> list[str]:

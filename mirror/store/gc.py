@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 
 from mirror import logs
-from mirror.errors import CollectionStopped, Corrupt, NotYet, StoreError, StoreUnreadable
+from mirror.errors import CollectionStopped, Corrupt, NotYet, RecordDamaged, StoreError, StoreUnreadable
 from mirror.oci.digest import Digest
 from mirror.store import files
 from mirror.store.brake import FEW, SHARE, Amount, Brake
@@ -260,7 +260,7 @@ class Collector:
         dead = [digest for digest in self._rows.list(name) if self._size(digest) is None]
         if dead:
             tagged = self._tagged(name)
-            dead = [digest for digest in dead if digest not in tagged]
+            dead = [digest for digest in dead if tagged is not None and digest not in tagged]
         count = 0
         for digest in dead:
             # A push has the content here before it writes the row, and shares the lock from before that.
@@ -277,8 +277,13 @@ class Collector:
                     count += self._referrers.remove(name, subject, digest)
         return count
 
-    def _tagged(self, name: str) -> set[Digest]:
-        records = (self._tags.read(name, tag) for tag in self._tags.list(name))
+    def _tagged(self, name: str) -> set[Digest] | None:
+        """Return what the tags of a repository mean, None where one of them does not say."""
+        try:
+            records = [self._tags.read(name, tag) for tag in self._tags.list(name)]
+        except RecordDamaged as error:
+            _log.warning("rows_kept", name=name, why=error.what, remedy=error.remedy)
+            return None
         return {record.digest for record in records if record is not None}
 
     def _abandoned(self) -> int:

@@ -23,6 +23,7 @@ from mirror.store import files
 from mirror.store.brought import Brought
 from mirror.store.layout import Layout
 
+_REMEDY = "push that manifest again; one that is pulled through is asked for upstream, and written anew by that"
 _ROW_LIMIT = 4096
 _MANIFEST_LIMIT = 8 * 1024 * 1024
 
@@ -46,11 +47,19 @@ class Manifests:
         self._brought = Brought(layout)
 
     def manifest(self, name: str, digest: Digest) -> Row | None:
-        """Return the row of a manifest, None where it is none of the repository. May run on the loop.
+        """Return the row of a manifest, None where it is none of the repository, and where its row is damaged.
 
-        Raises StoreUnreadable.
+        May run on the loop. Raises StoreUnreadable.
         """
         return _read(self._layout.manifest(name, digest))
+
+    def read_manifest(self, name: str, digest: Digest) -> Row | None:
+        """Return the row of a manifest, None where it is none of the repository. May run on the loop.
+
+        Raises StoreUnreadable, RecordDamaged where the row makes no sense: whether it is one is not known then.
+        """
+        path = self._layout.manifest(name, digest)
+        return files.read_whole(path, _ROW_LIMIT, _parse, f"what {name} noted of its manifest {digest}", _REMEDY)
 
     def modified(self, name: str, digest: Digest) -> tuple[int, int, int] | None:
         """Return what changes when the row of a manifest does. May run on the loop."""
@@ -223,8 +232,10 @@ def _dump(row: Row) -> bytes:
 
 def _read(path: str) -> Row | None:
     raw = files.read_record(path, _ROW_LIMIT)
-    if raw is None:
-        return None
+    return _parse(raw) if raw is not None else None
+
+
+def _parse(raw: bytes) -> Row | None:
     try:
         found: Any = json.loads(raw)
         media_type, size, brought = found["mediaType"], found["size"], found.get("brought")

@@ -137,7 +137,8 @@ def _first_levels(layout: Layout, names: set[str]) -> Iterator[Path]:
     for name in sorted(names & ours):
         yield layout.root / name
     for folder in (layout.blobs, layout.hosted, layout.repositories, layout.sets, layout.run):
-        if folder.name in names:
+        # One that is closed by its mode is opened by `_make_tree`: that is no fault of the disk.
+        if folder.name in names and os.lstat(folder).st_mode & stat.S_IRWXU == stat.S_IRWXU:
             with suppress(StoreUnreadable):  # noted
                 yield from (Path(one.path) for one in files.entries(folder) if one.is_dir(follow_symlinks=False))
 

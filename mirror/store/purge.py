@@ -125,7 +125,7 @@ class Purger:
             return ()  # all of this is cache: what is dropped too much is fetched again
 
     def _meanings(self, name: str) -> dict[str, Digest]:
-        records = {tag: self._tags.read(name, tag) for tag in self._tags.list(name)}
+        records = {tag: self._tags.read_if_whole(name, tag) for tag in self._tags.list(name)}
         return {tag: record.digest for tag, record in records.items() if record is not None}
 
     # -- dropping it -----------------------------------------------------------------------------------------

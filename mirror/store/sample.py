@@ -1,7 +1,8 @@
 """A look at some of a store's files of each kind: are they ours, and does the disk give them?
 
 A store that root restored, or that got another SELinux label, looks whole to `ls`; so a few files of each folder are
-opened and read. What cannot be is noted (faults.py), which `mirror status` says. For threads; it takes milliseconds.
+opened and read, and records of repositories are to make sense. What is wrong is noted (faults.py), which `mirror
+status` says. For threads; it takes milliseconds.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from contextlib import suppress
 from itertools import islice
 
 from mirror.errors import StoreUnreadable
-from mirror.store import files
+from mirror.store import files, records
+from mirror.store.faults import check_file
 from mirror.store.layout import Layout
 
 _FILES = 64  # of each folder
@@ -22,13 +24,15 @@ _DEPTH = 6  # of folders in repositories/, of which no more are looked into for 
 
 
 def sample(layout: Layout) -> list[StoreUnreadable]:
-    """Read a little of some files of each kind; return what could not be read."""
+    """Read a little of some files of each kind; return what could not be read, and which records are damaged."""
     found = []
     for path in _some(layout):
         try:
             _read(path)
         except StoreUnreadable as error:
             found.append(error)
+        else:
+            found += records.look(layout, path)
     return found
 
 
@@ -47,6 +51,7 @@ def _read(path: str) -> None:
     status = files.look(path)
     if status is None or stat.S_ISDIR(status.st_mode):
         return
+    check_file(path, status)
     fd = files.open_unnoticed(path)
     if fd is None:
         return

@@ -7,7 +7,6 @@ clients use out of the page cache, and leaves the time of access, which orders e
 from __future__ import annotations
 
 import os
-import stat
 import time
 from collections.abc import Collection, Iterator
 from contextlib import suppress
@@ -40,10 +39,11 @@ class Bad(NamedTuple):
 
 
 class Unread(NamedTuple):
-    """Content that could not be read, which stays where it is, and why."""
+    """Content that could not be read, which stays where it is, why, and what mends it."""
 
     digest: Digest
     why: str
+    remedy: str
 
 
 class _Open(NamedTuple):
@@ -75,6 +75,7 @@ class Scrub:
         self.cursor = after  # the last digest that was looked at
         self.done = False
         self.stopped = ""  # why the pass goes no further
+        self.again = 0  # contents that could not be read and that whoever goes on reads again
         self.contents = 0
         self.bytes = 0
         self._layout = layout
@@ -135,7 +136,7 @@ class Scrub:
                 continue
             fd, status = opened
             fresh = time.time() - max(status.st_mtime, status.st_ctime) < self._young
-            if not stat.S_ISREG(status.st_mode) or (fresh and not files.is_sealed(status)):
+            if fresh and not files.is_sealed(status):
                 os.close(fd)
                 continue
             with suppress(OSError):
@@ -147,11 +148,9 @@ class Scrub:
         return False
 
     def _opened(self, digest: Digest) -> tuple[int, os.stat_result] | None:
-        path = self._layout.blob(digest)
-        there = files.look(path)
-        fd = files.open_unnoticed(path) if there is not None and stat.S_ISREG(there.st_mode) else None
+        fd = files.open_unnoticed(self._layout.blob(digest))
         if fd is None:
-            return None  # gone, or a stray
+            return None
         try:
             return fd, files.status(fd)
         except StoreUnreadable:
@@ -160,14 +159,14 @@ class Scrub:
 
     def _miss(self, digest: Digest, error: StoreUnreadable) -> None:
         """Pass over content that cannot be read: it says nothing of what it holds."""
-        self._unread.append(Unread(digest, error.what))
+        self._unread.append(Unread(digest, error.what, error.remedy))
         if not self._in_a_row:
             self._before = self.cursor
         self.cursor = digest
         self._in_a_row += 1
         if self._in_a_row >= UNREADABLE_IN_A_ROW:
             self.stopped = f"{self._in_a_row} contents in a row cannot be read: {error}"
-            self.cursor = self._before  # whoever goes on reads them again
+            self.cursor, self.again = self._before, self._in_a_row
 
     def _read(self, opened: _Open, size: int) -> int:
         """Hash the next bytes of the open file; at its end judge it."""

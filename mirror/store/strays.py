@@ -32,18 +32,24 @@ class Stray(NamedTuple):
 
 
 def stray_content(layout: Layout) -> Iterator[Stray]:
-    """Yield what is in blobs/ and is no content. For threads."""
+    """Yield what is in blobs/ and is no content. For threads.
+
+    What has the name of content and is no file is none of it: that content cannot be read, and it stays.
+    """
     for entry in files.entries(str(layout.blobs)):
         if entry.name in _ALGORITHMS and entry.is_dir(follow_symlinks=False):
             for one in files.entries(entry.path):
-                if not (_is_digest(f"{entry.name}:{one.name}") and one.is_file(follow_symlinks=False)):
+                if not _is_digest(f"{entry.name}:{one.name}"):
                     yield from _stray(one)
         else:
             yield from _stray(entry)
 
 
 def stray_records(layout: Layout) -> Iterator[Stray]:
-    """Yield what is in repositories/ and is no record of one. For threads."""
+    """Yield what is in repositories/ and is no record of one. For threads.
+
+    What has the name of a tag or of a manifest's row and is no file is told by who reads these (records.py).
+    """
     folders = [("", str(layout.repositories))]
     while folders:
         name, path = folders.pop()
@@ -62,17 +68,23 @@ def stray_records(layout: Layout) -> Iterator[Stray]:
 
 def _tags(folder: str) -> Iterator[Stray]:
     for entry in files.entries(folder):
-        if not (entry.is_file(follow_symlinks=False) and _is_tag(entry.name)):
+        if not _is_tag(entry.name):
             yield from _stray(entry)
 
 
-def _rows(folder: str) -> Iterator[Stray]:
+def _manifests(folder: str) -> Iterator[Stray]:
+    return _rows(folder, told=True)
+
+
+def _rows(folder: str, *, told: bool = False) -> Iterator[Stray]:
+    """Yield what is no row; `told` is elsewhere what has the name of one and is no file."""
     for algorithm in files.entries(folder):
         if algorithm.name not in _ALGORITHMS or not algorithm.is_dir(follow_symlinks=False):
             yield from _stray(algorithm)
             continue
         for entry in files.entries(algorithm.path):
-            if not (entry.is_file(follow_symlinks=False) and _is_digest(f"{algorithm.name}:{entry.name}")):
+            known = _is_digest(f"{algorithm.name}:{entry.name}")
+            if not (known and (told or entry.is_file(follow_symlinks=False))):
                 yield from _stray(entry)
 
 
@@ -88,7 +100,7 @@ def _referrers(folder: str) -> Iterator[Stray]:
                     yield from _stray(entry)
 
 
-_KINDS = {"_tags": _tags, "_manifests": _rows, "_blobs": _rows, "_referrers": _referrers}
+_KINDS = {"_tags": _tags, "_manifests": _manifests, "_blobs": _rows, "_referrers": _referrers}
 
 
 def _stray(entry: os.DirEntry[str]) -> Iterator[Stray]:

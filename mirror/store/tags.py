@@ -6,12 +6,16 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from mirror.errors import DigestInvalid, TagInvalid
+from mirror.errors import DigestInvalid, RecordDamaged, TagInvalid
 from mirror.oci.digest import Digest
 from mirror.oci.reference import check_tag
 from mirror.store import files
 from mirror.store.layout import Layout
 
+_REMEDY = (
+    "push the tag again, or say what it means: mirror rollback NAME:TAG DIGEST (mirror ls NAME shows what there is); "
+    "one that is pulled through is asked for upstream, and written anew by that"
+)
 _LIMIT = 1024 * 1024  # a thousand earlier digests, each with a name of 255 characters
 
 
@@ -61,7 +65,7 @@ class TagRecord:
 
     @classmethod
     def parse(cls, raw: bytes) -> TagRecord | None:
-        """Return the record that `raw` holds, None if it is not whole: then upstream is asked anew."""
+        """Return the record that `raw` holds, None if it is not whole."""
         try:
             found: Any = json.loads(raw)
             return cls(
@@ -90,9 +94,22 @@ class Tags:
         return files.modified(self._layout.tag(name, tag))
 
     def read(self, name: str, tag: str) -> TagRecord | None:
-        """Return what the tag means, None where it is not known. May run on the loop. Raises StoreUnreadable."""
-        raw = files.read_record(self._layout.tag(name, tag), _LIMIT)
-        return TagRecord.parse(raw) if raw is not None else None
+        """Return what the tag means, None where there is no such tag. May run on the loop.
+
+        Raises StoreUnreadable, RecordDamaged where it makes no sense (a file system that lost power, say).
+        """
+        path = self._layout.tag(name, tag)
+        return files.read_whole(path, _LIMIT, TagRecord.parse, f"the record of the tag {name}:{tag}", _REMEDY)
+
+    def read_if_whole(self, name: str, tag: str) -> TagRecord | None:
+        """Return what the tag means, None also where its record is damaged: for whoever may do without.
+
+        May run on the loop. Raises StoreUnreadable.
+        """
+        try:
+            return self.read(name, tag)
+        except RecordDamaged:
+            return None
 
     def write(self, name: str, tag: str, record: TagRecord, *, durable: bool) -> None:
         """Replace what the tag means. For threads only."""

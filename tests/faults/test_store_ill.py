@@ -38,7 +38,7 @@ from tests.peers.process import RunningRegistry, running
 from tests.tools.images import OCI_CONFIG, OCI_MANIFEST, Content, Manifest
 from tests.tools.mirror import Mirror
 from tests.tools.mirror import ask as request
-from tests.tools.mounts import mount, on_disk
+from tests.tools.mounts import mount, on_disk, on_small_disk
 from tests.tools.processes import NotReadyError, wait_until
 from tests.tools.programs import ROOT, Programs
 from tests.tools.push import PushError, push
@@ -330,6 +330,60 @@ def test_a_store_that_became_read_only(tmp_path: Path) -> None:
     on_disk(_goes_read_only, root, "600M")
 
 
+def _commands_on_a_read_only_store(root: Path) -> None:
+    with running("team/app:v1", 3000, "--image", "team/app:v2") as upstream:
+        document = {**PUSH, "upstreams": {"lab": {"endpoints": [upstream.url], "tags": {"fresh_for": "1h"}}}}
+        service = Mirror(root.with_name("service"), {**document, "storage": {"path": str(root / "store")}})
+        layout, image = Layout(root / "store"), f"lab/team/app@{upstream.images['team/app:v1']['digest']}"
+        try:
+            service.start()
+            pushed(service, 3)
+            assert cold_pull(service, upstream, "v1") == (200, 200)
+            wait_until(lambda: cold_pull(service, upstream, "v1", cache="HIT") == (200, 200), "a hit", 5)
+            assert command(service, "pin", image).returncode == 3  # its configuration was not asked for
+            spare = noise(3000, 50)
+            ingest.store_bytes(layout, Digest.of(spare), spare)
+            Hosted(layout).add(Digest.of(spare))
+            for marker in (layout.hosted / "sha256").iterdir():
+                os.utime(marker, (1, 1))
+            service.stop()
+            mount("-o", "remount,ro", root)
+            service.start()
+            assert cold_pull(service, upstream, "v2", cache="BYPASS") == (200, 200)
+            done = command(service, "scrub", "--json")
+            report = json.loads(done.stdout)
+            assert (done.returncode, report["read_only"], report["bad"], len(report["missing"])) == (3, True, [], 1)
+            assert report["contents"] == len(os.listdir(layout.blobs / "sha256"))
+            assert "writable" in report["problems"][0]["remedy"]
+            assert "nothing can be put right" in done.stderr
+            assert "mount it writable" in done.stderr
+            for words in (("purge", "lab/team/app:v1"), ("gc",), ("pin", image), ("unpin", image)):
+                done = command(service, *words)
+                assert done.returncode == 78, done
+                assert "Read-only file system): mount it writable" in done.stderr
+            service.stop()
+            passed = [line for line in service.log.splitlines() if "cache=BYPASS" in line]
+            assert len(passed) == 2
+            assert all('why="store read-only"' in line for line in passed), passed
+            mount("-o", "remount,rw", root)
+            flip(layout, layer(1))
+            mount("-o", "remount,ro", root)
+            done = command(service, "scrub")
+            assert done.returncode == 4, done
+            assert f"{layer(1)} hashes to" in done.stderr
+            assert "in quarantine" not in done.stderr
+            assert Path(layout.blob(Digest.parse(layer(1)))).exists()
+        finally:
+            service.kill()
+
+
+def test_commands_on_a_read_only_store(tmp_path: Path) -> None:
+    """A scrub reads all of it and says that it mends nothing; what would change something says what to do."""
+    root = tmp_path / "disk"
+    root.mkdir()
+    on_small_disk(_commands_on_a_read_only_store, root, "600m")
+
+
 # -- scrubbing an ill disk
 
 
@@ -372,6 +426,77 @@ def test_the_scrub_in_the_background_stops_there_too(tmp_path: Path, library: Pa
         finally:
             service.disk.heal()
             service.kill()
+
+
+# -- something else in the place of a file
+
+
+@pytest.mark.parametrize("kind", ["link", "folder", "pipe"])
+@pytest.mark.parametrize("record", ["blob", "tag"])
+def test_what_somebody_put_in_the_place_of_a_file(service: Faulty, kind: str, record: str) -> None:
+    """503, one remedy, which status and scrub agree on, and no end of it before it is moved away by hand."""
+    made = pushed(service, 3)
+    layout = Layout(service.store)
+    path = Path(layout.tag("apps/a", "v1") if record == "tag" else layout.blob(Digest.parse(layer(1))))
+    aside = service.store.parent / "aside"
+    shutil.move(path, aside)
+    {"link": lambda: path.symlink_to(aside), "folder": path.mkdir, "pipe": lambda: os.mkfifo(path)}[kind]()
+    before = service.kept()
+    target = "manifests/v1" if record == "tag" else f"blobs/{layer(1)}"
+    status_of, headers, _ = service.get(f"/v2/apps/a/{target}")
+    assert (status_of, "retry-after" in headers) == (503, True)
+    for _ in range(3):  # what can be opened is no file yet
+        (said,) = service.troubles()
+        assert (said["code"], said["where"]) == ("store_unreadable", str(path))
+        assert "by hand" in said["remedy"]
+        time.sleep(0.5)
+    done = command(service, "scrub", "--json")
+    assert done.returncode == 1, done
+    report = json.loads(done.stdout)
+    assert (report["bad"], report["missing"], report["strays"]) == ([], [], [])
+    (told,) = [one for one in report["problems"] if one["code"] == "unreadable"]
+    assert "in its place" in told["what"]
+    assert told["remedy"] == said["remedy"]
+    assert service.kept() == before
+    path.rename(service.store.parent / "away")
+    push(service.address, "apps/a", made[1], "v1")
+    assert set(pulls(service, made)) == {200}
+    soon_well(service)
+    assert command(service, "scrub").returncode == 0
+
+
+def test_an_empty_record_of_a_tag_is_told_everywhere_and_pushed_again(service: Faulty) -> None:
+    """As another file system leaves it after a loss of power: no silent 404."""
+    made = pushed(service, 3)
+    path = Path(Layout(service.store).tag("apps/a", "v1"))
+    path.write_bytes(b"")
+    status_of, headers, body = service.get("/v2/apps/a/manifests/v1")
+    assert (status_of, headers["retry-after"]) == (503, "30")
+    (told,) = json.loads(body)["errors"]
+    assert "the record of the tag apps/a:v1 is damaged" in told["message"]
+    assert "push the tag again" in told["message"]
+    assert str(service.store) not in told["message"]
+    (said,) = service.troubles()
+    assert degraded(service.status()) == "RecordDamaged"
+    assert (said["code"], said["where"]) == ("record_damaged", str(path))
+    assert said["remedy"] in told["message"]
+    wait_until(lambda: "record_damaged" in service.log, "the log to say so", 5)
+    (line,) = [line for line in service.log.splitlines() if "record_damaged" in line]
+    assert f"request={headers['x-request-id']}" in line
+    assert json.loads(service.get("/v2/apps/a/tags/list")[2])["tags"] == ["v0", "v1", "v2"]
+    for words in (("scrub",), ("scrub", "apps/a"), ("history", "apps/a"), ("history", "apps/a:v1"), ("ls", "apps/a")):
+        done = command(service, *words, "--json")
+        report = json.loads(done.stdout)
+        assert done.returncode == 1, done
+        assert [one["code"] for one in report["problems"]] == ["record_damaged"], words
+    # The scrub has told the next service, which nobody has asked for the tag.
+    service.stop()
+    service.start()
+    assert [one["where"] for one in service.troubles("record_damaged")] == [str(path)]
+    push(service.address, "apps/a", made[1], "v1")
+    assert set(pulls(service, made)) == {200}
+    soon_well(service)
+    assert command(service, "scrub").returncode == 0
 
 
 # -- what is bad indeed
@@ -447,6 +572,9 @@ def test_many_bad_contents_stop_a_scrub(service: Faulty) -> None:
     assert "--yes" in said[0]["remedy"]
     done = command(service, "scrub", "--yes", "--json")
     assert done.returncode in (3, 4), done
+    report = json.loads(done.stdout)
+    assert (report["found_before"], len(report["bad"]), len(report["unhealed"])) == (9, 21, 30)
+    assert "of which 9 were bad" in done.stderr
     assert len(before - set(os.listdir(layout.blobs / "sha256"))) == 30
     assert not [one for one in service.status()["problems"] if one["code"] == "collection_stopped"]
     # What was pushed is kept, however much it is.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import time
@@ -191,6 +192,52 @@ async def test_a_stopped_command_is_gone_on_with(bed: Bed, monkeypatch: pytest.M
         await bed.scrubber().all(0, stop)
     one, _ = await bed.scrubber().all(0, seen.append, restart=True)
     assert one.contents == 9
+
+
+async def test_what_is_read_again_is_counted_once(bed: Bed) -> None:
+    """Eight in a row stop a pass, which goes on before them: what was bad by then counts, what is read again not."""
+    order = sorted(bed.digests)
+    aside = bed.layout.root.parent / "aside"
+
+    def spoil() -> None:
+        aside.mkdir()
+        bed.flip(order[0])
+        for digest in order[1:9]:
+            os.rename(bed.layout.blob(digest), aside / digest.hex)
+            os.symlink(aside / digest.hex, bed.layout.blob(digest))
+
+    def mend() -> None:
+        for digest in order[1:8]:
+            os.replace(aside / digest.hex, bed.layout.blob(digest))
+
+    await asyncio.to_thread(spoil)
+    one, findings = await bed.scrubber().all(0, lambda _: None)
+    assert "8 contents in a row" in findings.stopped
+    assert (one.bad, one.unreadable) == (1, 8)
+    await asyncio.to_thread(mend)
+    seen: list[tuple[int, int]] = []
+    one, findings = await bed.scrubber().all(0, lambda one: seen.append((one.bad, one.unreadable)))
+    assert seen[0] == (1, 0)
+    assert (one.contents, one.bad, one.unreadable, findings.stopped) == (9, 1, 1, "")
+
+
+async def test_a_pass_reads_on_where_its_note_cannot_be_written(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: str, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "x", path)
+
+    bad = bed.digests[0]
+    await asyncio.to_thread(bed.flip, bad)
+    monkeypatch.setattr(files, "write_atomically", refuse)
+    scrubber = bed.scrubber()
+    await finish(scrubber)
+    assert await read(bed) is None
+    last = await asyncio.to_thread(scrubber.state.read, "last")
+    assert last is not None
+    assert (last.contents, last.unhealed) == (10, [str(bad)])
+    await scrubber.step(1000)
+    assert scrubber._scrub is None, "the next pass is a week away all the same"
+    one, _ = await bed.scrubber().all(0, lambda _: None)
+    assert one.ended
 
 
 async def test_what_is_pinned_and_not_here_is_brought_back(bed: Bed) -> None:

@@ -107,6 +107,21 @@ def test_history_and_rollback(images: list[str], run: Run) -> None:
     assert tag["now"]["who"].startswith("operator ")
 
 
+def test_a_damaged_record_is_told_and_can_be_said_anew(tmp_path: Path, images: list[str], run: Run) -> None:
+    first, _, third = images
+    path = tmp_path / "store/repositories/team/app/_tags/v1"
+    path.write_bytes(b"")
+    assert "v1 is damaged" in run("history", "team/app:v1", code=1).output
+    told = json.loads(run("history", "team/app", "--json", code=1).output)
+    assert (told["tags"], [one["code"] for one in told["problems"]]) == ([], ["record_damaged"])
+    assert "rollback" in told["problems"][0]["remedy"]
+    assert "v1 is damaged" in run("rollback", "team/app:v1", first[:20], code=1).output, "a beginning says too little"
+    done = json.loads(run("rollback", "team/app:v1", third, "--json").output)
+    assert (done["from"], done["to"]) == (None, third)
+    (tag,) = json.loads(run("history", "team/app", "--json").output)["tags"]
+    assert tag["now"]["digest"] == third
+
+
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [

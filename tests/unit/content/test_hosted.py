@@ -21,6 +21,7 @@ from mirror.errors import (
     ManifestRefused,
     MirrorError,
     NotHere,
+    RecordDamaged,
     TagImmutable,
     TagInvalid,
     TooLarge,
@@ -28,6 +29,7 @@ from mirror.errors import (
 from mirror.oci import media_types
 from mirror.oci.digest import Digest
 from mirror.store import files
+from mirror.store.faults import DISK_FAULTS
 from mirror.store.references import References
 from mirror.store.tags import Earlier, TagRecord
 from tests.faults.invariants import broken
@@ -374,6 +376,95 @@ async def test_pushes_of_one_tag_at_once(open_shelf: Open) -> None:
         assert sorted(seen) == sorted(str(Digest.of(body)) for body in bodies), "one of them was lost"
         for shelf in shelves:
             assert (await shelf.pull(tag)).digest == record.digest
+
+
+# What a file system may leave of a record after a loss of power, and what is larger than any.
+CUT = {"empty": b"", "zeros": bytes(400), "half": b'{"digest": "sha256:', "other": b"[]", "large": b" " * 1_100_000}
+
+
+@pytest.mark.parametrize("left", CUT.values(), ids=CUT)
+async def test_a_damaged_record_of_a_tag_is_not_an_absent_tag(shelf: Shelf, left: bytes) -> None:
+    """It is said, by whoever comes to it, and breaks nothing beside it; whoever knows what the tag means mends it."""
+    bodies = [await shelf.image(seed, tag) for seed, tag in ((1, "v1"), (2, "v2"), (3, None))]
+    path = Path(shelf.layout.tag(APP.name, "v1"))
+
+    async def damage() -> None:
+        path.write_bytes(left)
+        for wanted in (shelf.pull("v1"), shelf.hosted.history(APP, "v1")):
+            with pytest.raises(RecordDamaged, match="the tag team/app:v1 is damaged") as caught:
+                await wanted
+            assert caught.value.path == str(path)
+            assert "push" in caught.value.remedy
+        (row,) = DISK_FAULTS.told()
+        assert (row["operation"], row["path"]) == ("parse", str(path))
+
+    async def mended(body: bytes) -> None:
+        assert (await shelf.pull("v1")).body == body
+        assert [tag for tag, _ in await shelf.hosted.history(APP)] == ["v1", "v2"]
+        assert await shelf.hosted.damaged(APP) == []
+        DISK_FAULTS.retry()
+        assert not DISK_FAULTS
+
+    await damage()
+    assert (await shelf.pull("v2")).body == bodies[1]
+    assert (await shelf.content.tags(APP, None, "")).tags == ("v1", "v2")
+    assert [tag for tag, _ in await shelf.hosted.history(APP)] == ["v2"]
+    assert [one.path for one in await shelf.hosted.damaged(APP)] == [str(path)]
+    DISK_FAULTS.retry()
+    assert DISK_FAULTS
+    await shelf.hosted.delete_manifest(APP, Digest.of(bodies[1]), "ci")
+    assert await shelf.hosted.history(APP) == [], "there is one, and what it means is not known"
+    await shelf.manifest(bodies[1], "v2")
+    assert path.read_bytes() == left
+    await shelf.manifest(bodies[0], "v1")
+    await mended(bodies[0])
+    await damage()
+    with pytest.raises(NotHere, match="not here"):
+        await shelf.hosted.rollback(APP, "v1", NOWHERE, "admin")
+    await shelf.hosted.rollback(APP, "v1", Digest.of(bodies[2]), "admin")
+    await mended(bodies[2])
+    await damage()
+    await shelf.hosted.delete_tag(APP, "v1", "ci")
+    with pytest.raises(NotHere):
+        await shelf.pull("v1")
+    DISK_FAULTS.retry()
+    assert not DISK_FAULTS
+
+
+async def test_a_damaged_record_opens_no_immutable_tag(open_shelf: Open) -> None:
+    """What it means is not known: who may push and not delete must not say it anew."""
+    shelf = open_shelf(immutable=Immutable(["team/*:v*"]))
+    body, other = await shelf.image(1, "v1"), await shelf.image(2)
+    Path(shelf.layout.tag(APP.name, "v1")).write_bytes(b"")
+    with pytest.raises(TagImmutable, match="damaged"):
+        await shelf.manifest(other, "v1")
+    with pytest.raises(TagImmutable, match="damaged"):
+        await shelf.hosted.rollback(APP, "v1", Digest.of(other), "admin")
+    await shelf.hosted.delete_tag(APP, "v1", "ci")
+    await shelf.manifest(body, "v1")
+    assert (await shelf.pull("v1")).body == body
+
+
+@pytest.mark.parametrize("left", CUT.values(), ids=CUT)
+async def test_a_damaged_row_of_a_manifest_is_not_an_absent_manifest(shelf: Shelf, left: bytes) -> None:
+    body = await shelf.image(1, "v1")
+    digest = Digest.of(body)
+    path = Path(shelf.layout.manifest(APP.name, digest))
+    path.write_bytes(left)
+    for reference in ("v1", digest):
+        with pytest.raises(RecordDamaged, match=f"team/app noted of its manifest {digest} is damaged"):
+            await shelf.pull(reference)
+    (row,) = DISK_FAULTS.told()
+    assert (row["operation"], row["path"]) == ("parse", str(path))
+    assert path.read_bytes() == left
+    await shelf.manifest(body, "v1")
+    assert (await shelf.pull("v1")).body == (await shelf.pull(digest)).body == body
+    DISK_FAULTS.retry()
+    assert not DISK_FAULTS
+    path.write_bytes(left)
+    await shelf.hosted.delete_manifest(APP, digest, "ci")
+    with pytest.raises(NotHere):
+        await shelf.pull(digest)
 
 
 async def test_rollback(shelf: Shelf) -> None:

@@ -13,9 +13,18 @@ from pathlib import Path
 import pytest
 
 from mirror.content.answers import ManifestAnswer, Target
-from mirror.errors import Denied, MirrorError, NameUnknown, NotHere, UpstreamInvalid, UpstreamUnavailable
+from mirror.errors import (
+    Denied,
+    MirrorError,
+    NameUnknown,
+    NotHere,
+    RecordDamaged,
+    UpstreamInvalid,
+    UpstreamUnavailable,
+)
 from mirror.oci import media_types
 from mirror.oci.digest import Digest
+from mirror.store.faults import DISK_FAULTS
 from tests.peers import faults
 from tests.peers.images import make_image, make_index
 from tests.peers.scripted import ScriptedRegistry
@@ -170,6 +179,62 @@ async def test_offline_serves_what_is_here_and_asks_nothing(
         await get(offline, "v2")
     assert (await offline.content.tags(LAB, None, "")).tags == ("v1",)
     assert upstream.count("any") == 0
+
+
+@pytest.mark.parametrize("what", ["tag", "row"])
+async def test_a_damaged_record_is_asked_for_upstream_and_written_anew(
+    make_room: Callable[..., Room], upstream: ScriptedRegistry, what: str
+) -> None:
+    """Where upstream cannot be asked that is said: the tag, or manifest, is not absent; what upstream says counts."""
+    room = make_room(tags="fresh_for: 1h")
+    image = upstream.add_image("team/app", "v1")
+    await get(room, "v1")
+    digest = Digest.parse(image.digest)
+    path = Path(room.layout.tag(LAB.name, "v1") if what == "tag" else room.layout.manifest(LAB.name, digest))
+    whole = path.read_bytes()
+    path.write_bytes(b"")
+    offline = make_room(tags="fresh_for: 1h", extra="offline: true\n")
+    with pytest.raises(RecordDamaged, match="is damaged"):
+        await get(offline, "v1")
+    assert (await offline.content.tags(LAB, None, "")).tags == ("v1",)
+    assert path.read_bytes() == b""
+    upstream.fail("any", faults.Status(503))
+    with pytest.raises(UpstreamUnavailable):
+        await get(make_room(tags="fresh_for: 1h"), "v1")
+    assert path.read_bytes() == b""
+    upstream.heal()
+    for asked in (make_room(tags="fresh_for: 1h"), offline):
+        assert (await get(asked, "v1")).body == image.manifest
+    assert set(json.loads(path.read_bytes())) == set(json.loads(whole))
+    DISK_FAULTS.retry()
+    assert not DISK_FAULTS
+
+
+async def test_upstream_may_say_that_a_tag_is_gone_whose_record_is_damaged(
+    make_room: Callable[..., Room], upstream: ScriptedRegistry
+) -> None:
+    room = make_room(tags="fresh_for: 0s")
+    upstream.add_image("team/app", "v1")
+    await get(room, "v1")
+    path = Path(room.layout.tag(LAB.name, "v1"))
+    path.write_bytes(b"{")
+    upstream.fail("manifest", faults.Status(404))
+    with pytest.raises(NotHere):
+        await get(room, "v1")
+    assert not path.exists()
+
+
+async def test_a_damaged_signature_tag_is_not_absent_while_upstream_is_away(
+    make_room: Callable[..., Room], upstream: ScriptedRegistry
+) -> None:
+    room = make_room(tags="fresh_for: 0s")
+    tag = f"sha256-{'0' * 64}.sig"
+    upstream.add_image("team/app", tag)
+    await get(room, tag)
+    Path(room.layout.tag(LAB.name, tag)).write_bytes(b"")
+    upstream.fail("any", faults.Status(503))
+    with pytest.raises(RecordDamaged):
+        await get(room, tag)
 
 
 async def test_without_a_usable_head(make_room: Callable[..., Room], upstream: ScriptedRegistry) -> None:

@@ -165,6 +165,18 @@ async def test_a_manifest_that_cannot_be_read_keeps_all_of_its_repository(shelf:
     assert set(await collected(shelf)) == {str(Digest.of(noise(30, 3)))}
 
 
+async def test_the_rows_of_a_repository_stay_where_a_tag_does_not_say_what_it_means(shelf: Shelf) -> None:
+    body = await shelf.image(1, "v1")
+    os.unlink(shelf.layout.blob(Digest.of(body)))
+    tag, row = Path(shelf.layout.tag(APP.name, "v1")), Path(shelf.layout.manifest(APP.name, Digest.of(body)))
+    tag.write_bytes(b"")
+    shelf.age()
+    assert (await asyncio.to_thread(shelf.collect))[0].rows == 0
+    assert row.exists()
+    await shelf.hosted.delete_tag(APP, "v1", "ci")
+    assert (await asyncio.to_thread(shelf.collect))[0].rows == 1
+
+
 async def test_what_pushes_left_that_were_cut_off(shelf: Shelf) -> None:
     layout = shelf.layout
     shelf.pushes.hosted.add(NOWHERE)

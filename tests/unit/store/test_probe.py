@@ -9,10 +9,12 @@ import os
 import stat
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import structlog
 
 from mirror.errors import StoreUnreadable, StoreUnusable
 from mirror.store import files, probe
@@ -144,6 +146,30 @@ def test_what_is_anothers_below_is_refused_by_name(layout: Layout, monkeypatch: 
         prepare(layout)
     owner = "#987654" if place == "format" else "#4242"
     assert f"sudo chown -R '{owner}': {layout.root}" in caught.value.remedy
+
+
+def test_a_folder_that_is_closed_by_its_mode_is_opened_without_a_word(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is ours and mended by the start: no fault of the disk."""
+    if os.geteuid() != 0:
+        pytest.skip("giving a directory away needs root")
+    prepare(layout)
+    for path in (layout.root, *layout.root.rglob("*")):
+        os.chown(path, 4242, -1)
+    scandir = os.scandir
+
+    def closed_to_others(path: str) -> Iterator[os.DirEntry[str]]:
+        if not os.stat(path).st_mode & stat.S_IRUSR:
+            raise PermissionError(errno.EACCES, "x", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "geteuid", lambda: 4242)
+    monkeypatch.setattr(os, "scandir", closed_to_others)
+    layout.blobs.chmod(0)
+    with structlog.testing.capture_logs() as said:
+        assert prepare(layout) == ()
+    assert (said, mode(layout.blobs)) == ([], 0o700)
 
 
 def test_a_root_that_was_given_away_is_refused_without_a_look_inside(layout: Layout) -> None:

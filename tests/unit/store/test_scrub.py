@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from mirror.errors import RecordDamaged, StoreUnreadable
 from mirror.oci.digest import Digest
-from mirror.store import files, ingest
+from mirror.store import files, ingest, records
 from mirror.store import scrub as scrub_module
 from mirror.store.blobs import Blobs
 from mirror.store.index import Index
 from mirror.store.layout import Layout
+from mirror.store.manifests import Manifests
 from mirror.store.probe import prepare
 from mirror.store.quarantine import Quarantine
 from mirror.store.reconcile import reconcile
 from mirror.store.scrub import Scrub, in_order
 from mirror.store.strays import stray_content, stray_records
+from mirror.store.tags import TagRecord, Tags
 from mirror.store.usage import Contents
 from tests.peers.images import noise
 
@@ -175,14 +180,22 @@ def test_only_some(bed: Bed) -> None:
     assert finish(bed.scrub(only={digests[0], Digest.of(b"nowhere")})).contents == 1
 
 
-def test_links_and_folders_are_no_content(bed: Bed) -> None:
+def test_what_is_in_the_place_of_content_cannot_be_read_and_stays(bed: Bed) -> None:
     folder = bed.layout.blobs / "sha256"
     folder.mkdir(exist_ok=True)
     (folder / ("a" * 64)).symlink_to("/etc/passwd")
     (folder / ("b" * 64)).mkdir()
     os.mkfifo(folder / ("c" * 64))
-    assert finish(bed.scrub()).contents == 0
-    assert {Path(one.path).name[0] for one in stray_content(bed.layout)} == {"a", "b", "c"}
+    with socket.socket(socket.AF_UNIX) as listener, contextlib.chdir(folder):
+        listener.bind("d" * 64)
+    scrub = finish(bed.scrub())
+    assert (scrub.contents, scrub.bad(), bed.discarded) == (0, [], [])
+    said = {one.digest.hex[0]: one.why.partition("(")[2] for one in scrub.unread()}
+    assert said == {
+        "a": "a symbolic link is in its place)", "b": "a folder is in its place)",
+        "c": "a pipe is in its place)", "d": "a socket is in its place)",
+    }  # fmt: skip
+    assert list(stray_content(bed.layout)) == []
 
 
 def test_strays(bed: Bed) -> None:
@@ -198,7 +211,7 @@ def test_strays(bed: Bed) -> None:
     bad = [
         layout.blobs / "x", layout.blobs / "sha256" / f"{'a' * 63}", layout.blobs / "md5" / "x",
         layout.repositories / "x", layout.repositories / "_tags" / "x", folder / "x", folder / "_other" / "x",
-        folder / "_tags" / "-", folder / "_tags" / "sub" / "x", folder / "_blobs" / "x",
+        folder / "_tags" / "-", folder / "_blobs" / "x",
         folder / "_manifests" / "sha256" / "x", folder / "_referrers" / "sha256" / "x",
         folder / "_referrers" / "sha256" / digest.hex / "x", layout.repositories / "UPPER" / "x",
     ]  # fmt: skip
@@ -209,13 +222,35 @@ def test_strays(bed: Bed) -> None:
     found = [*stray_content(layout), *stray_records(layout)]
     said = {one.path for one in found if not one.ours}
     assert said == {
-        str(
-            path.parent if path.parent.name in ("md5", "_tags", "_other", "sub", "UPPER") and path.name == "x" else path
-        )
+        str(path.parent if path.parent.name in ("md5", "_tags", "_other", "UPPER") and path.name == "x" else path)
         for path in bad
     }
     assert [one.path for one in found if one.ours] == [str(ours)]
     assert all(one.is_young(100) and not one.is_young(-100) for one in found)
+
+
+def test_records_that_say_nothing_and_what_is_in_the_place_of_some(bed: Bed) -> None:
+    layout = bed.layout
+    (digest,) = bed.put(1)
+    rows, tags = Manifests(layout), Tags(layout)
+    for name in ("a", "b/c"):
+        rows.add_manifest(name, digest, "m", 1)
+        for tag in ("v1", "v2", "v3"):
+            tags.write(name, tag, TagRecord(digest, "m", 1.0), durable=False)
+    empty, link, row = Path(layout.tag("a", "v1")), Path(layout.tag("a", "v2")), Path(layout.manifest("b/c", digest))
+    empty.write_bytes(b"")
+    link.unlink()
+    link.symlink_to("v3")
+    row.write_bytes(b"{}")
+    assert {error.path: type(error) for error in records.ill(layout)} == {
+        str(empty): RecordDamaged, str(link): StoreUnreadable, str(row): RecordDamaged,
+    }  # fmt: skip
+    assert {error.path for error in records.ill(layout, ["a"])} == {str(empty), str(link)}
+    for path in (empty, link, row):
+        assert [error.path for error in records.look(layout, str(path))] == [str(path)]
+    for other in (layout.tag("a", "v3"), layout.tag("a", "none"), layout.membership("a", digest), "/etc/passwd", ""):
+        assert list(records.look(layout, other)) == []
+    assert [Path(one.path) for one in stray_records(layout)] == []
 
 
 @pytest.fixture
