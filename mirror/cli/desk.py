@@ -115,6 +115,7 @@ def run(config: Config, outcome: Outcome, work: Callable[[Desk], Awaitable[None]
             outcome.note_error(error)
         except OSError as error:
             outcome.note_os_error(error)
+        logs.tell_suppressed()
         return outcome.finish()
 
     try:
@@ -150,6 +151,8 @@ async def _desk(config: Config, outside: Outside) -> AsyncIterator[Desk]:
         opened = await open_rooms(rooms, config, metrics, os.environ, who, courteous=True)
         flushing = asyncio.create_task(_flush_uses(opened.index))
         rooms.push_async_callback(_flush_last, opened.index, flushing)
+        telling = asyncio.create_task(logs.keep_telling())
+        rooms.callback(telling.cancel)
         rooms.push_async_callback(opened.content.stop)
         await opened.content.settle()
 
