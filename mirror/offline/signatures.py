@@ -161,13 +161,18 @@ def check(
             _log.info("signature_left_out", release=str(digest), where=where, why=error.why)
             reasons.append(f"{where}: it {error.why}")
     if not kept:
-        remedy = (
-            f"the keyring in use is {keyring.name}; OKD, for example, is not signed by Red Hat: name the key of its"
-            " signer as `releases.keyring`, or switch the requirement off with `releases.require_signature: false`."
-            " Signatures are looked for in `releases.signature_stores`"
-        )
-        raise _none_holds(image or str(digest), "; ".join(reasons) or "there is none", remedy)
+        raise _none_holds(image or str(digest), "; ".join(reasons) or "there is none", remedy(keyring))
     return kept, tuple(sorted(signers))
+
+
+def remedy(keyring: Keyring) -> str:
+    """Return what to do about a release without a signature that holds: what each of the choices means."""
+    return (
+        f"the keyring in use is {keyring.name}. The signatures of Red Hat's releases are in"
+        " `releases.signature_stores`: sync the release where those can be reached, and `mirror save` carries its"
+        " signature along. OKD and your own builds are not signed by Red Hat: name the key of their signer as"
+        " `releases.keyring`, or accept releases without a signature with `releases.require_signature: false`"
+    )
 
 
 def _none_holds(image: str, why: str, remedy: str) -> SignatureInvalid:
