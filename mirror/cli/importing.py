@@ -180,7 +180,12 @@ def _check_presumed(desk: Desk, foreign: Foreign, plan: Plan) -> None:
             else:
                 presumed.append(digest)
     if presumed:
-        raise PresumedRefused(foreign.label, presumed)
+        refused = PresumedRefused(f"{foreign.label} ({foreign.kind})", presumed)
+        refused.remedy = (
+            "make the archive again with all layers of its images, e.g. `skopeo copy --all docker://NAME"
+            " oci-archive:FILE:NAME`, and load that; or, if you trust who made it, load it with --allow-presumed"
+        )
+        raise refused
     for digest in proven:
         asked.prove(plan, digest)
 

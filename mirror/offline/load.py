@@ -39,13 +39,15 @@ def load(
     found = find_parts(paths, receiver.outside)
     report = LoadReport([], found.damaged, [], found.ignored)
     if not found.groups and not found.damaged:
+        given = ", ".join(str(path) for path in paths)
         raise ConfigurationError(
             [
                 Problem(
                     "no_parts",
-                    f"there are no parts in {', '.join(str(path) for path in paths)}",
+                    f"{given} holds neither parts of `mirror save` nor another archive",
                     "",
-                    "give the folder that `mirror save` wrote, or --as NAME for an archive of another kind",
+                    "give the folder that `mirror save` wrote, an OCI layout, or another archive that `mirror load"
+                    " --help` names; folders inside a folder are not searched",
                 )
             ]
         )

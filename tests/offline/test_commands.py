@@ -227,6 +227,37 @@ def test_what_is_not_there_is_an_error_that_says_so(make_site: MakeSite, words: 
     assert here.run(*words, code=code).stderr.strip()
 
 
+@pytest.mark.parametrize(
+    ("text", "what", "command"),
+    [
+        ('{"schema": 1, "kind": "plan", "set": "prod"}', "a plan", "mirror sync"),
+        ('{\n "schema": 1,\n "kind": "inventory"', "an inventory", "mirror save SET --to DIR --have"),
+        ('{"auths": {}}', "a pull secret", "`pull_secrets`"),
+        ("apiVersion: mirror.openshift.io/v2alpha1\nkind: ImageSetConfiguration\n", "an image set", "mirror sync"),
+        (f"# missing of prod@1\nsha256:{'0' * 64}\n", "a list of digests", "mirror save SET --to DIR --want"),
+        ("# ours\nquay.io/org/app:v1\n", "a list of images", "mirror sync"),
+        ("quay.io/org/app:v1=mirror.example/org/app:v1\n", "a list of images", "mirror sync"),
+    ],
+)
+def test_what_another_command_takes_is_not_loaded_and_named(
+    make_site: MakeSite, tmp_path: Path, text: str, what: str, command: str
+) -> None:
+    here = Here(make_site("empty"))
+    (tmp_path / "given").write_text(text)
+    report = here.report("load", tmp_path / "given", code=78)
+    assert codes(report) == ["not_an_archive"]
+    assert f"given is {what}" in report["problems"][0]["what"]
+    assert command in report["problems"][0]["remedy"]
+
+
+@pytest.mark.parametrize("half", ["oci-layout", "index.json"])
+def test_half_a_layout_is_called_one(make_site: MakeSite, tmp_path: Path, half: str) -> None:
+    layout = foreign_bed.lay(tmp_path / "laptop", foreign_bed.oci_layout(foreign_bed.app("fixed")))
+    (layout / half).unlink()
+    report = Here(make_site("empty")).report("load", layout, code=4)
+    assert report["problems"][0]["what"] == f"{layout} looks like an OCI layout and has no {half}"
+
+
 def test_a_plan_of_somebody_elses_making_is_checked(here: Here, tmp_path: Path) -> None:
     plan = tmp_path / "plan.json"
     for text in ('{"schema": 1, "kind": "plan"}', '{"schema": 2, "kind": "plan"}', '{ "kind": "plan", "set": "../x"}'):

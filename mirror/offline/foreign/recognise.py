@@ -15,6 +15,7 @@ from mirror.offline import part
 from mirror.offline.foreign import distribution, docker_archive, oci_layout, skopeo_dir
 from mirror.offline.foreign.distribution import TREE
 from mirror.offline.foreign.docker_archive import DockerArchive
+from mirror.offline.foreign.mistaken import HEAD, mistaken
 from mirror.offline.foreign.model import Foreign, FormatKind
 from mirror.offline.foreign.oci_layout import OciLayout
 from mirror.offline.foreign.skopeo_dir import SkopeoDir
@@ -68,6 +69,9 @@ def _look(path: Path, outside: Outside) -> _Given | None:
     with ExitStack() as stack:
         tar = _tar(path, outside)
         stack.callback(tar.close)
+        other = mistaken(path, os.pread(tar.fd, HEAD, 0))
+        if other is not None:
+            raise _unusable("not_an_archive", f"{path} is {other.what}", other.remedy)
         kind = _kind(tar)
     return _Given(kind, path, (path,)) if kind else None
 
@@ -77,6 +81,8 @@ def _look_in(folder: Path, names: set[str], outside: Outside) -> _Given | None:
         return None
     if {oci_layout.MARKER, oci_layout.INDEX} <= names:
         return _Given("oci-layout", folder)
+    if "blobs" in names and len(halves := {oci_layout.MARKER, oci_layout.INDEX} - names) == 1:
+        raise ArchiveInvalid(f"{folder} looks like an OCI layout and has no {halves.pop()}", "copy all of it again")
     if "docker" in names and _is_folder(folder / TREE / "repositories", outside):
         return _Given("distribution", folder)
     archives = sorted(name for name in names if _ARCHIVE.fullmatch(name))
