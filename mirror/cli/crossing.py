@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from mirror.cli.choose import Stored, choose_file, choose_stored
+from mirror.cli.choose import Stored, choose_beside, choose_stored
 from mirror.cli.desk import Desk
 from mirror.cli.importing import load_foreign, presumptions
 from mirror.cli.outcome import FAILED, INCOMPLETE, NO_SPACE, UNVERIFIED, Outcome, SetIncomplete, count_text, size_text
@@ -133,10 +133,10 @@ def _generation(since: str) -> int | None:
 
 
 def _archive_size(desk: Desk, given: str) -> int | None:
-    """Return the archiveSize of an image set file in bytes, where one was given and says it."""
+    """Return the archiveSize, in bytes, that the image set file says; None where there is none, or it says none."""
     from mirror.offline import image_set
 
-    file = choose_file(desk, given)
+    file = choose_beside(desk, given)
     if file is None or file.plan is not None:
         return None
     return image_set.read(file.path, file.raw).archive_size

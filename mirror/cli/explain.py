@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mirror.admin.explain import Explain
@@ -81,10 +81,13 @@ def _upstream_lines(upstream: dict[str, Any] | None) -> Iterator[str]:
 
 
 def _client_lines(clients: dict[str, Any]) -> Iterator[str]:
-    may = ", ".join(clients["anonymous"]) or "nothing"
-    yield _row("clients", f"without a login may {may} ({clients['decided_by']})")
+    yield _row("clients", f"without a login: {_may(clients['anonymous'])} ({clients['decided_by']})")
     for rule in clients["rules"]:
-        yield _row("rule", f"{rule['where']}: {', '.join(rule['who'])} may {', '.join(rule['may']) or 'nothing'}")
+        yield _row("rule", f"{rule['where']}: {', '.join(rule['who'])} {_may(rule['may'])}")
+
+
+def _may(verbs: Sequence[str]) -> str:
+    return f"may {', '.join(verbs)}" if verbs else "may do nothing"
 
 
 def _here_lines(here: dict[str, Any], reference: str) -> Iterator[str]:

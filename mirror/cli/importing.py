@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from mirror.cli.desk import Desk, readers
-from mirror.cli.outcome import INCOMPLETE, NO_SPACE, UNVERIFIED, Outcome, size_text
+from mirror.cli.outcome import INCOMPLETE, NO_SPACE, UNVERIFIED, Outcome, count_text, size_text
 from mirror.cli.planning import demanded_keyring, next_generation, read_keyring
 from mirror.cli.progress import Step, shown
 from mirror.errors import ConfigurationError, InvalidRequest, NotHere, NotYet, Problem, StoreError
@@ -211,8 +211,9 @@ def _describe(outcome: Outcome, found: Survey, plan: Plan) -> None:
         "hosted": list(found.hosted),
         "missing": [str(digest) for digest in sorted(found.missing)],
     }
-    outcome.say(f"{found.foreign.label}: {found.foreign.kind}, {plan.totals['images']} images")
-    outcome.say(*(f"  {repository} is {source}" for repository, source in sorted(found.named.items())))
+    outcome.say(f"{found.foreign.label}: {found.foreign.kind}, {count_text(plan.totals['images'], 'image')}")
+    for repository, source in sorted(found.named.items()):
+        outcome.say(f"  {source}" if repository == source else f"  {repository} came from {source}")
     for repository in found.hosted:
         outcome.say(f"  {repository} cannot be named back to where it came from: kept under this name")
     for one in found.left_out:

@@ -284,8 +284,12 @@ async def unpin(desk: Desk, given: str, outcome: Outcome, *, now: bool, dry_run:
         await pinning.unpin(desk, outcome, given, now=now, dry_run=dry_run, yes=yes)
         return
     if "@" not in given:
-        remedy = f"write SET@N, e.g. {given}@1, or NAME@DIGEST; see `mirror ls`"
-        raise ConfigurationError([Problem("no_generation", f"'{given}' names no generation", "", remedy)])
+        remedy = f"write SET@N, e.g. {given}@1, or NAME@DIGEST; `mirror ls` shows what is here"
+        if "/" in given or ":" in given:
+            name = given.partition(":")[0]
+            remedy = f"write NAME@DIGEST, e.g. {name}@sha256:…; `mirror ls {name}` shows what is here and pinned"
+        what = f"'{given}' is neither a generation of a set nor an image by its digest"
+        raise ConfigurationError([Problem("no_generation", what, "", remedy)])
     name, _, _ = given.partition("@")
     busy = await asyncio.to_thread(desk.sets.try_busy, name)
     if busy is None:

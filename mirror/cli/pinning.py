@@ -82,14 +82,19 @@ def _image(desk: Desk, what: str) -> tuple[str, Digest]:
     target = find_target(desk, named.name)
     if named.digest is not None:
         return target.name, named.digest
-    raise ConfigurationError([Problem("no_digest", f"'{what}' names no digest", "", _remedy(desk, named, target.name))])
+    why = "a tag may move, so it takes a digest to say" if named.tag else "it takes a digest to say"
+    problem = Problem("no_digest", f"{why} what '{what}' means", "", _remedy(desk, named, target.name))
+    raise ConfigurationError([problem])
 
 
 def _remedy(desk: Desk, named: Named, name: str) -> str:
     record = Tags(desk.opened.layout).read(name, named.tag) if named.tag else None
     if record is not None:
-        return f"it means {named.name}@{record.digest} now"
-    return f"write NAME@DIGEST, e.g. {named.name}@sha256:…; see `mirror ls {named.name}`"
+        return f"now it means {named.name}@{record.digest}: write that"
+    return (
+        f"write {named.name}@sha256:…: `mirror ls {named.name}` shows the digests that are here, and what was never"
+        " pulled through here has to be pulled first"
+    )
 
 
 def _alone(desk: Desk, pinned: Pinned) -> dict[Digest, int]:

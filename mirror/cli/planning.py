@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mirror.cli.choose import File, Stored, choose_file, choose_stored, looked
+from mirror.cli.choose import File, Stored, choose_file, choose_stored, is_folder, looked
 from mirror.cli.desk import Desk, readers
 from mirror.cli.outcome import DONE, FAILED, INCOMPLETE, NO_SPACE, TEMPORARY, Outcome, size_text, table
 from mirror.cli.progress import Step, shown
@@ -94,13 +94,10 @@ async def sync(desk: Desk, wanted: Wanted, outcome: Outcome) -> None:
 def _file(desk: Desk, wanted: Wanted) -> File:
     found = choose_file(desk, wanted.given)
     if found is None:
-        raise ConfigurationError(
-            [
-                Problem(
-                    "no_file", f"there is no image set file '{wanted.given}'{looked(wanted.given)}", "", "give its path"
-                )
-            ]
-        )
+        what = f"there is no image set file '{wanted.given}'{looked(wanted.given)}"
+        if is_folder(desk, Path(wanted.given)):
+            what = f"'{wanted.given}' is a folder, not an image set file"
+        raise ConfigurationError([Problem("no_file", what, "", "give the path of the file")])
     return found
 
 
