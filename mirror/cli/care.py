@@ -72,7 +72,7 @@ def purge(name: str, dry_run: bool, **given: Any) -> None:
 @click.option("--restart", is_flag=True, help="Begin at the start where an earlier scrub was stopped.")
 @click.option("--missing", type=click.Path(path_type=Path), metavar="FILE", help="List what is lost, for save --want.")
 @click.option("--index", "index_only", is_flag=True, help="Only compare the index with the files, or make it anew.")
-@click.option("--dry-run", is_flag=True, help="Only say what is wrong.")
+@click.option("--dry-run", is_flag=True, help="Only say what is wrong: change nothing, ask nobody.")
 @click.option("--yes", is_flag=True, help="Go on where more than a tenth of the store is bad.")
 @common(reports=True)
 def scrub(
@@ -87,8 +87,11 @@ def scrub(
 ) -> None:
     """Hash everything again, or a repository or a set. What is bad goes to quarantine and is fetched again.
 
-    Also finds what is pinned or was pushed and is not here, files that do not belong, and what the index lacks. Run it
-    again where it was stopped: it goes on.
+    For what is bad or missing, and only for that, the upstreams of mirror.yaml are asked. With `offline: true` there,
+    or with --dry-run, nobody is; `mirror serve --offline` is about that service alone.
+
+    Also finds what is pinned or was pushed but is not here, files that do not belong, and what the index lacks. If it
+    was stopped, run it again: it goes on from there.
     """
     from mirror.cli import scrubbing
 

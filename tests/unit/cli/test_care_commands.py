@@ -283,6 +283,19 @@ def test_a_damaged_store_is_found_out_and_healed(damaged: Site) -> None:
     assert again["index"]["rebuilt"] is False
 
 
+def test_scrub_says_whom_it_asks_and_asks_nobody_else(damaged: Site, upstream: Upstream) -> None:
+    said = " ".join(damaged.run("scrub", "--help").output.split())
+    assert "the upstreams of mirror.yaml are asked. With `offline: true` there, or with --dry-run, nobody is" in said
+    asked = len(upstream.registry.requests)
+    damaged.run("scrub", "--dry-run", code=4)
+    damaged.configure(offline=True)
+    damaged.run("scrub", code=4)
+    assert len(upstream.registry.requests) == asked
+    damaged.configure(offline=False)
+    damaged.run("scrub")
+    assert len(upstream.registry.requests) > asked
+
+
 def test_offline_what_is_lost_is_listed(damaged: Site, tmp_path: Path) -> None:
     site = damaged
     site.configure(offline=True)
