@@ -115,7 +115,7 @@ def stored(desk: Desk, name: str, number: int | None, *, complete: bool) -> Stor
     if plan is None:
         known = ", ".join(f"{name}@{one}" for one in numbers)
         raise ConfigurationError(
-            [Problem("no_generation", f"there is no {name}@{number} here", "", f"there is {known}")]
+            [Problem("no_generation", f"there is no {name}@{number} here", "", f"the generations here are {known}")]
         )
     return Stored(plan, number, (name, number) in current)
 

@@ -139,7 +139,7 @@ async def _work(config: Config, outside: Outside, outcome: Outcome, work: Callab
                 "interrupted",
                 "stopped before the end",
                 "",
-                "run it again: what is here is not fetched anew",
+                "run it again: what is here is not fetched again",
             )
 
 

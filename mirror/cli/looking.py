@@ -151,7 +151,7 @@ def _note_missing(outcome: Outcome, name: str, one: Verdict) -> None:
     for what in one.lacking:
         outcome.note(INCOMPLETE, "lacking", what, name)
     if not one.complete and not (one.missing or one.lacking):
-        outcome.note(INCOMPLETE, "not_completed", "its sync or load did not end", name, "run that again")
+        outcome.note(INCOMPLETE, "not_completed", "its sync or load did not finish", name, "run it again")
 
 
 # -- inventory -----------------------------------------------------------------------------------------------------
@@ -297,8 +297,8 @@ async def unpin(desk: Desk, given: str, outcome: Outcome, *, now: bool, dry_run:
     try:
         one = await asyncio.to_thread(choose_stored, desk, given, complete=False)
         if desk.config.offline and not (now or dry_run):
-            what = "offline nothing is evicted, so what is given up would stay for good"
-            raise ConfigurationError([Problem("offline", what, given, "say --now")])
+            what = "nothing is evicted while offline, so what is given up would stay for good"
+            raise ConfigurationError([Problem("offline", what, given, "add --now")])
         alone = await asyncio.to_thread(_alone, desk, one)
         freed = sum(alone.values())
         outcome.facts |= {"set": str(one), "unpinned_bytes": freed, "deleted": now, "dry_run": dry_run}

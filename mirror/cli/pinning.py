@@ -40,7 +40,7 @@ async def pin(desk: Desk, outcome: Outcome, what: str) -> None:
         outcome.note(
             INCOMPLETE, "missing", f"{one} is not here ({kind})", str(pinned), "pull it through here, then pin again"
         )
-    kept = count_text(len(pinned.content), "content")
+    kept = count_text(len(pinned.content), "item")
     outcome.say(f"{pinned} is pinned: {kept}, {size_text(sum(pinned.content.values()))}")
 
 
@@ -50,10 +50,10 @@ async def unpin(desk: Desk, outcome: Outcome, what: str, *, now: bool, dry_run: 
     pins = ImagePins(desk.opened.layout)
     pinned = await asyncio.to_thread(pins.read, name, digest)
     if pinned is None:
-        raise NotHere(f"{name}@{digest} is not pinned by itself", "mirror ls shows what is")
+        raise NotHere(f"{name}@{digest} is not pinned by itself", "`mirror ls` shows what is here")
     if desk.config.offline and not (now or dry_run):
-        stay = "offline nothing is evicted, so what is given up would stay for good"
-        raise ConfigurationError([Problem("offline", stay, what, "say --now")])
+        stay = "nothing is evicted while offline, so what is given up would stay for good"
+        raise ConfigurationError([Problem("offline", stay, what, "add --now")])
     alone = await asyncio.to_thread(_alone, desk, pinned)
     freed = sum(alone.values())
     word = "would be freed" if now else "would become cache"

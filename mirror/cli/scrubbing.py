@@ -54,7 +54,9 @@ async def scrub(desk: Desk, outcome: Outcome, wanted: Wanted) -> None:
     def look(one: Pass) -> None:
         nonlocal seen
         if one is not seen and one.cursor:
-            outcome.progress(f"goes on where a scrub was stopped, after {size_text(one.bytes)}; --restart begins anew")
+            outcome.progress(
+                f"goes on where an earlier scrub was stopped, after {size_text(one.bytes)}; --restart starts over"
+            )
         seen = one
 
     chosen = None if wanted.what is None else await asyncio.to_thread(_chosen, desk, scrubber, wanted.what)
@@ -87,7 +89,7 @@ def _reconcile(desk: Desk, outcome: Outcome) -> None:
         return
     outcome.facts["index"] = {"rebuilt": rebuilt, "added": added, "dropped": dropped}
     if rebuilt:
-        outcome.say(f"the index was made anew: {count_text(added, 'row')}")
+        outcome.say(f"the index was rebuilt: {count_text(added, 'row')}")
     elif added or dropped:
         outcome.say(f"the index: {count_text(added, 'row')} added, {dropped} dropped whose files are gone")
 
@@ -101,7 +103,7 @@ def _chosen(desk: Desk, scrubber: Scrubber, what: str) -> Collection[Digest]:
     rows = Manifests(desk.opened.layout)
     found = {*rows.list(target.name), *rows.list_blobs(target.name)}
     if not found:
-        raise NotHere(f"nothing of {what} is here", "mirror ls shows what is")
+        raise NotHere(f"nothing of {what} is here", "`mirror ls` shows what is here")
     # What was evicted is no loss; what was pushed is not evicted.
     here = {digest for digest in found if files.modified(desk.opened.layout.blob(digest)) is not None}
     return here | scrubber.lost([target.name])
@@ -136,25 +138,25 @@ def _report(outcome: Outcome, one: Pass, findings: Findings, *, dry_run: bool) -
     _report_missing(outcome, findings)
     for digest, why in sorted(findings.unreadable.items())[:_SHOWN]:
         outcome.note(
-            FAILED, "unreadable", f"{digest} stays where it is: {why}", "", "mirror status says what to look at"
+            FAILED, "unreadable", f"{digest} stays where it is: {why}", "", "`mirror status` says what to look at"
         )
     if len(findings.unreadable) > _SHOWN:
         outcome.note(FAILED, "unreadable", f"and {len(findings.unreadable) - _SHOWN} more cannot be read")
     for digest in findings.back:
-        outcome.say(f"{digest} was in quarantine and agrees with its name: it is back")
+        outcome.say(f"{digest} was in quarantine but matches its name: it is back")
     if findings.stopped:
         outcome.note(
             FAILED, "collection_stopped", f"stopped: {findings.stopped}", "",
-            "check the disk and the host's memory first; run it again to go on, with --yes where so much is to go",
+            "check the disk and the host's memory first; then run it again to go on, with --yes if all that is to go",
         )  # fmt: skip
     # What an earlier part of this pass found, before it was stopped.
     known = {str(digest) for digest in (*findings.bad, *findings.missing)}
     for text in [text for text in one.unhealed if text not in known][:_SHOWN]:
-        outcome.note(UNVERIFIED, "corrupt", f"{text} was bad or missing, and nobody could give it again")
+        outcome.note(UNVERIFIED, "corrupt", f"{text} was bad or missing, and could not be fetched again")
     for stray, gone in findings.strays[:_SHOWN]:
         where = "is in quarantine" if gone else "stays there: move it away"
         outcome.warn([f"{stray.path} does not belong in a store; it {where}"])
-    outcome.say(f"{count_text(one.contents, 'content')}, {size_text(one.bytes)} hashed: {_verdict(one)}")
+    outcome.say(f"{count_text(one.contents, 'item')}, {size_text(one.bytes)} hashed: {_verdict(one)}")
 
 
 def _report_bad(outcome: Outcome, findings: Findings, *, dry_run: bool) -> None:
@@ -162,7 +164,7 @@ def _report_bad(outcome: Outcome, findings: Findings, *, dry_run: bool) -> None:
     lost = {digest: found for digest, found in findings.bad.items() if found[1]}
     for digest, (what, why) in sorted(lost.items())[:_SHOWN]:
         outcome.note(
-            UNVERIFIED, "corrupt", f"{digest} {what}{place}, and was not had again: {why}", "",
+            UNVERIFIED, "corrupt", f"{digest} {what}{place}, and could not be fetched again: {why}", "",
             "load it from an archive (--missing lists it for `save --want`), or push it again",
         )  # fmt: skip
     if len(lost) > _SHOWN:
@@ -191,4 +193,4 @@ def _verdict(one: Pass) -> str:
         return f"{one.unreadable} cannot be read, the rest is what its name says"
     if not (one.bad or one.missing):
         return "all of it is what its name says"
-    return f"{one.bad} bad, {one.missing} missing, {one.healed} of them had again"
+    return f"{one.bad} bad, {one.missing} missing, {one.healed} of them fetched again"

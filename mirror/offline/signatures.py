@@ -70,7 +70,7 @@ def verify(raw: bytes, digest: Digest, keyring: Keyring, *, now: float | None = 
         if claim.digest != digest:
             raise PacketInvalid(f"signs another digest, {claim.digest}")
     except PacketInvalid as error:
-        what = f"this is no valid signature of {digest}: it {error}"
+        what = f"this is not a valid signature of {digest}: it {error}"
         raise SignatureInvalid(what, "look at releases.keyring and releases.signature_stores", str(error)) from None
     return Verified(claim, key.certificate, signature.version)
 
@@ -83,7 +83,7 @@ def _message(raw: bytes) -> tuple[bytes, list[Signature]]:
     count = len(found) // 2
     tags = [ONE_PASS] * count + [LITERAL] + [SIGNATURE] * count
     if not 1 <= count <= _SIGNERS or [one.tag for one in found] != tags:
-        raise PacketInvalid("is no signed message")
+        raise PacketInvalid("is not a signed message")
     signatures = [Signature.parse(one.body) for one in found[count + 1 :]]
     for announced, signature in zip(reversed(found[:count]), signatures, strict=True):
         _check_announced(announced, signature)
@@ -128,13 +128,13 @@ def _holds(content: bytes, signature: Signature, keyring: Keyring, now: float) -
     if key is None:
         raise PacketInvalid(f"is signed by the unknown key {signature.issuer or '(not named)'}")
     if signature.kind not in (BINARY, TEXT):
-        raise PacketInvalid(f"has a signature of type 0x{signature.kind:02X}, which is none of a document")
+        raise PacketInvalid(f"has a signature of type 0x{signature.kind:02X}, which is not that of a document")
     signed = _END_OF_LINE.sub(b"\r\n", content) if signature.kind == TEXT else content
     if not key.public.made(signature, signed):
         raise PacketInvalid(f"has a bad signature by {signature.issuer}: something in it was changed")
     if signature.lifetime and signature.created + signature.lifetime < now:
         ended = time.strftime("%Y-%m-%d", time.gmtime(signature.created + signature.lifetime))
-        raise PacketInvalid(f"has a signature that ran out on {ended}")
+        raise PacketInvalid(f"has a signature that expired on {ended}")
     return key
 
 

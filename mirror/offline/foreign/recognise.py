@@ -59,7 +59,7 @@ def _look(path: Path, outside: Outside) -> _Given | None:
         mode = outside.stat(path).st_mode
         names = set(outside.listdir(path)) if stat.S_ISDIR(mode) else set()
     except OSError as error:
-        raise _unusable("unreadable", f"{path} cannot be read: {error.strerror}", "name what is there") from error
+        raise _unusable("unreadable", f"{path} cannot be read: {error.strerror}", "check the path") from error
     if stat.S_ISDIR(mode):
         return _look_in(path, names, outside)
     if part.is_file_name(path.name):
@@ -148,7 +148,7 @@ def _members(tar: Tar, *, links: bool) -> dict[str, Member]:
     for member in tar.members(links=links):
         found[member.name] = member
         if len(found) > _MEMBERS_LIMIT:
-            raise ArchiveInvalid(f"{tar.label} has more than {_MEMBERS_LIMIT} files: that is no archive of images")
+            raise ArchiveInvalid(f"{tar.label} has more than {_MEMBERS_LIMIT} files: that is not an archive of images")
     return found
 
 
@@ -156,7 +156,7 @@ def _tar(path: Path, outside: Outside) -> Tar:
     try:
         return Tar(outside.open(path, os.O_RDONLY), str(path))
     except OSError as error:
-        raise _unusable("unreadable", f"{path} cannot be read: {error.strerror}", "name what is there") from error
+        raise _unusable("unreadable", f"{path} cannot be read: {error.strerror}", "check the path") from error
 
 
 def _unusable(code: str, what: str, remedy: str) -> ConfigurationError:
