@@ -87,6 +87,7 @@ def serve(config: Config, environ: Mapping[str, str], reread: Callable[[], Confi
     adopted = [sock for _, sock in systemd.adopt(environ)]
 
     def taken(config: Config) -> None:
+        logs.tell_suppressed()
         logs.configure(config.log.level, config.log.format, sink)
 
     preparation = Preparation(work, reread or (lambda: config), environ, taken, adopted)
@@ -290,6 +291,7 @@ class Worker:
             self._sinks.append(sink)  # so that what ends this worker is written out as well
             sink.start(lambda lines: metrics.add(LOG_DROPPED, by=lines))
             rooms.callback(sink.flush)
+            rooms.callback(logs.tell_suppressed)
             opened = await open_rooms(rooms, config, metrics, self._environ, self._who)
             content = opened.content
             webhooks = open_webhooks(config, self._environ, config.notifications)
@@ -335,6 +337,7 @@ class Worker:
             tasks = [
                 asyncio.create_task(robots.keep_noting()),
                 asyncio.create_task(metrics.keep_folding()),
+                asyncio.create_task(logs.keep_telling()),
                 asyncio.create_task(sample_loop_lag(metrics)),
             ]
             servers = await self._listen(dispatcher, metrics, opened, tasks)
@@ -342,6 +345,7 @@ class Worker:
             tasks.append(asyncio.create_task(self._prove_life(content)))
             self._context.ready()
             await _either(leaving.wait(), replaced.wait())
+            logs.tell_suppressed()  # a drain may end by a kill
             if not leaving.is_set():
                 dispatcher.leave(replaced=True)
                 # What only one process may do is for one that knows the new configuration.

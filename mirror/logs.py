@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
 import sys
+import threading
 import time
 import traceback
 from collections.abc import MutableMapping
@@ -26,6 +28,8 @@ _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 FORMATS = ("logfmt", "json", "console")
 
 _SAME_A_MINUTE = 50  # identical lines; what is over it is counted (a malformed request must not fill a disk)
+_MINUTE, _TICK = 60.0, 1.0  # seconds
+_SUPPRESSED = "lines_suppressed"
 _KINDS = 1024  # of lines that are told apart within a minute
 _LIBRARY = "library_message"
 _CAUSES, _FRAMES = 4, 12  # of an exception that are told
@@ -81,6 +85,23 @@ def get(name: str) -> structlog.typing.FilteringBoundLogger:
     return logger
 
 
+async def keep_telling() -> None:
+    """Say at the end of each minute what was left out of it, whether or not another line follows. Never returns."""
+    while True:
+        await asyncio.sleep(_TICK)
+        tell_suppressed(ended=True)
+
+
+def tell_suppressed(*, ended: bool = False) -> None:
+    """Say how many identical lines were left out so far, as is due before a process ends; then all count anew.
+
+    `ended`: only where the minute in which they count has ended. Cheap, and never waits for anything.
+    """
+    for processor in structlog.get_config()["processors"]:
+        if isinstance(processor, _Repetition):
+            processor.tell(ended=ended)
+
+
 def _describe(exc_info: structlog.typing.ExcInfo) -> str:
     """Return an exception and its causes in one line, each with the places it came through.
 
@@ -119,15 +140,26 @@ class _Repetition:
         self._seen: _Counts = {}
         self._told_apart: _Counts = {}
         self._until = 0.0
+        self._turning = threading.Lock()
+
+    def tell(self, *, ended: bool) -> None:
+        """Say what was left out since the minute began and begin another; `ended`: if it has."""
+        if ended and time.monotonic() < self._until:
+            return
+        with self._turning:
+            now = time.monotonic()
+            if ended and now < self._until:
+                return  # another thread was first
+            counted = [*self._seen.values(), *self._told_apart.values()]
+            self._seen, self._told_apart, self._until = {}, {}, now + _MINUTE
+        for name, count in counted:
+            if count > _SAME_A_MINUTE:
+                get(__name__).warning(_SUPPRESSED, like=name, count=count - _SAME_A_MINUTE)
 
     def __call__(self, _logger: object, method: str, event: _Event) -> _Event:
-        now = time.monotonic()
-        if now >= self._until:
-            ended = [*self._seen.values(), *self._told_apart.values()]
-            self._seen, self._told_apart, self._until = {}, {}, now + 60
-            for name, count in ended:
-                if count > _SAME_A_MINUTE:
-                    get(__name__).warning("lines_suppressed", like=name, count=count - _SAME_A_MINUTE)
+        if event["event"] == _SUPPRESSED:
+            return event  # one a kind and minute
+        self.tell(ended=True)
         told_apart = event.pop("told_apart", False)
         same = str(event.pop("same", "") or repr(event))
         if method in ("debug", "info") and event["event"] != _LIBRARY:

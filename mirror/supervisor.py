@@ -109,6 +109,7 @@ class Supervisor:
                 elif time.monotonic() >= self._kill_at:
                     self._tell(signal.SIGKILL)
                 self._say()
+                logs.tell_suppressed(ended=True)
         finally:
             self._tell(signal.SIGKILL)
             signal.set_wakeup_fd(wakeup)
@@ -117,6 +118,7 @@ class Supervisor:
             for descriptor in self._wake:
                 os.close(descriptor)
             listening.close(self._sockets())
+            logs.tell_suppressed()
         _log.info("stopped", exit=self._code)
         return self._code
 

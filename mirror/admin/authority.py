@@ -94,7 +94,7 @@ def _load(authority: Pair) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey
         key = load_pem_private_key(authority.key, None)
     except (ValueError, TypeError) as error:
         raise ConfigurationError(
-            [Problem("authority_unusable", "the authority's files are no certificate and its key", "", remedy)]
+            [Problem("authority_unusable", "the authority's files are not a certificate and its key", "", remedy)]
         ) from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or certificate.public_key() != key.public_key():
         what = "the authority's key is not the one of its certificate"

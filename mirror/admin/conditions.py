@@ -58,7 +58,7 @@ def _available(facts: Facts, store_error: str) -> Condition:
     if store_error:
         return Condition("Available", False, "StoreUnusable", store_error)
     if facts["phase"] == "stopping":
-        return Condition("Available", False, "Stopping", "the service ends what it has begun and takes nothing new")
+        return Condition("Available", False, "Stopping", "the service finishes what it has begun and takes nothing new")
     if not ready:
         return Condition("Available", False, "NoWorker", serve)
     return Condition("Available", True, AS_EXPECTED, serve)
@@ -67,12 +67,16 @@ def _available(facts: Facts, store_error: str) -> Condition:
 def _progressing(facts: Facts) -> Condition:
     busy = facts["busy_sets"]
     if facts["phase"] in ("starting", "reloading", "stopping"):
-        words = {"starting": "workers start", "reloading": "another configuration is taken up", "stopping": "it stops"}
+        words = {
+            "starting": "workers are starting",
+            "reloading": "another configuration is being taken up",
+            "stopping": "it stops",
+        }
         return Condition("Progressing", True, facts["phase"].capitalize(), words[facts["phase"]])
     if facts["workers"]["leaving"]:
         count = facts["workers"]["leaving"]
         return Condition(
-            "Progressing", True, "Replacing", f"{count} workers of an earlier configuration end their answers"
+            "Progressing", True, "Replacing", f"{count} workers of an earlier configuration finish their answers"
         )
     if busy:
         return Condition("Progressing", True, "Syncing", f"a sync or load of {', '.join(busy)} is running")
@@ -141,7 +145,7 @@ def _store(facts: Facts) -> Iterator[Trouble]:
         )
     elif store["lacking_inodes"] and not store["read_only"]:
         what = f"the store's file system is out of inodes: {store['free_inodes']} of {store['total_inodes']} are free"
-        remedy = "find who has so many files there: du --inodes -x"
+        remedy = "find out what has so many files there: du --inodes -x"
         yield Trouble("StoreFull", what, store["path"], remedy)
     elif store["in_vain"]:
         what = "nothing is evicted for a while: what that freed was kept by snapshots, or taken by something else"
@@ -167,9 +171,7 @@ def _corrupt(facts: Facts) -> Iterator[Trouble]:
     bad = scrub.get("bad") if isinstance(scrub, dict) else None
     count = len(bad) if isinstance(bad, list | dict) else bad
     if isinstance(count, int) and count > 0:
-        what = (
-            f"{'1 content is' if count == 1 else f'{count} contents are'} damaged or missing, as the last scrub found"
-        )
+        what = f"{'1 item is' if count == 1 else f'{count} items are'} damaged or missing, as the last scrub found"
         remedy = "check the disk (dmesg, SMART); mirror scrub heals what it can and lists the rest (--missing FILE)"
         yield Trouble("ContentCorrupt", what, facts["store"]["path"], remedy)
 
@@ -194,7 +196,7 @@ def _upstreams(facts: Facts) -> Iterator[Trouble]:
     for one in facts["upstreams"]:
         where = f"upstreams.{one['name']}"
         if one["credential"] == "refused":
-            remedy = "renew the pull secret or password; the changed file is read by itself: mirror check --online"
+            remedy = "renew the pull secret or password; the changed file is picked up by itself: mirror check --online"
             yield Trouble(
                 "LoginRefused",
                 f"upstream '{one['name']}' refuses our login; known tags are served stale",
@@ -219,18 +221,18 @@ def _certificate(facts: Facts) -> Iterator[Trouble]:
     left = certificate["expires"] - time.time()
     remedy = "put a new certificate and key in place: they are reread by themselves"
     if left <= 0:
-        yield Trouble("CertificateExpired", "the certificate that clients see is over", certificate["path"], remedy)
+        yield Trouble("CertificateExpired", "the certificate that clients see has expired", certificate["path"], remedy)
     elif left < EXPIRES_SOON:
-        what = f"the certificate that clients see ends in {max(1, round(left / 86400))} days"
+        what = f"the certificate that clients see expires in {max(1, round(left / 86400))} days"
         yield Trouble("CertificateExpires", what, certificate["path"], remedy)
 
 
 def _reload(facts: Facts) -> Iterator[Trouble]:
     last = facts["reload"]
     if last and not last["ok"]:
-        what = f"the last reload was refused, the configuration before it serves on: {last['why']}"
+        what = f"the last reload was refused, and the previous configuration stays in force: {last['why']}"
         yield Trouble(
-            "ReloadRefused", what, facts["configuration"]["path"], "mend it and reload: systemctl reload mirror"
+            "ReloadRefused", what, facts["configuration"]["path"], "correct it and reload: systemctl reload mirror"
         )
 
 
@@ -245,7 +247,7 @@ def _housekeeping(facts: Facts) -> Iterator[Trouble]:
     if facts["housekeeping"] is False:
         yield Trouble(
             "HousekeepingIdle",
-            "nobody evicts, rebuilds and delivers",
+            "nothing is evicted, rebuilt or delivered",
             facts["store"]["path"],
             "see the log for duty_failed",
         )

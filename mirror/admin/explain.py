@@ -146,7 +146,7 @@ class Explain:
         if not target.hosted:
             verbs = [verb for verb in verbs if verb == "pull"]
         named = (rule["where"] for rule in rules if not {ANONYMOUS.name, ANYBODY}.isdisjoint(rule["who"]))
-        without = "rules are for it, and none names anonymous" if rules else ""
+        without = "rules cover it, and none names anonymous" if rules else ""
         decides = next(named, without) or f"clients.anonymous: {self._config.clients.anonymous}"
         return {"anonymous": verbs, "decided_by": decides, "rules": rules}
 
@@ -212,7 +212,7 @@ class Explain:
         if fresh_for is None:
             fresh, why = True, "nobody else says what it means"
         elif self._config.offline:
-            fresh, why = True, "offline nothing is asked"
+            fresh, why = True, "nothing is asked while offline"
         else:
             fresh = 0 <= age < fresh_for
             why = f"checked {age:.0f} s ago, and believed for {fresh_for:.0f} s"
@@ -282,7 +282,7 @@ class Explain:
 def _proxied(name: str, target: Target, here: dict[str, Any], *, away: bool) -> dict[str, str]:
     """Foresee a pull from an upstream that may be asked."""
     lacking = (here["contents"] or {}).get("missing", 0)
-    rest = f"; {lacking} of its contents are fetched when they are asked for" if lacking else ""
+    rest = f"; {lacking} of the items that it names are fetched when they are asked for" if lacking else ""
     tag = here["tag"]
     if tag is not None and not tag["fresh"]:
         if away:

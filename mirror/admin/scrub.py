@@ -184,7 +184,7 @@ class Scrubber:
 
     async def _take(self) -> None:
         if not await self._threads.run(self._lock.acquire, _PATIENCE):
-            raise NotYet("another process scrubs this store", "wait for it")
+            raise NotYet("another process is scrubbing this store", "wait for it")
 
     async def _hash(
         self,
@@ -338,7 +338,7 @@ class Scrubber:
         if why == TOO_MANY:
             why = "more than a tenth of the content does not hash to its name, and nothing more is put away"
             self._brake.stop("scrub", why)
-        _log.error("scrub_stopped", why=why, remedy="mirror status says what to look at")
+        _log.error("scrub_stopped", why=why, remedy="`mirror status` says what to look at")
         return why
 
     async def put_back(self, *, all_of_it: bool = False) -> list[Digest]:

@@ -170,7 +170,7 @@ def _remove(path: Path) -> None:
     """Remove a socket that is left at `path`; raise FileExistsError where something else is there."""
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise FileExistsError(17, "there is a file of that name, which is no socket")
+            raise FileExistsError(17, "there is a file of that name, which is not a socket")
         path.unlink()
     except FileNotFoundError:
         return

@@ -46,7 +46,11 @@ def main() -> None:
 
 @main.command(epilog="See also: mirror check, docs/configuration.md, docs/operations.md")
 @common()
-@click.option("--offline", is_flag=True, help="Never contact an upstream; overrides `offline` in the configuration.")
+@click.option(
+    "--offline",
+    is_flag=True,
+    help="Never contact an upstream, whatever mirror.yaml says; for this service alone, not for other commands.",
+)
 def serve(offline: bool, **given: Any) -> None:
     """Run the registry until SIGTERM, which lets running answers finish; SIGHUP rereads the configuration."""
     from mirror import app

@@ -61,7 +61,7 @@ def token() -> None:
 @token.command("create", epilog="See also: mirror token list, mirror token revoke, docs/access.md")
 @click.argument("name", callback=_checked("robot"))
 @click.option(
-    "--expires", required=True, callback=_checked("expiry"), metavar="90d|never", help="How long the token is good."
+    "--expires", required=True, callback=_checked("expiry"), metavar="90d|never", help="How long the token is valid."
 )
 @click.option(
     "--repositories",
@@ -69,10 +69,10 @@ def token() -> None:
     required=True,
     callback=_checked("patterns"),
     metavar="PATTERN",
-    help="Where it is good, as in apps/**; may be given several times.",
+    help="Which repositories it is valid for, e.g. apps/**; may be given several times.",
 )
 @click.option(
-    "--may", default="pull", show_default=True, callback=_checked("verbs"), help="What for: of pull,push,delete."
+    "--may", default="pull", show_default=True, callback=_checked("verbs"), help="What it may do, of pull,push,delete."
 )
 @click.option(
     "--registry",
@@ -104,7 +104,7 @@ def create(
 @token.command("list", epilog="See also: mirror token create, mirror token revoke, docs/access.md")
 @common(reports=True)
 def list_tokens(**given: Any) -> None:
-    """List all tokens: what for, until when, and when each was used last."""
+    """List all tokens: what each may do, when it expires, and when it was last used."""
     from mirror.cli import tokens
 
     _run("token list", given, tokens.list_all)
@@ -114,7 +114,7 @@ def list_tokens(**given: Any) -> None:
 @click.argument("name", metavar="NAME|ID")
 @common(reports=True)
 def revoke(name: str, **given: Any) -> None:
-    """End one token by its id, or all of a robot by its name. A running service refuses it at once."""
+    """Revoke one token by its id, or all tokens of a robot by its name. A running service refuses them at once."""
     from mirror.cli import tokens
 
     _run("token revoke", given, lambda config, outcome: tokens.revoke(config, name, outcome))
@@ -140,7 +140,7 @@ def _of_file(command: Callable[..., None]) -> Callable[..., None]:
 @_of_file
 @common(reports=True)
 def add(name: str, password_file: Path | None, file: Path | None, **given: Any) -> None:
-    """Add the user NAME, or give it another password. A running service takes it within a second."""
+    """Add the user NAME, or change its password. A running service takes this up within a second."""
     from mirror.cli import users
 
     _run("user add", given, lambda config, outcome: users.add(config, file, name, password_file, outcome))

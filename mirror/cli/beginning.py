@@ -48,7 +48,7 @@ upstreams:
 # offline: true                               # behind a gap: nobody is asked, what was loaded is served
 
 clients:
-  # pull: whoever reaches this port may pull what the pull secret can. none: only who logs in.
+  # pull: whoever reaches this port may pull what the pull secret can. none: only those who log in.
   anonymous: none
   htpasswd: htpasswd                          # mirror user add NAME
   rules:                                      # robots need none: mirror token create NAME
@@ -124,7 +124,7 @@ class _Made:
 
         try:
             if not path.parent.is_dir():
-                raise FileNotFoundError(0, "its folder is not there", str(path.parent))
+                raise FileNotFoundError(0, "its folder does not exist", str(path.parent))
             if not path.exists() and not os.access(path.parent, os.W_OK | os.X_OK, effective_ids=True):
                 raise PermissionError(0, "Permission denied", str(path))
         except OSError as error:
@@ -172,15 +172,17 @@ def _warn_of_unnamed(certificate: Path, hosts: Sequence[str], outcome: Outcome) 
     content = SecretFile(certificate, _OPEN).read() or b""
     if lacking := unnamed(content, hosts):
         names = ", ".join(lacking)
-        outcome.warn([f"{certificate} stays, and does not name {names}: move it and its key away, then run this again"])
+        outcome.warn(
+            [f"{certificate} was kept, and does not name {names}: move it and its key away, then run this again"]
+        )
 
 
 def _both(certificate: Path, key: Path) -> bool:
     """Tell whether a pair is there; half of one is an error."""
     if certificate.exists() != key.exists():
         there, missing = (certificate, key) if certificate.exists() else (key, certificate)
-        what = f"{there} is here without {missing}, and a certificate is of use only with its own key"
-        raise ConfigurationError([Problem("half_a_pair", what, "", f"bring {missing}, or move {there} away")])
+        what = f"{there} exists but {missing} does not, and a certificate is only of use with its own key"
+        raise ConfigurationError([Problem("half_a_pair", what, "", f"restore {missing}, or move {there} away")])
     return certificate.exists()
 
 
@@ -235,7 +237,7 @@ def _say(outcome: Outcome) -> None:
     outcome.say(*(f"made  {path}" for path in facts["made"]), *(f"kept  {path}" for path in facts["kept"]))
     if facts["user"] and not outcome.as_json:
         # Even when quiet: it is kept nowhere, and this is the one time that it can be read.
-        click.echo(f"\nThe user {USER} has the password  {facts['user']['password']}  which is shown only now.")
+        click.echo(f"\nThe user {USER} has the password  {facts['user']['password']}  which is shown only this once.")
     if facts["ca"]:
         outcome.say(f"Clients must trust {facts['ca']}; its key, ca.key, signs the next certificate: keep it safe.")
     outcome.say(

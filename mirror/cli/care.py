@@ -29,11 +29,11 @@ def _parse_rate(_context: click.Context, _parameter: click.Parameter, value: str
     type=click.Choice(["upstream", "repository", "set"]),
     default="upstream",
     show_default=True,
-    help="What to share it out among.",
+    help="What to group by.",
 )
 @common(reports=True)
 def du(by: str, **given: Any) -> None:
-    """Say what takes the room: the bytes of each, and those that nothing else has too."""
+    """Say what takes up the room: the bytes of each, and how many of them nothing else has."""
     from mirror.cli import usage
 
     run("du", given, lambda desk, outcome: usage.du(desk, outcome, by))
@@ -43,9 +43,9 @@ def du(by: str, **given: Any) -> None:
 @click.argument("what", metavar="SET@N|NAME@DIGEST")
 @common(reports=True)
 def pin(what: str, **given: Any) -> None:
-    """Keep an image of a repository from eviction, purge and gc; or a generation of a set from `sync --keep`.
+    """Keep an image from eviction, purge and gc, or a generation of a set from `sync --keep`.
 
-    An image is kept with all that is known of it here. All generations are kept from eviction anyway.
+    An image is kept with everything that is known of it here. Generations are never evicted anyway.
     """
     from mirror.cli import pinning
 
@@ -54,12 +54,12 @@ def pin(what: str, **given: Any) -> None:
 
 @click.command(epilog="See also: mirror unpin, mirror gc, mirror du")
 @click.argument("name", metavar=_NAME)
-@click.option("--dry-run", is_flag=True, help="Only say what it would free.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be freed.")
 @common(reports=True)
 def purge(name: str, dry_run: bool, **given: Any) -> None:
-    """Drop what was pulled through of a repository, a tag or a digest: the next pull fetches it anew.
+    """Drop what was pulled through for a repository, a tag or a digest: the next pull fetches it again.
 
-    What is pinned stays, and what was pushed here, and what another repository has too.
+    What is pinned, what was pushed here, and what another repository has as well, stays.
     """
     from mirror.cli import purging
 
@@ -68,12 +68,14 @@ def purge(name: str, dry_run: bool, **given: Any) -> None:
 
 @click.command(epilog="See also: mirror verify, mirror status, docs/operations.md")
 @click.argument("what", metavar="[NAME|SET[@N]]", required=False)
-@click.option("--rate", metavar="SIZE", callback=_parse_rate, help="Bytes read a second at most, e.g. 50MiB.")
-@click.option("--restart", is_flag=True, help="Begin at the start where an earlier scrub was stopped.")
-@click.option("--missing", type=click.Path(path_type=Path), metavar="FILE", help="List what is lost, for save --want.")
-@click.option("--index", "index_only", is_flag=True, help="Only compare the index with the files, or make it anew.")
-@click.option("--dry-run", is_flag=True, help="Only say what is wrong.")
-@click.option("--yes", is_flag=True, help="Go on where more than a tenth of the store is bad.")
+@click.option("--rate", metavar="SIZE", callback=_parse_rate, help="Read at most this many bytes a second, e.g. 50MiB.")
+@click.option("--restart", is_flag=True, help="Start over, even if an earlier scrub was stopped.")
+@click.option(
+    "--missing", type=click.Path(path_type=Path), metavar="FILE", help="Write a list of what is lost, for save --want."
+)
+@click.option("--index", "index_only", is_flag=True, help="Only compare the index with the files, or rebuild it.")
+@click.option("--dry-run", is_flag=True, help="Only say what is wrong: change nothing, ask nobody.")
+@click.option("--yes", is_flag=True, help="Go on even if more than a tenth of the store is bad.")
 @common(reports=True)
 def scrub(
     what: str | None,
@@ -87,8 +89,11 @@ def scrub(
 ) -> None:
     """Hash everything again, or a repository or a set. What is bad goes to quarantine and is fetched again.
 
-    Also finds what is pinned or was pushed and is not here, files that do not belong, and what the index lacks. Run it
-    again where it was stopped: it goes on.
+    For what is bad or missing, and only for that, the upstreams of mirror.yaml are asked. With `offline: true` there,
+    or with --dry-run, nobody is; `mirror serve --offline` is about that service alone.
+
+    Also finds what is pinned or was pushed but is not here, files that do not belong, and what the index lacks. If it
+    was stopped, run it again: it goes on from there.
     """
     from mirror.cli import scrubbing
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,10 +51,27 @@ def choose_file(desk: Desk, given: str) -> File | None:
 
     A bare NAME is /etc/mirror/sets/NAME with one of ENDINGS if that is there. For threads.
     """
-    places = [Path(given)]
-    if "/" not in given:
-        places += [SETS_FOLDER / f"{given}{ending}" for ending in ENDINGS]
-    path = next((place for place in places if _exists(desk, place)), None)
+    return _read_first(desk, [Path(given), *_kept(given)])
+
+
+def choose_beside(desk: Desk, given: str) -> File | None:
+    """Return the image set file that belongs to what `choose_stored` takes for `given`; None where there is none.
+
+    Where `given` is a set that is here, a file of that name in the working directory is another matter. For threads.
+    """
+    name = _STORED.fullmatch(given)
+    if name is not None and _is_set(desk, name["set"]):
+        return _read_first(desk, _kept(name["set"]))
+    return choose_file(desk, given)
+
+
+def _kept(name: str) -> list[Path]:
+    """Return where the image set of a bare name may be kept."""
+    return [] if "/" in name else [SETS_FOLDER / f"{name}{ending}" for ending in ENDINGS]
+
+
+def _read_first(desk: Desk, places: list[Path]) -> File | None:
+    path = next((place for place in places if is_folder(desk, place) is False), None)
     if path is None:
         return None
     raw = read_head(desk.outside, path, _IMAGE_SET_LIMIT + 1)
@@ -97,7 +115,7 @@ def stored(desk: Desk, name: str, number: int | None, *, complete: bool) -> Stor
     if plan is None:
         known = ", ".join(f"{name}@{one}" for one in numbers)
         raise ConfigurationError(
-            [Problem("no_generation", f"there is no {name}@{number} here", "", f"there is {known}")]
+            [Problem("no_generation", f"there is no {name}@{number} here", "", f"the generations here are {known}")]
         )
     return Stored(plan, number, (name, number) in current)
 
@@ -121,7 +139,11 @@ def unknown_set(desk: Desk, given: str) -> ConfigurationError:
     """Return the error for what names neither a file nor a set."""
     names = desk.sets.names()
     remedy = f"the sets here are {', '.join(names)}" if names else "there are no sets here yet: sync or load one"
-    what = f"'{given}' is neither a file nor a set here{looked(given)}"
+    if is_folder(desk, Path(given)):
+        what = f"'{given}' is a folder, and no set here is called that"
+        remedy = f"{remedy}; parts or an archive in that folder come in by `mirror load {given}`"
+    else:
+        what = f"'{given}' is neither a file nor a set here{looked(given)}"
     return ConfigurationError([Problem("no_set", what, "", remedy)])
 
 
@@ -137,9 +159,9 @@ def _is_set(desk: Desk, name: str) -> bool:
         return False
 
 
-def _exists(desk: Desk, path: Path) -> bool:
+def is_folder(desk: Desk, path: Path) -> bool | None:
+    """Tell whether a path is a folder, which no image set is; None where nothing is there. For threads."""
     try:
-        desk.outside.stat(path)
+        return stat.S_ISDIR(desk.outside.stat(path).st_mode)
     except OSError:
-        return False
-    return True
+        return None

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from mirror.cli.choose import Stored, choose_file, choose_stored
+from mirror.cli.choose import Stored, choose_beside, choose_stored
 from mirror.cli.desk import Desk
 from mirror.cli.importing import load_foreign, presumptions
 from mirror.cli.outcome import FAILED, INCOMPLETE, NO_SPACE, UNVERIFIED, Outcome, SetIncomplete, count_text, size_text
@@ -133,10 +133,10 @@ def _generation(since: str) -> int | None:
 
 
 def _archive_size(desk: Desk, given: str) -> int | None:
-    """Return the archiveSize of an image set file in bytes, where one was given and says it."""
+    """Return the archiveSize, in bytes, that the image set file says; None where there is none, or it says none."""
     from mirror.offline import image_set
 
-    file = choose_file(desk, given)
+    file = choose_beside(desk, given)
     if file is None or file.plan is not None:
         return None
     return image_set.read(file.path, file.raw).archive_size
@@ -158,9 +158,9 @@ def _report_save(outcome: Outcome, chosen: Stored, report: archive.SaveReport, w
     if report.full is not None:
         left, all_parts = sum(one.size for one in report.left), count_text(len(report.plan.parts), "part")
         outcome.note(
-            NO_SPACE, "disk_full", f"{len(report.left)} of {all_parts} did not fit: {size_text(left)} are left",
+            NO_SPACE, "disk_full", f"{len(report.left)} of {all_parts} did not fit: {size_text(left)} is left to write",
             str(wanted.target),
-            "run the same command with --to the next disk: it goes on with the parts that are left",
+            "run the same command with --to the next disk: it goes on with the remaining parts",
         )  # fmt: skip
     where = f" ({len(report.elsewhere)} on other disks)" if report.elsewhere else ""
     written = count_text(len(report.written), "part")
@@ -207,7 +207,8 @@ async def load(desk: Desk, wanted: Loaded, outcome: Outcome) -> None:
         lacking = complete(plan, number, "loaded", desk.store, desk.sets, demanded_keyring(desk), step)
         if lacking:
             raise StoreError(
-                f"{len(lacking.missing)} digests of {plan.set}@{number} have gone meanwhile", "load it again"
+                f"{len(lacking.missing)} digests of {plan.set}@{number} have disappeared in the meantime",
+                "load it again",
             )
 
     foreign = await asyncio.to_thread(recognise, wanted.paths, desk.outside)
@@ -222,7 +223,7 @@ async def load(desk: Desk, wanted: Loaded, outcome: Outcome) -> None:
         return
     if wanted.as_name is not None or wanted.name is not None:
         raise ConfigurationError(
-            [Problem("not_foreign", "parts say themselves what they hold", "", "leave --as and --set out")]
+            [Problem("not_foreign", "parts say for themselves what they hold", "", "leave out --as and --set")]
         )
     opened = desk.opened
     used = opened.index.note
@@ -264,7 +265,7 @@ def _report_load(desk: Desk, outcome: Outcome, report: LoadReport, wanted: Loade
     outcome.facts["doubled"] = [[str(path) for path in pair] for pair in report.doubled]
     outcome.facts["ignored"] = [{"path": str(path), "why": why} for path, why in report.ignored]
     for path, why in report.ignored:
-        outcome.warn([f"{path} is left alone: {why}"])
+        outcome.warn([f"{path} is ignored: {why}"])
     for first, second in report.doubled:
         outcome.warn([f"{second} is the same part as {first}"])
     _report_damage(outcome, report)

@@ -117,6 +117,7 @@ def run(config: Config, outcome: Outcome, work: Callable[[Desk], Awaitable[None]
             outcome.note_error(error)
         except OSError as error:
             outcome.note_os_error(error)
+        logs.tell_suppressed()
         return outcome.finish()
 
     try:
@@ -140,7 +141,7 @@ async def _work(config: Config, outside: Outside, outcome: Outcome, work: Callab
                 "interrupted",
                 "stopped before the end",
                 "",
-                "run it again: what is here is not fetched anew",
+                "run it again: what is here is not fetched again",
             )
 
 
@@ -152,6 +153,8 @@ async def _desk(config: Config, outside: Outside) -> AsyncIterator[Desk]:
         opened = await open_rooms(rooms, config, metrics, os.environ, who, courteous=True)
         flushing = asyncio.create_task(_flush_uses(opened.index))
         rooms.push_async_callback(_flush_last, opened.index, flushing)
+        telling = asyncio.create_task(logs.keep_telling())
+        rooms.callback(telling.cancel)
         rooms.push_async_callback(opened.content.stop)
         await opened.content.settle()
         with suppress(StoreUnreadable, OSError):  # then nothing is taken for not pushed

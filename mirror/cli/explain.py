@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mirror.admin.explain import Explain
@@ -76,15 +76,18 @@ def _upstream_lines(upstream: dict[str, Any] | None) -> Iterator[str]:
     for one in upstream["endpoints"]:
         login = one["credential"] or "no login"
         refused = ", which is refused" if one["login"] == "refused" else ""
-        away = f"; away: {one['last_error']}" if one["breaker"] != "closed" else ""
+        away = f"; unreachable: {one['last_error']}" if one["breaker"] != "closed" else ""
         yield _row("endpoint", f"{one['url']} with {login}{refused}{away}")
 
 
 def _client_lines(clients: dict[str, Any]) -> Iterator[str]:
-    may = ", ".join(clients["anonymous"]) or "nothing"
-    yield _row("clients", f"without a login may {may} ({clients['decided_by']})")
+    yield _row("clients", f"without a login: {_may(clients['anonymous'])} ({clients['decided_by']})")
     for rule in clients["rules"]:
-        yield _row("rule", f"{rule['where']}: {', '.join(rule['who'])} may {', '.join(rule['may']) or 'nothing'}")
+        yield _row("rule", f"{rule['where']}: {', '.join(rule['who'])} {_may(rule['may'])}")
+
+
+def _may(verbs: Sequence[str]) -> str:
+    return f"may {', '.join(verbs)}" if verbs else "may do nothing"
 
 
 def _here_lines(here: dict[str, Any], reference: str) -> Iterator[str]:
@@ -92,7 +95,7 @@ def _here_lines(here: dict[str, Any], reference: str) -> Iterator[str]:
         yield _row("here", f"nothing is known of {reference}")
         return
     if here["tag"] is not None:
-        fresh = "fresh" if here["tag"]["fresh"] else "to be asked for again"
+        fresh = "fresh" if here["tag"]["fresh"] else "due to be checked again"
         yield _row("tag", f"{reference} means {here['digest']}, {fresh}: {here['tag']['why']}")
     if here["pinned_by"]:
         kinds = {"pin": "mirror pin"}
@@ -104,8 +107,8 @@ def _here_lines(here: dict[str, Any], reference: str) -> Iterator[str]:
         yield _row("here", "its manifest, which cannot be read")
     else:
         some = contents["count"] - contents["missing"]
-        lacking = f"; {size_text(contents['missing_bytes'])} are not" if contents["missing"] else ""
-        yield _row("here", f"its manifest and {some} of {contents['count']} contents that it names{lacking}")
+        lacking = f"; {size_text(contents['missing_bytes'])} is missing" if contents["missing"] else ""
+        yield _row("here", f"its manifest and {some} of {contents['count']} items that it names{lacking}")
 
 
 def _row(name: str, text: str) -> str:

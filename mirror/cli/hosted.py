@@ -30,14 +30,14 @@ def _parse_named(_context: click.Context, _parameter: click.Parameter, value: st
 
 
 @click.command(epilog="See also: mirror unpin, mirror purge, mirror du")
-@click.option("--dry-run", is_flag=True, help="Only say what it would free.")
-@click.option("--yes", is_flag=True, help="Also where it takes more than a tenth of the store.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be freed.")
+@click.option("--yes", is_flag=True, help="Go on even if it takes more than a tenth of the store.")
 @common(reports=True)
 def gc(dry_run: bool, yes: bool, **given: Any) -> None:
-    """Free what was pushed here and is named by nothing any more, also while the registry serves.
+    """Free what was pushed here and nothing names any more. Safe while the registry serves.
 
     Manifests stay until they are deleted, with or without a tag, and so does all that they name. What was pushed
-    within the last day stays too: its manifest may be on its way. Uploads go that nobody went on with for a week.
+    within the last day stays too: its manifest may be on its way. Uploads that nobody continued for a week go.
     """
     from mirror.cli import repositories
 
@@ -48,7 +48,7 @@ def gc(dry_run: bool, yes: bool, **given: Any) -> None:
 @click.argument("name", metavar="NAME[:TAG]", callback=_parse_named)
 @common(reports=True)
 def history(name: Named, **given: Any) -> None:
-    """Say what a tag, or each tag of a repository, means and meant, since when, and who had set it."""
+    """Say what a tag, or each tag of a repository, means and used to mean, since when, and who set it."""
     from mirror.cli import repositories
 
     run("history", given, lambda desk, outcome: repositories.history(desk, outcome, name.name, name.tag))
@@ -59,7 +59,7 @@ def history(name: Named, **given: Any) -> None:
 @click.argument("digest", metavar="DIGEST")
 @common(reports=True)
 def rollback(name: Named, digest: str, **given: Any) -> None:
-    """Let a tag mean again what it meant before.
+    """Make a tag mean again what it meant before.
 
     DIGEST is one of those that `mirror history NAME:TAG` shows, or the beginning of one.
     """

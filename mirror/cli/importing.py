@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from mirror.cli.desk import Desk, readers
-from mirror.cli.outcome import INCOMPLETE, NO_SPACE, UNVERIFIED, Outcome, size_text
+from mirror.cli.outcome import INCOMPLETE, NO_SPACE, UNVERIFIED, Outcome, count_text, size_text
 from mirror.cli.planning import demanded_keyring, next_generation, read_keyring
 from mirror.cli.progress import Step, shown
 from mirror.errors import ConfigurationError, InvalidRequest, NotHere, NotYet, Problem, StoreError
@@ -123,7 +123,7 @@ def _bring(desk: Desk, found: Survey, outcome: Outcome, set_name: str, carrying:
     _describe(outcome, found, plan)
     label = found.foreign.label
     if not plan.images:
-        outcome.note(INCOMPLETE, "nothing_whole", f"{label} has no whole image", "", "see what is missing above")
+        outcome.note(INCOMPLETE, "nothing_whole", f"{label} holds no complete image", "", "see what is missing above")
         return
     lacking = found.lacking(desk.store.has)
     carrying.total = sum(lacking.values())
@@ -131,7 +131,7 @@ def _bring(desk: Desk, found: Survey, outcome: Outcome, set_name: str, carrying:
     if carrying.total > room.free + room.evictable:
         outcome.note(
             NO_SPACE, "no_space",
-            f"{label} needs {size_text(carrying.total)} more, {size_text(room.free)} are free and"
+            f"{label} needs {size_text(carrying.total)} more; {size_text(room.free)} is free and"
             f" {size_text(room.evictable)} can be evicted",
             str(desk.config.storage.path), "give the store more room",
         )  # fmt: skip
@@ -153,7 +153,9 @@ def _bring(desk: Desk, found: Survey, outcome: Outcome, set_name: str, carrying:
         raise
     outcome.facts |= {"generation": number, "received": {"digests": brought.contents, "bytes": brought.size}}
     if missing and not brought.damaged:
-        raise StoreError(f"{len(missing.missing)} digests of {set_name}@{number} have gone meanwhile", "load it again")
+        raise StoreError(
+            f"{len(missing.missing)} digests of {set_name}@{number} have disappeared in the meantime", "load it again"
+        )
     state = "is not complete" if missing else "is complete"
     outcome.say(f"set {set_name}@{number} {plan.digest} {state}: {size_text(brought.size)} received")
 
@@ -180,7 +182,12 @@ def _check_presumed(desk: Desk, foreign: Foreign, plan: Plan) -> None:
             else:
                 presumed.append(digest)
     if presumed:
-        raise PresumedRefused(foreign.label, presumed)
+        refused = PresumedRefused(f"{foreign.label} ({foreign.kind})", presumed)
+        refused.remedy = (
+            "make the archive again with all layers of its images, e.g. `skopeo copy --all docker://NAME"
+            " oci-archive:FILE:NAME`, and load that; or, if you trust who made it, load it with --allow-presumed"
+        )
+        raise refused
     for digest in proven:
         asked.prove(plan, digest)
 
@@ -206,10 +213,11 @@ def _describe(outcome: Outcome, found: Survey, plan: Plan) -> None:
         "hosted": list(found.hosted),
         "missing": [str(digest) for digest in sorted(found.missing)],
     }
-    outcome.say(f"{found.foreign.label}: {found.foreign.kind}, {plan.totals['images']} images")
-    outcome.say(*(f"  {repository} is {source}" for repository, source in sorted(found.named.items())))
+    outcome.say(f"{found.foreign.label}: {found.foreign.kind}, {count_text(plan.totals['images'], 'image')}")
+    for repository, source in sorted(found.named.items()):
+        outcome.say(f"  {source}" if repository == source else f"  {repository} came from {source}")
     for repository in found.hosted:
-        outcome.say(f"  {repository} cannot be named back to where it came from: kept under this name")
+        outcome.say(f"  {repository}: nothing says where it came from, so it is kept under this name")
     for one in found.left_out:
         outcome.note(INCOMPLETE, "image_lacking", f"{one.what}: {one.why}", found.foreign.label, one.remedy)
     for one in found.damaged:

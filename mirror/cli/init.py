@@ -37,14 +37,14 @@ def _hosts(_context: click.Context, _parameter: click.Parameter, values: Sequenc
 @click.option(
     "--store",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Where content goes.  [default: /var/lib/mirror for root, else `store` beside the configuration]",
+    help="Where content is stored.  [default: /var/lib/mirror for root, else `store` beside the configuration]",
 )
 @common(reports=True)
 def init(hosts: tuple[str, ...], store: Path | None, **given: Any) -> None:
     """Write a first mirror.yaml, with a CA, a server certificate and a user. Overwrites nothing.
 
-    What the configuration names and what is not there is made; what is there stays. So a certificate is renewed by
-    moving its two files away and running this again.
+    What the configuration names is made where it does not exist; what exists stays. To renew a certificate, move its
+    two files away and run this again.
     """
     from mirror import logs
     from mirror.cli import beginning

@@ -82,7 +82,7 @@ def _ls(desk: Desk, named: Named, outcome: Outcome) -> None:
             outcome.say("under it:", *outcome.facts["under"])
         return
     if not under:
-        raise NotHere(f"nothing of {named.name} is here", "mirror ls shows what is")
+        raise NotHere(f"nothing of {named.name} is here", "`mirror ls` shows what is here")
     rows, tags = Manifests(layout), Tags(layout)
     found = [{"name": one, "tags": len(tags.list(one)), "manifests": sum(1 for _ in rows.list(one))} for one in under]
     outcome.facts["repositories"] = found
@@ -169,7 +169,7 @@ def _list_image(desk: Desk, named: Named, name: str, outcome: Outcome) -> None:
     if digest is None:
         record = Tags(desk.opened.layout).read(name, named.tag)
         if record is None:
-            raise NotHere(f"there is no tag {named} here", f"mirror ls {named.name} shows which there are")
+            raise NotHere(f"there is no tag {named} here", f"`mirror ls {named.name}` shows which tags there are")
         digest = record.digest
     tree = grow(desk.opened.layout, name, digest)
     parts = [("manifest", one, size) for one, size in tree.manifests.items()]
@@ -188,7 +188,7 @@ def _list_image(desk: Desk, named: Named, name: str, outcome: Outcome) -> None:
     lines += [(str(one), kind, size_text(size), "no" if one in tree.absent else "yes") for kind, one, size in parts]
     outcome.say(*table(lines))
     total = sum(size for _, _, size in parts)
-    missing = f"; {len(tree.absent)} are not here" if tree.absent else ""
+    missing = f"; {len(tree.absent)} missing" if tree.absent else ""
     outcome.say("", f"{name}@{digest}: {size_text(total)}{missing}; pinned by {', '.join(held) or 'nothing'}")
 
 

@@ -27,9 +27,10 @@ from mirror.oci.digest import Digest
 from mirror.offline.complete import refresh_graphs
 from mirror.offline.plan import Plan
 from mirror.offline.saves import Saves
+from mirror.offline.signatures import remedy as signature_remedy
 from mirror.offline.signatures import verify as verify_signature
 from mirror.offline.trust import unsigned
-from mirror.offline.verify import Verdict
+from mirror.offline.verify import Verdict, without_signature
 from mirror.offline.verify import verify as verify_plan
 from mirror.store.pins import ImagePins
 from mirror.store.walk import find_blobs
@@ -71,7 +72,8 @@ async def verify(desk: Desk, given: str | None, outcome: Outcome, *, deep: bool,
             complete=one.complete,
             deep=deep,
             check_signature=check,
-            unsigned=partial(find_unsigned, one.plan) if desk.config.releases.require_signature else None,
+            unsigned=partial(find_unsigned, one.plan),
+            required=desk.config.releases.require_signature,
             progress=count,
         )
 
@@ -79,7 +81,7 @@ async def verify(desk: Desk, given: str | None, outcome: Outcome, *, deep: bool,
         verdicts = [await asyncio.to_thread(look, one) for one in chosen]
     outcome.facts["sets"] = [verdict.as_dict() for verdict in verdicts]
     outcome.facts["deep"] = deep
-    _report(desk, outcome, verdicts)
+    _report(desk, outcome, verdicts, signature_remedy(keyring))
     if output is not None:
         missing = sorted({str(digest) for verdict in verdicts for digest in (*verdict.missing, *verdict.corrupt)})
         await asyncio.to_thread(desk.write, output, "".join(f"{digest}\n" for digest in missing).encode())
@@ -96,15 +98,15 @@ def _chosen(desk: Desk, given: str | None) -> list[Stored]:
     ]
 
 
-def _report(desk: Desk, outcome: Outcome, verdicts: list[Verdict]) -> None:
+def _report(desk: Desk, outcome: Outcome, verdicts: list[Verdict], sign: str) -> None:
+    """Say what was found; `sign` is what to do about a release without a signature."""
     rows: list[tuple[str, ...]] = [("set", "digests", "size", "missing", "corrupt", "openpgp", "sigstore", "state")]
     for one in verdicts:
         sigstore = one.sigstore.get("required", 0) + one.sigstore.get("present", 0)
-        state = "whole" if one.whole else "incomplete" if not one.corrupt else "corrupt"
         rows.append(
             (
                 f"{one.set}@{one.generation}", str(one.digests), size_text(one.bytes), str(len(one.missing)),
-                str(len(one.corrupt)), f"{one.signed} of {one.releases}", f"{sigstore} present", state,
+                str(len(one.corrupt)), f"{one.signed} of {one.releases}", f"{sigstore} present", one.state,
             )
         )  # fmt: skip
     if verdicts:
@@ -118,6 +120,12 @@ def _report(desk: Desk, outcome: Outcome, verdicts: list[Verdict]) -> None:
             )  # fmt: skip
         for problem in one.signatures:
             outcome.note(UNVERIFIED, "signature", problem, name, "sync or load the set again; see releases.keyring")
+        for release in one.unsigned:
+            what = without_signature(release)
+            if one.required:
+                outcome.note(UNVERIFIED, "signature", what, name, sign)
+            else:
+                outcome.warn([f"{name}: {what}: it is accepted because releases.require_signature is false"])
         for digest in one.closed[:_SHOWN]:
             path = desk.opened.layout.blob(digest)
             outcome.note(
@@ -143,7 +151,7 @@ def _note_missing(outcome: Outcome, name: str, one: Verdict) -> None:
     for what in one.lacking:
         outcome.note(INCOMPLETE, "lacking", what, name)
     if not one.complete and not (one.missing or one.lacking):
-        outcome.note(INCOMPLETE, "not_completed", "its sync or load did not end", name, "run that again")
+        outcome.note(INCOMPLETE, "not_completed", "its sync or load did not finish", name, "run it again")
 
 
 # -- inventory -----------------------------------------------------------------------------------------------------
@@ -276,8 +284,12 @@ async def unpin(desk: Desk, given: str, outcome: Outcome, *, now: bool, dry_run:
         await pinning.unpin(desk, outcome, given, now=now, dry_run=dry_run, yes=yes)
         return
     if "@" not in given:
-        remedy = f"write SET@N, e.g. {given}@1, or NAME@DIGEST; see `mirror ls`"
-        raise ConfigurationError([Problem("no_generation", f"'{given}' names no generation", "", remedy)])
+        remedy = f"write SET@N, e.g. {given}@1, or NAME@DIGEST; `mirror ls` shows what is here"
+        if "/" in given or ":" in given:
+            name = given.partition(":")[0]
+            remedy = f"write NAME@DIGEST, e.g. {name}@sha256:…; `mirror ls {name}` shows what is here and pinned"
+        what = f"'{given}' is neither a generation of a set nor an image by its digest"
+        raise ConfigurationError([Problem("no_generation", what, "", remedy)])
     name, _, _ = given.partition("@")
     busy = await asyncio.to_thread(desk.sets.try_busy, name)
     if busy is None:
@@ -285,8 +297,8 @@ async def unpin(desk: Desk, given: str, outcome: Outcome, *, now: bool, dry_run:
     try:
         one = await asyncio.to_thread(choose_stored, desk, given, complete=False)
         if desk.config.offline and not (now or dry_run):
-            what = "offline nothing is evicted, so what is given up would stay for good"
-            raise ConfigurationError([Problem("offline", what, given, "say --now")])
+            what = "nothing is evicted while offline, so what is given up would stay for good"
+            raise ConfigurationError([Problem("offline", what, given, "add --now")])
         alone = await asyncio.to_thread(_alone, desk, one)
         freed = sum(alone.values())
         outcome.facts |= {"set": str(one), "unpinned_bytes": freed, "deleted": now, "dry_run": dry_run}

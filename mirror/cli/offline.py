@@ -59,7 +59,7 @@ def _parse_size(_context: click.Context, _parameter: click.Parameter, value: str
 @click.argument("imageset")
 @click.option("-o", "--output", type=_OUTSIDE, help="Write the plan to this file.")
 @click.option("--set", "name", metavar="NAME", help="What the set is called.  [default: the file's stem]")
-@click.option("--replace", is_flag=True, help="The image set file has moved: let the set follow it.")
+@click.option("--replace", is_flag=True, help="The image set file has moved, and the set follows it.")
 @common(reports=True)
 def plan(imageset: str, output: Path | None, name: str | None, replace: bool, **given: Any) -> None:
     """Say what an image set needs, what of it is here already, and whether the rest fits.
@@ -75,14 +75,14 @@ def plan(imageset: str, output: Path | None, name: str | None, replace: bool, **
 @click.command(epilog="See also: mirror plan, mirror save, mirror verify, docs/disconnected.md")
 @click.argument("imageset", metavar="IMAGESET|PLAN|SET")
 @click.option("--set", "name", metavar="NAME", help="What the set is called.  [default: the file's stem]")
-@click.option("--replace", is_flag=True, help="The image set file has moved: let the set follow it.")
-@click.option("--partial", is_flag=True, help="Fetch what fits, although not all does.")
+@click.option("--replace", is_flag=True, help="The image set file has moved, and the set follows it.")
+@click.option("--partial", is_flag=True, help="Fetch what fits, even if not everything does.")
 @click.option(
     "--keep", type=click.IntRange(1), metavar="N", help="Give up all but the newest N generations at the end."
 )
 @common(reports=True)
 def sync(imageset: str, name: str | None, replace: bool, partial: bool, keep: int | None, **given: Any) -> None:
-    """Fetch an image set into the store. Run it again where it was interrupted: nothing is fetched twice."""
+    """Fetch an image set into the store. If it is interrupted, run it again: nothing is fetched twice."""
     from mirror.cli import planning
 
     wanted = planning.Wanted(imageset, name, replace, partial, keep)
@@ -92,10 +92,10 @@ def sync(imageset: str, name: str | None, replace: bool, partial: bool, keep: in
 @click.command(epilog="See also: mirror load, mirror inventory, docs/disconnected.md")
 @click.argument("imageset", metavar="IMAGESET|PLAN|SET[@N]")
 @click.option("--to", "target", type=_OUTSIDE, required=True, help="The folder that the parts are written to.")
-@click.option("--have", type=_OUTSIDE, metavar="INVENTORY", help="Leave out what `mirror inventory` found over there.")
+@click.option("--have", type=_OUTSIDE, metavar="INVENTORY", help="Leave out what the other side's inventory has.")
 @click.option("--since", metavar="N|last", help="Leave out what earlier saves of this set carried.")
 @click.option("--want", type=_OUTSIDE, metavar="FILE", help="Carry only what the other side found missing.")
-@click.option("--part-size", callback=_parse_size, help="Size of a part at most.  [default: 4000MiB: fits FAT32]")
+@click.option("--part-size", callback=_parse_size, help="Largest size of a part.  [default: 4000MiB, fits FAT32]")
 @common(reports=True)
 def save(
     imageset: str,
@@ -110,7 +110,7 @@ def save(
     from mirror.cli import crossing
 
     if sum(one is not None for one in (have, since, want)) > 1:
-        raise click.UsageError("--have, --since and --want say the same in three ways: give one of them")
+        raise click.UsageError("--have, --since and --want exclude one another: give one of them")
     wanted = crossing.Saved(imageset, target, have, since, want, part_size)
     run("save", given, lambda desk, outcome: crossing.save(desk, wanted, outcome))
 
@@ -118,12 +118,15 @@ def save(
 @click.command(epilog="See also: mirror save, mirror verify, docs/disconnected.md")
 @click.argument("paths", metavar="DIR…|FILE", nargs=-1, required=True, type=_OUTSIDE)
 @click.option("--as", "as_name", metavar="NAME[@DIGEST]", help="The image's own name, for an archive that has none.")
-@click.option("--set", "name", metavar="NAME", help="What the set of a foreign archive is called.")
-@click.option("--expect", metavar="DIGEST", help="Refuse any set but the one that `mirror save` ended with.")
+@click.option("--set", "name", metavar="NAME", help="What the set is called, for an archive of another tool.")
+@click.option("--expect", metavar="DIGEST", help="Refuse any set but this one, as `mirror save` printed it last.")
 @click.option("--allow-older", is_flag=True, help="Load a generation that is older than the newest complete one.")
-@click.option("--allow-presumed", is_flag=True, help="Let it count on content here that rules keep from other names.")
+@click.option("--allow-presumed", is_flag=True, help="Let it count on content here that access rules protect.")
 @click.option(
-    "-o", "--output", type=_OUTSIDE, help="Lists what is missing, for save --want.  [default: missing-SET@N.txt here]"
+    "-o",
+    "--output",
+    type=_OUTSIDE,
+    help="Where to list what is missing, for save --want.  [default: missing-SET@N.txt here]",
 )
 @common(reports=True)
 def load(
@@ -185,7 +188,7 @@ def resources(
 @click.option("-o", "--output", type=_OUTSIDE, metavar="MISSING", help="List what is missing, for save --want.")
 @common(reports=True)
 def verify(imageset: str | None, deep: bool, output: Path | None, **given: Any) -> None:
-    """Say whether everything of a set is here, so that the cable may be cut. Without an argument: of all sets."""
+    """Say whether all of a set is here, so that the cable may be cut. Without an argument: all sets."""
     from mirror.cli import looking
 
     run("verify", given, lambda desk, outcome: looking.verify(desk, imageset, outcome, deep=deep, output=output))
@@ -217,11 +220,11 @@ def ls(name: str | None, **given: Any) -> None:
 @click.command(epilog="See also: mirror ls, mirror pin, mirror sync --keep")
 @click.argument("generation", metavar="SET@N|NAME@DIGEST")
 @click.option("--now", is_flag=True, help="Delete what nothing else needs instead of leaving it as cache.")
-@click.option("--dry-run", is_flag=True, help="Only say what it would free.")
-@click.option("--yes", is_flag=True, help="Also where --now takes more than a tenth of the store.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be freed.")
+@click.option("--yes", is_flag=True, help="Go on even if --now takes more than a tenth of the store.")
 @common(reports=True)
 def unpin(generation: str, now: bool, dry_run: bool, yes: bool, **given: Any) -> None:
-    """Give a generation of a set, or a pinned image, up: what nothing else needs becomes cache."""
+    """Give up a generation of a set, or a pinned image: what nothing else needs becomes cache."""
     from mirror.cli import looking
 
     run(

@@ -40,7 +40,7 @@ async def pin(desk: Desk, outcome: Outcome, what: str) -> None:
         outcome.note(
             INCOMPLETE, "missing", f"{one} is not here ({kind})", str(pinned), "pull it through here, then pin again"
         )
-    kept = count_text(len(pinned.content), "content")
+    kept = count_text(len(pinned.content), "item")
     outcome.say(f"{pinned} is pinned: {kept}, {size_text(sum(pinned.content.values()))}")
 
 
@@ -50,10 +50,10 @@ async def unpin(desk: Desk, outcome: Outcome, what: str, *, now: bool, dry_run: 
     pins = ImagePins(desk.opened.layout)
     pinned = await asyncio.to_thread(pins.read, name, digest)
     if pinned is None:
-        raise NotHere(f"{name}@{digest} is not pinned by itself", "mirror ls shows what is")
+        raise NotHere(f"{name}@{digest} is not pinned by itself", "`mirror ls` shows what is here")
     if desk.config.offline and not (now or dry_run):
-        stay = "offline nothing is evicted, so what is given up would stay for good"
-        raise ConfigurationError([Problem("offline", stay, what, "say --now")])
+        stay = "nothing is evicted while offline, so what is given up would stay for good"
+        raise ConfigurationError([Problem("offline", stay, what, "add --now")])
     alone = await asyncio.to_thread(_alone, desk, pinned)
     freed = sum(alone.values())
     word = "would be freed" if now else "would become cache"
@@ -82,14 +82,19 @@ def _image(desk: Desk, what: str) -> tuple[str, Digest]:
     target = find_target(desk, named.name)
     if named.digest is not None:
         return target.name, named.digest
-    raise ConfigurationError([Problem("no_digest", f"'{what}' names no digest", "", _remedy(desk, named, target.name))])
+    why = "a tag may move, so it takes a digest to say" if named.tag else "it takes a digest to say"
+    problem = Problem("no_digest", f"{why} what '{what}' means", "", _remedy(desk, named, target.name))
+    raise ConfigurationError([problem])
 
 
 def _remedy(desk: Desk, named: Named, name: str) -> str:
     record = Tags(desk.opened.layout).read(name, named.tag) if named.tag else None
     if record is not None:
-        return f"it means {named.name}@{record.digest} now"
-    return f"write NAME@DIGEST, e.g. {named.name}@sha256:…; see `mirror ls {named.name}`"
+        return f"now it means {named.name}@{record.digest}: write that"
+    return (
+        f"write {named.name}@sha256:…: `mirror ls {named.name}` shows the digests that are here, and what was never"
+        " pulled through here has to be pulled first"
+    )
 
 
 def _alone(desk: Desk, pinned: Pinned) -> dict[Digest, int]:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mirror.cli.choose import File, Stored, choose_file, choose_stored, looked
+from mirror.cli.choose import File, Stored, choose_file, choose_stored, is_folder, looked
 from mirror.cli.desk import Desk, readers
 from mirror.cli.outcome import DONE, FAILED, INCOMPLETE, NO_SPACE, TEMPORARY, Outcome, size_text, table
 from mirror.cli.progress import Step, shown
@@ -79,7 +79,7 @@ async def sync(desk: Desk, wanted: Wanted, outcome: Outcome) -> None:
             else Collected(chosen.plan, {}, (), (), {})
         )
         if not found.plan.images:
-            outcome.say("nothing of it could be had, so nothing is kept")
+            outcome.say("nothing in it could be found, so nothing is kept")
             return
         await asyncio.to_thread(_keep_signatures, desk, found.signatures)
         number = await asyncio.to_thread(next_generation, desk, found.plan)
@@ -94,13 +94,10 @@ async def sync(desk: Desk, wanted: Wanted, outcome: Outcome) -> None:
 def _file(desk: Desk, wanted: Wanted) -> File:
     found = choose_file(desk, wanted.given)
     if found is None:
-        raise ConfigurationError(
-            [
-                Problem(
-                    "no_file", f"there is no image set file '{wanted.given}'{looked(wanted.given)}", "", "give its path"
-                )
-            ]
-        )
+        what = f"there is no image set file '{wanted.given}'{looked(wanted.given)}"
+        if is_folder(desk, Path(wanted.given)):
+            what = f"'{wanted.given}' is a folder, not an image set file"
+        raise ConfigurationError([Problem("no_file", what, "", "give the path of the file")])
     return found
 
 
@@ -113,7 +110,7 @@ def _name(wanted: Wanted, file: File) -> str:
     try:
         if file.plan is not None:
             if wanted.name not in (None, file.plan.set):
-                raise NameInvalid(f"the plan is of set {file.plan.set}", "leave --set out, or plan the set anew")
+                raise NameInvalid(f"the plan is of set {file.plan.set}", "leave out --set, or plan the set again")
             return file.plan.set
         return check_set(wanted.name or file.stem)
     except NameInvalid as error:
@@ -188,7 +185,7 @@ def _claim(desk: Desk, name: str, path: Path, *, replace: bool) -> None:
                     "set_taken",
                     f"set {name} was last planned from {before}",
                     str(path),
-                    "give this one another name with --set, or say --replace where the file has moved",
+                    "give this one another name with --set, or add --replace if the file has moved",
                 )
             ]
         )
@@ -343,7 +340,7 @@ def _check_room(desk: Desk, what: str, presence: Presence, room: Forecast, outco
     outcome.note(
         NO_SPACE,
         "no_space",
-        f"{what} needs {size_text(presence.missing_bytes)} more, {size_text(room.free)} are free and"
+        f"{what} needs {size_text(presence.missing_bytes)} more; {size_text(room.free)} is free and"
         f" {size_text(room.evictable)} can be evicted",
         str(desk.config.storage.path),
         "give the store more room, unpin older generations, or fetch what fits with --partial",
@@ -388,7 +385,7 @@ def _pin(desk: Desk, plan: Plan, number: int, source: File | None) -> None:
 async def _finish(desk: Desk, plan: Plan, number: int, moved: int, outcome: Outcome) -> None:
     if outcome.exit == INCOMPLETE:
         # What the plan itself lacks (an image that could not be found, a signature that is required) keeps it open.
-        outcome.say(f"{plan.set}@{number} has all that could be found, and is not complete")
+        outcome.say(f"{plan.set}@{number} has all that could be found, but is not complete")
         return
     current = await asyncio.to_thread(desk.sets.current)
     done = any((one.set, one.generation, one.plan) == (plan.set, number, plan.digest) for one in current)
@@ -403,8 +400,8 @@ async def _finish(desk: Desk, plan: Plan, number: int, moved: int, outcome: Outc
             raise
     if lacking:
         raise StoreError(
-            f"{len(lacking.missing)} digests and {len(lacking.signatures)} signatures of {plan.set}@{number} have gone"
-            " while it was synced",
+            f"{len(lacking.missing)} digests and {len(lacking.signatures)} signatures of {plan.set}@{number}"
+            " disappeared while it was being synced",
             "run it again",
         )
     outcome.facts["complete"] = True

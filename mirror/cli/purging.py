@@ -21,7 +21,7 @@ async def purge(desk: Desk, outcome: Outcome, given: str, *, dry_run: bool) -> N
     target = await asyncio.to_thread(find_target, desk, named.name)
     if target.hosted:
         raise Forbidden(
-            f"{target.name} is pushed to: nobody could give it again",
+            f"{target.name} is pushed to, so nothing could be fetched again",
             "delete its tags or manifests with a client that may, then `mirror gc` frees them",
         )
     listed: list[tuple[Digest, int]] = []
@@ -35,7 +35,7 @@ async def purge(desk: Desk, outcome: Outcome, given: str, *, dry_run: bool) -> N
     total = await asyncio.to_thread(_purge, purger, named, target.name,
                                     gone, dry_run=dry_run)  # fmt: skip
     if total == Purged():
-        raise NotHere(f"nothing of {named} is here", "mirror ls shows what is")
+        raise NotHere(f"nothing of {named} is here", "`mirror ls` shows what is here")
     outcome.facts |= {
         "name": target.name,
         "dry_run": dry_run,
@@ -51,13 +51,13 @@ async def purge(desk: Desk, outcome: Outcome, given: str, *, dry_run: bool) -> N
         outcome.say(f"… and {total.contents - _SHOWN} more")
     rows = f"{count_text(total.tags, 'tag')} and {count_text(total.manifests, 'manifest')}"
     word, freed = ("would go", "would be freed") if dry_run else ("gone", "freed")
-    outcome.say(f"{rows} {word}; {count_text(total.contents, 'content')}, {size_text(total.bytes)} {freed}")
+    outcome.say(f"{rows} {word}; {count_text(total.contents, 'item')}, {size_text(total.bytes)} {freed}")
     if total.pinned:
-        outcome.say(f"{count_text(total.pinned, 'content')} stay: pinned, or pushed here")
+        outcome.say(f"{count_text(total.pinned, 'item')} kept: pinned, or pushed here")
     if total.shared:
-        outcome.say(f"{count_text(total.shared, 'content')} stay: another repository has them too")
+        outcome.say(f"{count_text(total.shared, 'item')} kept: another repository has them too")
     if desk.config.offline and not dry_run:
-        outcome.warn(["the mirror is offline: what is gone comes back by an archive only"])
+        outcome.warn(["the mirror is offline: what is gone only comes back by an archive"])
 
 
 def _purge(purger: Purger, named: Named, name: str, gone: Gone, *, dry_run: bool) -> Purged:

@@ -43,7 +43,7 @@ async def gc(desk: Desk, outcome: Outcome, *, dry_run: bool, yes: bool) -> None:
     outcome.say(*(f"{digest}  {size_text(size)}" for digest, size in listed[:_SHOWN]))
     if total.contents > _SHOWN:
         outcome.say(f"… and {total.contents - _SHOWN} more")
-    uploads = f", {size_text(total.uploads)} of uploads that nobody went on with" if total.uploads else ""
+    uploads = f", {size_text(total.uploads)} of abandoned uploads" if total.uploads else ""
     count = f"{total.contents} blobs and manifests" if total.contents != 1 else "one blob or manifest"
     outcome.say(f"{'would free' if dry_run else 'freed'} {size_text(total.bytes)} of {count}{uploads}")
 
@@ -131,7 +131,7 @@ async def rollback(desk: Desk, outcome: Outcome, name: str, tag: str, given: str
     if before is None:
         outcome.say(f"{target.name}:{tag} means {digest} now; what it meant before its record was damaged is not known")
     elif before.digest == after.digest:
-        outcome.say(f"{target.name}:{tag} means {digest} already")
+        outcome.say(f"{target.name}:{tag} already means {digest}")
     else:
         outcome.say(f"{target.name}:{tag} means {digest} again, and no longer {before.digest}")
 

@@ -63,8 +63,8 @@ async def scrub(desk: Desk, outcome: Outcome, wanted: Wanted) -> None:
         if one is not seen and one.cursor:
             earlier = one.bad + one.missing + one.unreadable
             known = f" of which {earlier} were bad or could not be read" if earlier else ""
-            done = f"{count_text(one.contents + one.unreadable, 'content')} ({size_text(one.bytes)}){known}"
-            outcome.progress(f"goes on where a scrub was stopped, after {done}; --restart begins anew")
+            done = f"{count_text(one.contents + one.unreadable, 'item')} ({size_text(one.bytes)}){known}"
+            outcome.progress(f"goes on where an earlier scrub was stopped, after {done}; --restart starts over")
         seen = one
 
     chosen: Collection[Digest] | None = None
@@ -101,7 +101,7 @@ def _reconcile(desk: Desk, outcome: Outcome) -> None:
         return
     outcome.facts["index"] = {"rebuilt": rebuilt, "added": added, "dropped": dropped}
     if rebuilt:
-        outcome.say(f"the index was made anew: {count_text(added, 'row')}")
+        outcome.say(f"the index was rebuilt: {count_text(added, 'row')}")
     elif added or dropped:
         outcome.say(f"the index: {count_text(added, 'row')} added, {dropped} dropped whose files are gone")
 
@@ -115,7 +115,7 @@ def _chosen(desk: Desk, scrubber: Scrubber, what: str) -> tuple[Collection[Diges
     rows = Manifests(desk.opened.layout)
     found = {*rows.list(target.name), *rows.list_blobs(target.name)}
     if not found:
-        raise NotHere(f"nothing of {what} is here", "mirror ls shows what is")
+        raise NotHere(f"nothing of {what} is here", "`mirror ls` shows what is here")
     # What was evicted is no loss; what was pushed is not evicted.
     here = {digest for digest in found if files.modified(desk.opened.layout.blob(digest)) is not None}
     return here | scrubber.lost([target.name]), [target.name]
@@ -159,28 +159,30 @@ def _report(outcome: Outcome, one: Pass, findings: Findings, earlier: int, *, dr
         rest = len(findings.records) - _SHOWN
         outcome.note(FAILED, "unreadable", f"and {rest} more records", "", "--json has all of them")
     for digest in findings.back:
-        outcome.say(f"{digest} was in quarantine and agrees with its name: it is back")
+        outcome.say(f"{digest} was in quarantine but matches its name: it is back")
     if findings.stopped:
         outcome.note(
             FAILED, "collection_stopped", f"stopped: {findings.stopped}", "",
-            "check the disk and the host's memory first; run it again to go on, with --yes where so much is to go",
+            "check the disk and the host's memory first; then run it again to go on, with --yes if all that is to go",
         )  # fmt: skip
     # What an earlier part of this pass found, before it was stopped.
     known = {str(digest) for digest in (*findings.bad, *findings.missing)}
     for text in [text for text in one.unhealed if text not in known][:_SHOWN]:
-        outcome.note(UNVERIFIED, "corrupt", f"{text} was bad or missing, and nobody could give it again")
+        outcome.note(UNVERIFIED, "corrupt", f"{text} was bad or missing, and could not be fetched again")
     for stray, gone in findings.strays[:_SHOWN]:
         where = "is in quarantine" if gone else "stays there: move it away"
         outcome.warn([f"{stray.path} does not belong in a store; it {where}"])
     verdict = _verdict(one, earlier, len(findings.records))
-    outcome.say(f"{count_text(one.contents, 'content')}, {size_text(one.bytes)} hashed: {verdict}")
+    outcome.say(f"{count_text(one.contents, 'item')}, {size_text(one.bytes)} hashed: {verdict}")
 
 
 def _report_bad(outcome: Outcome, findings: Findings, remedy: str, *, dry_run: bool) -> None:
     place = "" if dry_run else ", is in quarantine"
     lost = {digest: found for digest, found in findings.bad.items() if found[1]}
     for digest, (what, why) in sorted(lost.items())[:_SHOWN]:
-        outcome.note(UNVERIFIED, "corrupt", f"{digest} {what}{place}, and was not had again: {why}", "", remedy)
+        outcome.note(
+            UNVERIFIED, "corrupt", f"{digest} {what}{place}, and could not be fetched again: {why}", "", remedy
+        )
     if len(lost) > _SHOWN:
         outcome.note(UNVERIFIED, "corrupt", f"and {len(lost) - _SHOWN} more are bad", "", "--json has all of them")
     for digest, (what, why) in sorted(findings.bad.items()):
@@ -202,7 +204,7 @@ def _report_missing(outcome: Outcome, findings: Findings, remedy: str) -> None:
 def _verdict(one: Pass, earlier: int, records: int) -> str:
     found = [f"{one.unreadable} cannot be read"] if one.unreadable else []
     if one.bad or one.missing:
-        found += [f"{one.bad} bad", f"{one.missing} missing", f"{one.healed} of them had again"]
+        found += [f"{one.bad} bad", f"{one.missing} missing", f"{one.healed} of them fetched again"]
     else:
         found.append("the rest is what its name says" if found else "all of it is what its name says")
     if earlier:

@@ -122,9 +122,9 @@ class PullSecret:
         try:
             document = json.loads(content) if content and content.strip() else {}
         except (ValueError, RecursionError):
-            raise self._file.unusable("is no JSON") from None
+            raise self._file.unusable("is not JSON") from None
         if not isinstance(document, dict) or not isinstance(document.get("auths", {}), dict):
-            raise self._file.unusable("is no pull secret: it lacks an object `auths`")
+            raise self._file.unusable("is not a pull secret: it has no object `auths`")
         return document
 
 

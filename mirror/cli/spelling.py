@@ -28,7 +28,7 @@ def expiry(value: str) -> float:
         return math.inf
     seconds = parse_duration(value)
     if seconds <= 0:
-        raise SpellingError(f"{quote(value)} is over before it begins", "write a duration such as 90d, or never")
+        raise SpellingError(f"{quote(value)} expires before it begins", "write a duration such as 90d, or never")
     return seconds
 
 
@@ -42,7 +42,7 @@ def verbs(value: str) -> tuple[Verb, ...]:
     stated = [word.strip() for word in value.split(",")]
     unknown = [word for word in stated if word not in VERBS]
     if unknown:
-        raise SpellingError(f"{quote(unknown[0])} is none of {', '.join(VERBS)}", "write them with commas between")
+        raise SpellingError(f"{quote(unknown[0])} is not one of {', '.join(VERBS)}", "separate them by commas")
     return tuple(verb for verb in VERBS if verb in stated)
 
 

@@ -128,8 +128,8 @@ def _work_lines(facts: dict[str, Any]) -> Iterator[str]:
         )
     waiting = sum(facts["notifications"].values())
     if facts["notifications"]:
-        yield _row("notifications", f"{waiting} wait, for {count_text(len(facts['notifications']), 'webhook')}")
-    keeps = {True: "done", False: "nobody does it", None: "not known yet"}[facts["housekeeping"]]
+        yield _row("notifications", f"{waiting} waiting, for {count_text(len(facts['notifications']), 'webhook')}")
+    keeps = {True: "done", False: "no worker does it", None: "not known yet"}[facts["housekeeping"]]
     yield _row("housekeeping", keeps)
     yield from _scrub_lines(facts["scrub"] or {})
 
@@ -137,7 +137,7 @@ def _work_lines(facts: dict[str, Any]) -> Iterator[str]:
 def _scrub_lines(scrub: dict[str, Any]) -> Iterator[str]:
     if scrub.get("when"):
         bad = len(scrub.get("bad") or ())
-        words = f"{count_text(bad, 'content')} damaged or missing" if bad else "nothing is damaged"
+        words = f"{count_text(bad, 'item')} damaged or missing" if bad else "nothing is damaged"
         yield _row("scrub", f"{_size(scrub.get('bytes'))} hashed, ended {_ago(scrub['when'])}: {words}")
     for key in ("background", "command"):
         one = scrub.get(key)

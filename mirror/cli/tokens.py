@@ -70,7 +70,7 @@ def create(config: Config, wanted: Wanted, outcome: Outcome) -> None:
             outcome.note(
                 FAILED,
                 "secret_lost",
-                "the token was made, and its secret is lost",
+                "the token was made, but its secret is lost",
                 "",
                 f"run: mirror token revoke {identity}",
             )
@@ -193,4 +193,4 @@ def _day(when: float) -> str:
 def _expiry(robot: Robot, now: float) -> str:
     if robot.expires is None:
         return "never"
-    return f"{_day(robot.expires)}{' (over)' if robot.is_over(now) else ''}"
+    return f"{_day(robot.expires)}{' (expired)' if robot.is_over(now) else ''}"

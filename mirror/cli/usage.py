@@ -27,7 +27,7 @@ async def du(desk: Desk, outcome: Outcome, by: str) -> None:
     facts = await asyncio.to_thread(_measured, desk, by)
     outcome.facts |= facts
     groups, unnamed = facts["groups"], facts["unnamed"]
-    rows: list[tuple[str, ...]] = [(by, "contents", "size", "of its own")]
+    rows: list[tuple[str, ...]] = [(by, "items", "size", "unique")]
     rows += [(one["name"], str(one["contents"]), size_text(one["bytes"]), size_text(one["unique"])) for one in groups]
     if unnamed["contents"]:
         nothing = "(no set, no pin)" if by == "set" else "(no repository)"
@@ -37,17 +37,17 @@ async def du(desk: Desk, outcome: Outcome, by: str) -> None:
     outcome.say(*table(rows), "")
     kept = facts["kept"]
     outcome.say(
-        f"{size_text(kept['pinned_bytes'])} are pinned, {size_text(kept['hosted_bytes'])} more were pushed here,"
-        f" {size_text(kept['cache_bytes'])} are cache"
+        f"{size_text(kept['pinned_bytes'])} pinned, {size_text(kept['hosted_bytes'])} more pushed here,"
+        f" {size_text(kept['cache_bytes'])} cache"
     )
     beside = {name: size for name, size in facts["beside"].items() if size}
     if beside:
-        outcome.say("beside it: " + ", ".join(f"{name} {size_text(size)}" for name, size in beside.items()))
+        outcome.say("besides: " + ", ".join(f"{name} {size_text(size)}" for name, size in beside.items()))
     disk = facts["disk"]
-    outcome.say(f"{size_text(disk['free'])} are free of {size_text(disk['total'])}")
+    outcome.say(f"{size_text(disk['free'])} free of {size_text(disk['total'])}")
     if by != "set" and unnamed["contents"]:
-        what = count_text(unnamed["contents"], "content")
-        outcome.say(f"{what} belong to no repository: eviction takes what is cache, `mirror gc` what was pushed")
+        what = count_text(unnamed["contents"], "item")
+        outcome.say(f"{what} in no repository: eviction takes what is cache, `mirror gc` what was pushed")
 
 
 def _measured(desk: Desk, by: str) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def add(config: Config, path: Path | None, name: str, password_file: Path | None
 
     file.edit(change)
     outcome.facts |= {"user": name, "changed": known}
-    outcome.say(f"{name} has another password." if known else f"{name} is a user now.")
+    outcome.say(f"{name} has a new password." if known else f"{name} is a user now.")
     _warn_of_rest(file, outcome)
 
 
@@ -65,7 +65,7 @@ def remove(config: Config, path: Path | None, name: str, outcome: Outcome) -> No
         outcome.note(FAILED, "no_such_user", f"there is no user {name}", str(file.path), "see: mirror user list")
         return
     outcome.facts["user"] = name
-    outcome.say(f"{name} is no user any more.")
+    outcome.say(f"{name} is no longer a user.")
     _warn_of_rest(file, outcome)
 
 
@@ -75,7 +75,7 @@ def list_all(config: Config, path: Path | None, outcome: Outcome) -> None:
     content = file.read()
     if content is None:
         raise ConfigurationError(
-            [Problem("htpasswd", "this is not there", str(file.path), "run: mirror user add NAME")]
+            [Problem("htpasswd", "this file does not exist", str(file.path), "run: mirror user add NAME")]
         )
     names = sorted({name for line in content.splitlines() if (name := _name_in(line)) is not None})
     outcome.facts["users"] = names

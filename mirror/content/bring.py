@@ -105,7 +105,7 @@ class Bring:
                 )
             if answer.why == "schema1":
                 raise UpstreamInvalid(
-                    f"{target.name}@{digest} is a schema 1 image, which cannot be kept", "have it pushed anew"
+                    f"{target.name}@{digest} is a schema 1 image, which cannot be kept", "have it pushed again"
                 )
             remedy = _REMEDIES.get(answer.why, "look at the disk: mirror status")
             raise StoreFull(f"the manifest {target.name}@{digest} could not be stored ({answer.why})", remedy)
@@ -154,8 +154,8 @@ class Bring:
                 os.close(found.fd)
                 if found.size != size:
                     raise UpstreamInvalid(
-                        f"{digest} has {found.size} bytes, and the manifest that names it says {size}",
-                        f"the image in {target.name} is broken where it comes from",
+                        f"{digest} has {found.size} bytes, but the manifest that names it says {size}",
+                        f"the image in {target.name} is broken at its source",
                     )
                 await self.prove(target, digest)
                 return attempt > 0

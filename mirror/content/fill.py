@@ -219,7 +219,7 @@ class Fill:
     def _open_part(self) -> Part:
         part = Part.open(self._shop.layout, self.digest, create=True)
         if part is None:
-            raise StoreError(f"the download of {self.digest} cannot be begun")
+            raise StoreError(f"the download of {self.digest} cannot be started")
         return part
 
     async def _permit(self, note: PartNote | None) -> None:
@@ -264,7 +264,7 @@ class Fill:
                 await self._learn(part, size, grown)
             if size != self._written:
                 if size < self._written and self._touched:
-                    raise UpstreamInvalid(f"the download of {self.digest} was begun anew", "ask again")
+                    raise UpstreamInvalid(f"the download of {self.digest} was started again", "ask again")
                 self.grow(size)
                 quiet_since = now
             if marked:

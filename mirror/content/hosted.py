@@ -140,7 +140,7 @@ class Hosted:
         pushed = await self._threads.complete(pushing.read, body, content_type, algorithm)
         digest = pushed.digest
         if stated not in (None, digest):
-            raise DigestMismatch(f"the manifest hashes to {digest}, not to {reference}", "push it anew")
+            raise DigestMismatch(f"the manifest hashes to {digest}, not to {reference}", "push it again")
         for tag in wanted:  # before anything is written; whoever moves it looks again
             self._check_mutable(target, tag, self._meaning(target, tag), digest)
         async with self._manifest(target, digest):

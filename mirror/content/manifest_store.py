@@ -54,7 +54,7 @@ class ManifestStore:
             missing = [digest for digest, needed in pushed.needed.items() if needed and digest not in claimed]
             if missing and not self._sparse:
                 raise ManifestBlobUnknown(
-                    f"{name} has not got {len(missing)} of what the manifest names",
+                    f"{name} lacks {len(missing)} of what the manifest names",
                     "push its blobs and manifests to this repository first",
                     tuple(map(str, missing)),
                 )

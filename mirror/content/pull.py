@@ -102,12 +102,12 @@ class Pull:
         total = body.total if body.total is not None else source.expected
         if source.expected not in (None, total):
             raise UpstreamInvalid(
-                f"upstream says that {fill.digest} has {total} bytes, and its manifest says {source.expected}",
+                f"upstream says that {fill.digest} has {total} bytes, but its manifest says {source.expected}",
                 "try later",
             )
         if fill.total is not None and total is not None and total != fill.total:
             raise UpstreamInvalid(
-                f"upstream says that {fill.digest} has {total} bytes, and before it had {fill.total}", "try later"
+                f"upstream says that {fill.digest} has {total} bytes, but had {fill.total}", "try later"
             )
         total = total if total is not None else fill.total
         if total is not None and total > shop.blob_limit:

@@ -112,14 +112,16 @@ class Receiver:
             async for chunk in chunks:
                 came += len(chunk)
                 if length is not None and came > length:
-                    raise SizeMismatch(f"the body has more than the {length} bytes that were said", "send it anew")
+                    raise SizeMismatch(
+                        f"the body has more than the {length} bytes that were announced", "send it again"
+                    )
                 self._bound.check(self._position + len(gathered) + len(chunk))
                 gathered += chunk
                 if len(gathered) >= _PIECE:
                     await self._write(gathered)
                     gathered = bytearray()
             if length is not None and came != length:
-                raise SizeMismatch(f"the body has {came} bytes, and {length} were said", "send it anew")
+                raise SizeMismatch(f"the body has {came} bytes, but {length} were announced", "send it again")
         except MirrorError:
             raise
         except BaseException:

@@ -264,7 +264,7 @@ class Tags:
 
     def _stale(self, target: Target, record: TagRecord, why: str, tag: str) -> TagState:
         if time.time() - record.checked > self._upstreams[target.upstream].tags.stale_for:
-            raise NotYet(f"{target.name}:{tag} could not be revalidated ({why})", "its stale_for is over", 30)
+            raise NotYet(f"{target.name}:{tag} could not be revalidated ({why})", "its stale_for has expired", 30)
         self._metrics.add(metrics.REVALIDATIONS, target.upstream, "stale")
         _log.warning("tag_stale", name=f"{target.name}:{tag}", digest=str(record.digest), why=why)
         return TagState(record.digest, "STALE", f"{target.name}:{tag} may have moved: {why}", why)

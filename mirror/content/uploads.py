@@ -206,7 +206,7 @@ class Uploads:
         offset = upload.size
         if start is not None and start != offset:
             raise RangeOutOfOrder(
-                f"the upload has {offset} bytes, and this chunk begins at {start}", "go on where it ends", offset
+                f"the upload has {offset} bytes, and this chunk begins at {start}", "continue where it ends", offset
             )
         bound = await self._bound(upload, offset, quota)
         receiver = Receiver(upload, await self._hashes.take(upload, algorithm), bound, self._space, self._threads)
@@ -238,7 +238,7 @@ class Uploads:
             self._hashes.forget(upload.identity)
             raise DigestMismatch(
                 f"the {upload.size} bytes that came hash to {algorithm}:{hasher.hexdigest()}, not to {digest}",
-                "nothing of them was kept: push the blob anew",
+                "none of them were kept: push the blob again",
             )
         size = upload.size
         try:
@@ -310,7 +310,7 @@ class Uploads:
         while (upload := await self._take(target, identity)) is None:
             if loop.time() > until:
                 raise NotYet(
-                    "another request is writing this upload", "wait for its end, or begin an upload of your own"
+                    "another request is writing this upload", "wait for it to end, or begin an upload of your own"
                 )
             await asyncio.sleep(_LOOK_AGAIN)
         try:

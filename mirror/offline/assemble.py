@@ -35,7 +35,7 @@ class Holdings:
             if known is not None and known.size != blob.size:
                 raise ManifestInvalid(
                     f"it names {blob.digest} with {blob.size} bytes, other images with {known.size}",
-                    "its publisher has to mend it",
+                    "its publisher has to fix it",
                 )
         for blob in closure.blobs:
             self.blobs.setdefault(blob.digest, blob)

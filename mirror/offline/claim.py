@@ -36,7 +36,7 @@ class Claim:
         try:
             found = strict_json.loads(raw)
         except ValueError as error:
-            raise ClaimInvalid(f"is no strict JSON ({error})") from None
+            raise ClaimInvalid(f"is not strict JSON ({error})") from None
         critical, optional = _members(found, "critical", "optional")
         kind, image, identity = _members(critical, "type", "image", "identity")
         (digest,) = _members(image, "docker-manifest-digest")
@@ -51,7 +51,7 @@ class Claim:
         try:
             return cls(Digest.parse(digest), reference, creator or "", timestamp)
         except DigestInvalid as error:
-            raise ClaimInvalid(f"names a digest that is none ({error.what})") from None
+            raise ClaimInvalid(f"names an invalid digest ({error.what})") from None
 
 
 def _members(found: Any, *names: str) -> list[Any]:

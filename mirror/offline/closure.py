@@ -118,12 +118,12 @@ class Closures:
         answer = await self._source.manifest(target, digest)
         body = answer.body
         if body is None or len(body) != answer.size or (size is not None and size != answer.size):
-            raise ManifestInvalid(f"the manifest {target.name}@{digest} has another size than is said of it")
+            raise ManifestInvalid(f"the manifest {target.name}@{digest} does not have the size that is stated for it")
         parsed = await _parsed(body, answer.media_type)
         if parsed.media_type in media_types.SCHEMA1:
             raise ManifestInvalid(
                 f"{target.name}@{digest} is a schema 1 manifest, which cannot be kept",
-                "its publisher has to push it again with a tool of this decade",
+                "its publisher has to push it again with a current tool",
             )
         return parsed, answer.size, body
 
@@ -159,14 +159,14 @@ class Closures:
         for blob in parsed.blobs:
             if blob.foreign:
                 walk.warnings.append(
-                    f"{walk.target.name}@{digest}: layer {blob.digest} is to be fetched from its publisher alone, and"
+                    f"{walk.target.name}@{digest}: layer {blob.digest} may only be fetched from its publisher, and"
                     " is left out; nodes behind the gap cannot run this image"
                 )
                 continue
             one = self._one(blob.digest)
             known = walk.blobs.setdefault(one, PlannedBlob(one, sys.intern(blob.media_type), blob.size))
             if known.size != blob.size or blob.size > _SIZE_LIMIT:
-                raise ManifestInvalid(f"{walk.target.name}@{digest} names {blob.digest} with a size that cannot be")
+                raise ManifestInvalid(f"{walk.target.name}@{digest} names {blob.digest} with an impossible size")
             yield one
 
     def _one(self, digest: Digest) -> Digest:

@@ -253,7 +253,7 @@ class _Collection:
         signatures = {digest: list(found) for digest, found in signed.items() if found}
         signatures |= {one.asked.digest: list(one.signatures) for one in releases if one.signatures}
         # The reason may read otherwise next time, and a plan is the same when its content is.
-        lacking.update(f"{one.what} could not be had when this was planned: plan again" for one in troubles.failures)
+        lacking.update(f"{one.what} could not be found when this was planned: plan again" for one in troubles.failures)
         plan = Plan.build(
             name,
             releases=[assemble.release(one) for one in releases],

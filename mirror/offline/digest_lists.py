@@ -73,7 +73,7 @@ def _parse_json(raw: bytes, where: str) -> set[Digest]:
             [
                 Problem(
                     "list_invalid",
-                    f"this is no list of digests ({str(error)[:160]})",
+                    f"this is not a list of digests ({str(error)[:160]})",
                     where,
                     "give a file that `mirror inventory`, `load` or `verify` wrote, or one digest a line",
                 )

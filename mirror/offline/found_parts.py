@@ -103,7 +103,7 @@ def find_parts(paths: Sequence[Path], outside: Outside) -> Found:
             if part.is_file_name(path.name):
                 found.damaged.append(Damage(path, "", error.what))
             else:
-                found.ignored.append((path, "is no part"))
+                found.ignored.append((path, "it is not a part"))
         except (PartDamaged, PartUnsupported) as error:
             found.damaged.append(Damage(path, "", str(error)))
         except OSError as error:
@@ -144,4 +144,4 @@ def _files(paths: Iterable[Path], outside: Outside, found: Found) -> Iterator[Pa
         if stat.S_ISREG(status.st_mode):
             yield path
         elif named or not stat.S_ISDIR(status.st_mode):
-            found.ignored.append((path, "is no file"))
+            found.ignored.append((path, "it is not a file"))

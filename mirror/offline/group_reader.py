@@ -36,7 +36,7 @@ class GroupReader:
                     "ask who saved it; both mirrors should be of one release",
                 )
             return plan, raw
-        raise Corrupt(f"no part of {self._group} has its plan whole", _COPY_AGAIN)
+        raise Corrupt(f"no part of {self._group} has its whole plan", _COPY_AGAIN)
 
     def signatures(self, plan: Plan) -> dict[Digest, list[bytes]]:
         """Return the signatures of the releases; raise Corrupt where one is damaged in every part."""

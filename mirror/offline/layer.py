@@ -175,7 +175,7 @@ def _gunzipped(pieces: Iterator[bytes]) -> Iterator[bytes]:
                 raise PayloadInvalid("the layer's gzip is cut short")
             yield step
     except zlib.error as error:
-        raise PayloadInvalid(f"the layer is no sound gzip ({error})") from None
+        raise PayloadInvalid(f"the layer is not sound gzip ({error})") from None
 
 
 def _checked(header: bytes) -> tuple[int, int]:
@@ -184,7 +184,7 @@ def _checked(header: bytes) -> tuple[int, int]:
     blank = header[:148] + b" " * 8 + header[156:]
     # Some old tars add the bytes up as signed ones.
     if said != sum(blank) and said != sum(byte - 256 if byte > 127 else byte for byte in blank):
-        raise PayloadInvalid("the layer is no tar", "a release's layers are gzip tars")
+        raise PayloadInvalid("the layer is not a tar", "a release's layers are gzip tars")
     return header[156], _number(header[124:136])
 
 
@@ -198,13 +198,13 @@ def _number(field: bytes) -> int:
     if not digits:
         return 0
     if digits.strip(b"01234567"):
-        raise PayloadInvalid("the layer's tar has a number that is none")
+        raise PayloadInvalid("the layer's tar has an invalid number")
     return int(digits, 8)
 
 
 def _decimal(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 20):
-        raise PayloadInvalid("the layer's tar has a size that is none")
+        raise PayloadInvalid("the layer's tar has an invalid size")
     return int(text)
 
 
@@ -237,7 +237,7 @@ def _records(said: bytes) -> dict[str, str]:
         record = bytes(rest[len(digits) + 1 : length])
         key, equals, value = record.partition(b"=")
         if length > len(rest) or not equals or not value.endswith(b"\n"):
-            raise PayloadInvalid("the layer's tar has a pax header that is none")
+            raise PayloadInvalid("the layer's tar has an invalid pax header")
         found[key.decode(errors="replace")] = value[:-1].decode(errors="replace")
         rest = rest[length:]
     return found

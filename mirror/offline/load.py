@@ -39,13 +39,15 @@ def load(
     found = find_parts(paths, receiver.outside)
     report = LoadReport([], found.damaged, [], found.ignored)
     if not found.groups and not found.damaged:
+        given = ", ".join(str(path) for path in paths)
         raise ConfigurationError(
             [
                 Problem(
                     "no_parts",
-                    f"there are no parts in {', '.join(str(path) for path in paths)}",
+                    f"{given} holds neither parts of `mirror save` nor another archive",
                     "",
-                    "give the folder that `mirror save` wrote, or --as NAME for an archive of another kind",
+                    "give the folder that `mirror save` wrote, an OCI layout, or another archive that `mirror load"
+                    " --help` names; folders inside a folder are not searched",
                 )
             ]
         )
@@ -65,7 +67,7 @@ def load(
             one.error = error
         except OSError as error:
             kind = StoreFull if error.errno in _NO_ROOM else StoreError
-            one.error = kind(f"the store cannot be written ({error.strerror})", "see to its disk, then load again")
+            one.error = kind(f"the store cannot be written ({error.strerror})", "check its disk, then load again")
     return report
 
 
@@ -78,10 +80,10 @@ def _expected(found: Found, expect: str | None, report: LoadReport) -> list[Grou
     if not groups:
         others = ", ".join(f"{one} {one.plan}" for one in found.groups) or "none that can be read"
         raise Corrupt(
-            f"{expect} was expected, and these parts are of {others}", "ask who saved them which line the save printed"
+            f"{expect} was expected, but these parts are of {others}", "ask who saved them which line the save printed"
         )
     report.ignored += [
-        (given.path, f"is of {one} {one.plan}, which is not expected")
+        (given.path, f"it is of {one} {one.plan}, which is not expected")
         for one in found.groups
         if one not in groups
         for given in one.parts

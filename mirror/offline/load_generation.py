@@ -107,9 +107,9 @@ class LoadGeneration:
         here = self._into.sets.read(self._group.set, self._group.generation)
         if here is not None and here != raw:
             raise LoadRefused(
-                f"the store has another content as {self._group}, plan {Digest.of(here)}; plan {self._group.plan} is in"
+                f"the store has other content as {self._group}, plan {Digest.of(here)}; plan {self._group.plan} is in"
                 f" {self._group.files}",
-                f"if these parts are the right ones, give that up with `mirror unpin {self._group}`, then load again",
+                f"if these parts are right, give up the other with `mirror unpin {self._group}`, then load again",
             )
         if here is None and rivals:
             raise LoadRefused(
@@ -243,7 +243,7 @@ class LoadGeneration:
             try:
                 with PartFile(self._into.outside, given.path) as opened:
                     if opened.index != given.index:
-                        raise PartDamaged("it was changed meanwhile")
+                        raise PartDamaged("it has changed in the meantime")
                     work_through(
                         lambda member, opened=opened, given=given: self._member(  # type: ignore[misc] # bound now
                             opened, given, member, content, lacking

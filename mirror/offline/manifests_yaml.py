@@ -33,7 +33,7 @@ def documents(content: bytes) -> Iterator[Any]:
         # The base loader makes nothing but texts, lists and mappings: no merge keys, no dates.
         yield from yaml.load_all(content, Loader=yaml.CBaseLoader)
     except yaml.YAMLError as error:
-        raise ValueError(f"it is no YAML: {' '.join(str(error).split())[:200]}") from None
+        raise ValueError(f"it is not YAML: {' '.join(str(error).split())[:200]}") from None
 
 
 def _measure(content: bytes) -> None:
@@ -46,7 +46,7 @@ def _measure(content: bytes) -> None:
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
         if depth > DEPTH_LIMIT or count > EVENTS_LIMIT:
-            raise ValueError("it is nested too deep or too long")
+            raise ValueError("it is nested too deeply or too long")
 
 
 def sigstore_scopes(document: Any) -> tuple[str, ...]:

@@ -67,7 +67,7 @@ def packets(raw: bytes, limit: int) -> list[Packet]:
             raise PacketInvalid(f"has more than {limit} packets")
         head = octets.number(1)
         if not head & 0x80:
-            raise PacketInvalid("holds octets that are no packet")
+            raise PacketInvalid("holds octets that are not a packet")
         if head & 0x40:
             found.append(Packet(head & 0x3F, _new_body(octets)))
         elif head & 3 == 3:

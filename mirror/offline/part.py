@@ -120,7 +120,7 @@ class Index:
         try:
             found = json.loads(raw)
             if not isinstance(found, dict) or found.get("kind") != "mirror part":
-                raise PartDamaged("its index is none")
+                raise PartDamaged("its index is not one of a part")
             if found.get("schema") != SCHEMA:
                 raise PartUnsupported(
                     f"a part of schema {str(found.get('schema'))[:20]} is of a newer release", "upgrade this mirror"
@@ -217,7 +217,7 @@ def parse_contents(raw: bytes) -> Contents:
             if line:
                 match = _CONTENT.fullmatch(line)
                 if match is None:
-                    raise PartDamaged(f"'{line[:100]}' says of no digest where it is")
+                    raise PartDamaged(f"'{line[:100]}' does not say where a digest is")
                 places = match[2].split(" ") if match[2] else []
                 spans = [
                     (int(number), int(offset or 0)) for number, _, offset in (one.partition("@") for one in places)
@@ -288,11 +288,11 @@ def _is_signature(member: Member) -> bool:
 
 def _number(value: object, least: int, most: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise ValueError(f"{str(value)[:40]} is no number that is expected here")
+        raise ValueError(f"{str(value)[:40]} is not a number that is expected here")
     return value
 
 
 def _sha256(value: object) -> str:
     if not isinstance(value, str) or _SHA256.fullmatch(value) is None:
-        raise ValueError("a checksum is none")
+        raise ValueError("a checksum is not valid")
     return value

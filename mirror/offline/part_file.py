@@ -43,7 +43,7 @@ class PartFile:
         try:
             found = os.fstat(self._fd)
             if not stat.S_ISREG(found.st_mode):
-                raise NotAPart("it is no file")
+                raise NotAPart("it is not a file")
             self.size = found.st_size
             self.index = self._read_index()
         except BaseException:

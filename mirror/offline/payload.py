@@ -124,7 +124,7 @@ def _is_wanted(name: str) -> bool:
 
 def _keep(needed: dict[str, bytes], member: Member) -> None:
     if member.kind != "file":
-        raise PayloadInvalid(f"{member.name} is no regular file")
+        raise PayloadInvalid(f"{member.name} is not a regular file")
     if member.content is None:
         raise PayloadInvalid(f"{member.name} has more than {FILE_LIMIT} bytes")
     if member.name in needed:
@@ -158,7 +158,7 @@ def _references(raw: bytes) -> tuple[str, tuple[Component, ...]]:
     """Return the version and components that image-references names."""
     document = _object(raw, "image-references")
     if document.get("kind") != "ImageStream" or document.get("apiVersion") != "image.openshift.io/v1":
-        raise PayloadInvalid("image-references is no ImageStream of image.openshift.io/v1")
+        raise PayloadInvalid("image-references is not an ImageStream of image.openshift.io/v1")
     version = _mapping(document.get("metadata"), "image-references' metadata").get("name")
     if not isinstance(version, str) or _VERSION.fullmatch(version) is None:
         raise PayloadInvalid(f"image-references names no version, but '{str(version)[:80]}'")
@@ -214,7 +214,7 @@ def _object(raw: bytes, what: str) -> Mapping[str, Any]:
 
 def _mapping(value: object, what: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise PayloadInvalid(f"{what} is no object")
+        raise PayloadInvalid(f"{what} is not an object")
     return value
 
 
@@ -226,5 +226,5 @@ def _string(value: object) -> str:
 
 def _strings(value: object, what: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
-        raise PayloadInvalid(f"{what} is no list of texts")
+        raise PayloadInvalid(f"{what} is not a list of texts")
     return value

@@ -196,9 +196,9 @@ class Plan:
         try:
             found = json.loads(raw)
         except (ValueError, RecursionError) as error:
-            raise PlanInvalid(f"this is no plan: {error}", "give the file that `mirror plan -o` wrote") from None
+            raise PlanInvalid(f"this is not a plan: {error}", "give the file that `mirror plan -o` wrote") from None
         if not isinstance(found, dict) or found.get("kind") != "plan":
-            raise PlanInvalid("this is no plan", "give the file that `mirror plan -o` wrote")
+            raise PlanInvalid("this is not a plan", "give the file that `mirror plan -o` wrote")
         if found.get("schema") != SCHEMA:
             raise PlanInvalid(f"this plan has schema {str(found.get('schema'))[:20]}", "upgrade this mirror")
         try:
@@ -412,7 +412,7 @@ def _digests(values: object) -> tuple[Digest, ...]:
 
 def _size(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**53:
-        raise ValueError("a size is no whole number")
+        raise ValueError("a size is not a whole number")
     return value
 
 

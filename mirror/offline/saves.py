@@ -80,7 +80,7 @@ class Saves:
             files.write_atomically(str(path), (json.dumps(document, indent=1) + "\n").encode(), durable=True)
         except OSError as error:
             raise StoreError(
-                f"the store cannot note what was saved ({error.strerror})", "see to its disk, then run this again"
+                f"the store cannot note what was saved ({error.strerror})", "check its disk, then run this again"
             ) from error
 
     def generations(self) -> list[int]:
@@ -111,7 +111,7 @@ class Saves:
                 f"no finished save of an older generation than {self._name}@{generation} is noted here"
                 if not known
                 else f"no finished save of {self._name} up to generation {than} is noted here, only of {known}",
-                "save it whole, or by the other side's `mirror inventory` with --have",
+                "save it whole, or with --have and the other side's `mirror inventory`",
             )
         newest = saved[-1]
         found: set[Digest] = set()

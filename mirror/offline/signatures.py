@@ -70,7 +70,7 @@ def verify(raw: bytes, digest: Digest, keyring: Keyring, *, now: float | None = 
         if claim.digest != digest:
             raise PacketInvalid(f"signs another digest, {claim.digest}")
     except PacketInvalid as error:
-        what = f"this is no valid signature of {digest}: it {error}"
+        what = f"this is not a valid signature of {digest}: it {error}"
         raise SignatureInvalid(what, "look at releases.keyring and releases.signature_stores", str(error)) from None
     return Verified(claim, key.certificate, signature.version)
 
@@ -83,7 +83,7 @@ def _message(raw: bytes) -> tuple[bytes, list[Signature]]:
     count = len(found) // 2
     tags = [ONE_PASS] * count + [LITERAL] + [SIGNATURE] * count
     if not 1 <= count <= _SIGNERS or [one.tag for one in found] != tags:
-        raise PacketInvalid("is no signed message")
+        raise PacketInvalid("is not a signed message")
     signatures = [Signature.parse(one.body) for one in found[count + 1 :]]
     for announced, signature in zip(reversed(found[:count]), signatures, strict=True):
         _check_announced(announced, signature)
@@ -128,13 +128,13 @@ def _holds(content: bytes, signature: Signature, keyring: Keyring, now: float) -
     if key is None:
         raise PacketInvalid(f"is signed by the unknown key {signature.issuer or '(not named)'}")
     if signature.kind not in (BINARY, TEXT):
-        raise PacketInvalid(f"has a signature of type 0x{signature.kind:02X}, which is none of a document")
+        raise PacketInvalid(f"has a signature of type 0x{signature.kind:02X}, which is not that of a document")
     signed = _END_OF_LINE.sub(b"\r\n", content) if signature.kind == TEXT else content
     if not key.public.made(signature, signed):
         raise PacketInvalid(f"has a bad signature by {signature.issuer}: something in it was changed")
     if signature.lifetime and signature.created + signature.lifetime < now:
         ended = time.strftime("%Y-%m-%d", time.gmtime(signature.created + signature.lifetime))
-        raise PacketInvalid(f"has a signature that ran out on {ended}")
+        raise PacketInvalid(f"has a signature that expired on {ended}")
     return key
 
 
@@ -161,13 +161,18 @@ def check(
             _log.info("signature_left_out", release=str(digest), where=where, why=error.why)
             reasons.append(f"{where}: it {error.why}")
     if not kept:
-        remedy = (
-            f"the keyring in use is {keyring.name}; OKD, for example, is not signed by Red Hat: name the key of its"
-            " signer as `releases.keyring`, or switch the requirement off with `releases.require_signature: false`."
-            " Signatures are looked for in `releases.signature_stores`"
-        )
-        raise _none_holds(image or str(digest), "; ".join(reasons) or "there is none", remedy)
+        raise _none_holds(image or str(digest), "; ".join(reasons) or "there is none", remedy(keyring))
     return kept, tuple(sorted(signers))
+
+
+def remedy(keyring: Keyring) -> str:
+    """Return what to do about a release without a signature that holds: what each of the choices means."""
+    return (
+        f"the keyring in use is {keyring.name}. The signatures of Red Hat's releases are in"
+        " `releases.signature_stores`: sync the release where those can be reached, and `mirror save` carries its"
+        " signature along. OKD and your own builds are not signed by Red Hat: name the key of their signer as"
+        " `releases.keyring`, or accept releases without a signature with `releases.require_signature: false`"
+    )
 
 
 def _none_holds(image: str, why: str, remedy: str) -> SignatureInvalid:

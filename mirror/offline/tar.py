@@ -73,7 +73,7 @@ class _Extended(NamedTuple):
 class Tar:
     """An open archive, called `label` in what is said about it. Owns `fd`. Everything here blocks.
 
-    Raises FormatUnsupported where `fd` is no regular file, or compressed.
+    Raises FormatUnsupported where `fd` is not a regular file, or compressed.
     """
 
     def __init__(self, fd: int, label: str) -> None:
@@ -83,7 +83,7 @@ class Tar:
         try:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
-                raise FormatUnsupported(f"{label} is no regular file", "give the archive itself, not a pipe")
+                raise FormatUnsupported(f"{label} is not a regular file", "give the archive itself, not a pipe")
             self.size = status.st_size
             self._refuse_packed()
         except BaseException:
@@ -154,7 +154,7 @@ class Tar:
                 return b""
             found = self._pread(position, length)
             if not found:
-                raise self._invalid(position, "it has become shorter while it was read")
+                raise self._invalid(position, "it has become shorter while it was being read")
             position += len(found)
             return found
 
@@ -168,7 +168,7 @@ class Tar:
         if not header.strip(b"\0"):
             return None
         if header[257:263] not in (b"ustar\0", b"ustar "):
-            what = "this is no tar archive" if position == 0 else "there is no header where a member should begin"
+            what = "this is not a tar archive" if position == 0 else "there is no header where a member should begin"
             raise self._invalid(position, what, "copy it again, or make it again")
         claimed = self._number(header[148:156], position)
         if claimed != sum(header) - sum(header[148:156]) + 8 * 0x20:
@@ -318,7 +318,7 @@ class Tar:
         while len(found) < length:
             more = self._pread(position + len(found), length - len(found))
             if not more:
-                raise self._invalid(position, "it has become shorter while it was read")
+                raise self._invalid(position, "it has become shorter while it was being read")
             found += more
         return bytes(found)
 

@@ -25,7 +25,7 @@ _SUM = re.compile(r"([0-9a-f]{64}) [ *]([^/\x00-\x1f]+)")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 _README_TEXT = """\
-These files carry sets of container images to a place without network. `mirror save` wrote them.
+These files carry sets of container images to a place without a network. `mirror save` wrote them.
 
 There, hand over their folder, and those of further disks, now or later, in any order:
 
@@ -161,7 +161,7 @@ class Target:
 
     def _failed(self, error: OSError, what: str) -> MirrorError:
         if error.errno in _NO_ROOM:
-            return StoreFull(f"{self.folder} is full ({error.strerror})", "go on with --to another disk")
+            return StoreFull(f"{self.folder} is full ({error.strerror})", "go on with --to on another disk")
         if error.errno == errno.EFBIG:
             return TargetFailed(
                 f"{self.folder} takes no file of that size ({error.strerror})", "give a smaller --part-size"

@@ -31,6 +31,8 @@ class Verdict:
     corrupt: list[Digest] = field(default_factory=list)
     unnamed: list[str] = field(default_factory=list)  # manifests that are here and not under their name
     signatures: list[str] = field(default_factory=list)  # OpenPGP signatures of releases that are missing or bad
+    unsigned: list[str] = field(default_factory=list)  # releases for which no OpenPGP signature vouches
+    required: bool = True  # whether each release needs one
     signed: int = 0  # releases with a verified OpenPGP signature
     releases: int = 0
     sigstore: dict[str, int] = field(default_factory=dict)  # images by what the plan says of their sigstore signature
@@ -40,10 +42,18 @@ class Verdict:
     @property
     def whole(self) -> bool:
         """Whether nothing is missing or wrong."""
-        return (
-            not (self.missing or self.corrupt or self.unnamed or self.signatures or self.graph or self.lacking)
-            and self.complete
-        )
+        return self.state == "whole"
+
+    @property
+    def state(self) -> str:
+        """What is to be said of it in a word; the worst that is wrong."""
+        if self.corrupt:
+            return "corrupt"
+        if self.missing or self.unnamed or self.graph or self.lacking or not self.complete:
+            return "incomplete"
+        if self.required and self.unsigned:
+            return "unsigned"
+        return "unverified" if self.signatures else "whole"
 
     def as_dict(self) -> dict[str, Any]:
         """The form that `mirror verify --json` lists under `sets`."""
@@ -58,11 +68,21 @@ class Verdict:
             "unreadable": [str(digest) for digest in self.closed],
             "corrupt": [str(digest) for digest in self.corrupt],
             "unnamed": self.unnamed,
-            "openpgp": {"releases": self.releases, "verified": self.signed, "problems": self.signatures},
+            "openpgp": {
+                "releases": self.releases,
+                "verified": self.signed,
+                "problems": [*self.signatures, *(map(without_signature, self.unsigned) if self.required else ())],
+                "unsigned": self.unsigned,
+            },
             "sigstore": self.sigstore,
             "graph": self.graph,
             "lacking": list(self.lacking),
         }
+
+
+def without_signature(release: str) -> str:
+    """Return what is wrong with a release for which no signature vouches."""
+    return f"release {release} has no signature that verifies"
 
 
 def verify(
@@ -73,16 +93,18 @@ def verify(
     complete: bool,
     deep: bool,
     check_signature: CheckSignature,
-    unsigned: Callable[[], Iterable[str]] | None = None,
+    unsigned: Callable[[], Iterable[str]] = tuple,
+    required: bool = True,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Verdict:
     """Look at everything that a plan names; `deep` hashes it, and bad content goes to quarantine. For threads only.
 
     `check_signature` returns the fingerprint of the key, or raises MirrorError. `unsigned` names the releases of the
-    plan, whether or not it calls them that, for which no signature vouches; None where none is required.
+    plan, whether or not it calls them that, for which no signature vouches: an error only where one is `required`.
     """
     content = plan.content
-    verdict = Verdict(plan.set, generation, complete, len(content), sum(content.values()), releases=len(plan.releases))
+    size, releases = sum(content.values()), len(plan.releases)
+    verdict = Verdict(plan.set, generation, complete, len(content), size, releases=releases, required=required)
     verdict.lacking = plan.lacking
     for digest, size in content.items():
         try:
@@ -101,14 +123,13 @@ def verify(
             f"{one.name}@{one.digest}" for one in plan.manifests if rows.manifest(one.name, one.digest) is None
         ]
         verdict.graph = list(_not_in_graph(plan, store))
-    _verify_signatures(plan, store, check_signature, unsigned, verdict)
+    _verify_signatures(plan, store, check_signature, verdict)
+    verdict.unsigned = list(unsigned())
     verdict.sigstore = dict(sorted(Counter(image.sigstore for image in plan.images).items()))
     return verdict
 
 
-def _verify_signatures(
-    plan: Plan, store: Store, check: CheckSignature, unsigned: Callable[[], Iterable[str]] | None, verdict: Verdict
-) -> None:
+def _verify_signatures(plan: Plan, store: Store, check: CheckSignature, verdict: Verdict) -> None:
     good: set[Digest] = set()
     for one in plan.signatures:
         name = f"signature {one.number} of release {one.release}"
@@ -121,11 +142,9 @@ def _verify_signatures(
             good.add(one.release)
         except MirrorError as error:
             # Where none is required, one by a key that only clusters know is nothing wrong.
-            if unsigned is not None:
+            if verdict.required:
                 verdict.signatures.append(f"{name}: {error.what}")
     verdict.signed = sum(1 for release in plan.releases if release.digest in good)
-    if unsigned is not None:
-        verdict.signatures += [f"release {image} has no signature that verifies" for image in unsigned()]
 
 
 def _not_in_graph(plan: Plan, store: Store) -> Iterable[str]:

@@ -61,7 +61,9 @@ _MISPLACED: Mapping[int, tuple[str, int]] = {
     stat.S_IFCHR: ("a device", errno.ENXIO),
     stat.S_IFBLK: ("a device", errno.ENXIO),
 }
-_MOVE = "it does not belong to the store: move it away by hand, then a pull, a push or mirror scrub brings the file again"
+_MOVE = (
+    "it does not belong to the store: move it away by hand, then a pull, a push or mirror scrub brings the file again"
+)
 _LINK = (
     "a store holds no symbolic links: put the file itself there, or move the link away by hand, then a pull, a push, "
     "or mirror scrub brings the file again"

@@ -75,6 +75,9 @@ async def test_an_archive_of_another_tool(estate: Estate, source: str) -> None:
             said = await release.do("load", path, "--as", f"{LOADED}:v1", "--set", "laid", code=None)
             assert "is complete" not in said
             assert "--allow-presumed" in said, name
+            assert f"{path} (oci-archive) presumes" in said, "it says what the file is"
+            assert "skopeo copy --all" in said
+            assert "--have" not in said, "nobody saved it"
             assert not (estate.folder / "store" / "sets" / "laid").exists(), name
             for body in (wanted, *secret.layers):
                 for kind in ("blobs", "manifests"):

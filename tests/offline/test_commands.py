@@ -14,7 +14,7 @@ from tests.offline import world
 from tests.offline.here import Here, codes
 from tests.offline.site import Site
 from tests.offline.world import World
-from tests.unit.offline import foreign_bed
+from tests.unit.offline import foreign_bed, release_bed
 
 MakeSite = Callable[..., Site]
 
@@ -227,6 +227,37 @@ def test_what_is_not_there_is_an_error_that_says_so(make_site: MakeSite, words: 
     assert here.run(*words, code=code).stderr.strip()
 
 
+@pytest.mark.parametrize(
+    ("text", "what", "command"),
+    [
+        ('{"schema": 1, "kind": "plan", "set": "prod"}', "a plan", "mirror sync"),
+        ('{\n "schema": 1,\n "kind": "inventory"', "an inventory", "mirror save SET --to DIR --have"),
+        ('{"auths": {}}', "a pull secret", "`pull_secrets`"),
+        ("apiVersion: mirror.openshift.io/v2alpha1\nkind: ImageSetConfiguration\n", "an image set", "mirror sync"),
+        (f"# missing of prod@1\nsha256:{'0' * 64}\n", "a list of digests", "mirror save SET --to DIR --want"),
+        ("# ours\nquay.io/org/app:v1\n", "a list of images", "mirror sync"),
+        ("quay.io/org/app:v1=mirror.example/org/app:v1\n", "a list of images", "mirror sync"),
+    ],
+)
+def test_what_another_command_takes_is_not_loaded_and_named(
+    make_site: MakeSite, tmp_path: Path, text: str, what: str, command: str
+) -> None:
+    here = Here(make_site("empty"))
+    (tmp_path / "given").write_text(text)
+    report = here.report("load", tmp_path / "given", code=78)
+    assert codes(report) == ["not_an_archive"]
+    assert f"given is {what}" in report["problems"][0]["what"]
+    assert command in report["problems"][0]["remedy"]
+
+
+@pytest.mark.parametrize("half", ["oci-layout", "index.json"])
+def test_half_a_layout_is_called_one(make_site: MakeSite, tmp_path: Path, half: str) -> None:
+    layout = foreign_bed.lay(tmp_path / "laptop", foreign_bed.oci_layout(foreign_bed.app("fixed")))
+    (layout / half).unlink()
+    report = Here(make_site("empty")).report("load", layout, code=4)
+    assert report["problems"][0]["what"] == f"{layout} looks like an OCI layout and has no {half}"
+
+
 def test_a_plan_of_somebody_elses_making_is_checked(here: Here, tmp_path: Path) -> None:
     plan = tmp_path / "plan.json"
     for text in ('{"schema": 1, "kind": "plan"}', '{"schema": 2, "kind": "plan"}', '{ "kind": "plan", "set": "../x"}'):
@@ -261,6 +292,49 @@ def test_the_one_image_from_a_laptop_gets_its_own_name(make_site: MakeSite, tmp_
     here.run("resources", "laptop", "--registry", "http://mirror.example:5000", "-o", tmp_path / "res")
     other = "sha256:" + "0" * 64
     assert here.report("load", layout, "--as", f"quay.io/org/app@{other}", code=1)["problems"]
+
+
+def test_a_set_is_not_shadowed_by_what_lies_in_the_working_folder(
+    make_site: MakeSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = Here(make_site("inside", document={"upstreams": {"quay.io": {}}, "offline": True}))
+    layout = foreign_bed.lay(tmp_path / "lay", foreign_bed.oci_layout(foreign_bed.app("fixed")))
+    said = here.run("load", layout, "--as", "quay.io/org/app:v2").stdout
+    assert "oci-layout, 1 image\n" in said
+    monkeypatch.chdir(tmp_path)
+    for given, to in (("lay", "one"), ("lay@1", "two")):
+        assert "set lay@1" in here.run("save", given, "--to", tmp_path / to).stdout
+    assert here.report("sync", "lay")["complete"] is True
+    assert here.report("verify", "lay")["sets"][0]["ok"]
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "other").mkdir(parents=True)
+    (elsewhere / "lay").write_bytes(os.urandom(1000))
+    monkeypatch.chdir(elsewhere)
+    assert "set lay@1" in here.run("save", "lay", "--to", tmp_path / "three").stdout
+    for word in ("save", "verify", "sync"):
+        report = here.report(word, "other", *(("--to", tmp_path / "four") if word == "save" else ()), code=78)
+        (problem,) = report["problems"]
+        assert problem["what"] == "'other' is a folder, and no set here is called that"
+        assert "the sets here are lay" in problem["remedy"]
+        assert "`mirror load other`" in problem["remedy"]
+    assert "is a folder, not an image set file" in here.report("plan", "other", code=78)["problems"][0]["what"]
+
+
+def test_names_are_said_once(make_site: MakeSite, tmp_path: Path) -> None:
+    here = Here(make_site("inside", document={"upstreams": {"quay.io": {}}, "offline": True}))
+    found = foreign_bed.many("app")
+    path, words = release_bed.forms(tmp_path / "forms", found, "quay.io/org/app")["oci-layout"]
+    lines = here.run("load", path, *words).stdout.splitlines()
+    assert lines[1] == "  quay.io/org/app"
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"), [(["pull"], "without a login: may pull ("), ([], "without a login: may do nothing (")]
+)
+def test_explain_says_in_plain_words_who_may_do_what(make_site: MakeSite, rule: list[str], said: str) -> None:
+    clients = {"anonymous": "none", "rules": [{"who": "anonymous", "repositories": ["quay.io/**"], "may": rule}]}
+    here = Here(make_site("inside", document={"upstreams": {"quay.io": {}}, "clients": clients}))
+    assert said in here.run("explain", "quay.io/org/app").stdout
 
 
 def test_what_cannot_be_named_back_is_hosted_and_needs_no_mirror_entry(make_site: MakeSite, tmp_path: Path) -> None:

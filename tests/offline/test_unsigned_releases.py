@@ -112,10 +112,21 @@ def test_it_is_a_release_everywhere_where_no_signature_is_required(inside: Insid
     finally:
         mirror.stop()
     assert (status, [node["version"] for node in json.loads(body)["nodes"]]) == (200, [VERSION])
-    here.site.configure({"releases": {}})
-    assert here.report("verify", code=4)["sets"][0]["openpgp"]["problems"] == [
-        f"release {RELEASES}@{DIGEST} (4.16.3-x86_64) has no signature that verifies"
+    unsigned = f"release {RELEASES}@{DIGEST} (4.16.3-x86_64) has no signature that verifies"
+    done = here.run("verify")
+    assert done.stdout.splitlines()[1].split()[-1] == "whole"
+    assert done.stderr.splitlines() == [
+        f"mirror verify: old@1: {unsigned}: it is accepted because releases.require_signature is false"
     ]
+    here.site.configure({"releases": {}})
+    report = here.report("verify", code=4)
+    assert report["sets"][0]["openpgp"]["problems"] == [unsigned]
+    (problem,) = report["problems"]
+    for word in ("signature_stores`", "`mirror save` carries", "OKD and your own builds", "`releases.keyring`"):
+        assert word in problem["remedy"]
+    assert "`releases.require_signature: false`" in problem["remedy"]
+    done = here.run("verify", code=4)
+    assert done.stdout.splitlines()[1].split()[-1] == "unsigned", "nothing is missing"
 
 
 @pytest.mark.parametrize("place", ["archive", "store", "signature store"])

@@ -98,7 +98,7 @@ async def _try(
     except MirrorError as error:
         return upstream, [Finding("error", "upstream_failed", f"{upstream.name}: {error.what}", where, error.remedy)]
     except TimeoutError:
-        what = f"{upstream.name} was not tried to the end within {_PROBE_SECONDS:.0f} s"
+        what = f"{upstream.name} could not be tried within {_PROBE_SECONDS:.0f} s"
         return upstream, [Finding("error", "upstream_failed", what, where, "look at the network and the proxy")]
     findings = [
         Finding("error", "upstream_failed", f"{result.endpoint}: {result.what}", where, result.remedy)

@@ -77,7 +77,7 @@ def _find_in_names(config: Config, path: Path) -> Iterator[Finding]:
     try:
         names = chain[0].extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (x509.ExtensionNotFound, ValueError):
-        what = f"the certificate in {path} has no subjectAltName, and every client of today refuses it"
+        what = f"the certificate in {path} has no subjectAltName, and every current client refuses it"
         yield Finding("error", "certificate_without_names", what, where, "issue it anew with DNS: or IP: names")
         return
     host = urlsplit(config.external_url or "").hostname
@@ -85,7 +85,7 @@ def _find_in_names(config: Config, path: Path) -> Iterator[Finding]:
     addresses = names.get_values_for_type(x509.IPAddress)
     if host and not _covers(hosts, list(addresses), host):
         what = f"the certificate in {path} is not for {host}, which external_url names"
-        remedy = f"issue it for {host}, or mend external_url"
+        remedy = f"issue it for {host}, or correct external_url"
         yield Finding("warning", "certificate_for_another", what, where, remedy)
 
 
@@ -107,7 +107,7 @@ def _find_in_bundle(path: Path, where: str, now: datetime.datetime) -> Iterator[
         return
     for certificate in ended:
         what = f"{_name(certificate)} in {path} expired on {certificate.not_valid_after_utc:%Y-%m-%d}"
-        yield Finding("warning", "certificate_expired", what, where, "take it out, or put the one that followed it in")
+        yield Finding("warning", "certificate_expired", what, where, "remove it, or put its successor in its place")
     for certificate in chain:
         if certificate not in ended:
             yield from _find_in_dates(certificate, path, where, now)
@@ -123,7 +123,7 @@ def _find_in_dates(certificate: x509.Certificate, path: Path, where: str, now: d
         yield Finding("warning", "certificate_expires", what, where, "renew it; the file is read again when it changes")
     if certificate.not_valid_before_utc > now:
         what = f"{name} in {path} is valid only from {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC on"
-        yield Finding("error", "certificate_not_yet", what, where, "compare this host's clock")
+        yield Finding("error", "certificate_not_yet", what, where, "check this host's clock")
 
 
 def _read_chain(path: Path, where: str) -> tuple[list[x509.Certificate], Finding | None]:

@@ -86,7 +86,9 @@ def _remedy_for(config: Config, name: str, users: Sequence[str], robots: Sequenc
     if name.startswith(ROBOT):
         return f"mirror token create {name.removeprefix(ROBOT)}"
     if name.startswith(CERTIFICATE):
-        return "" if config.tls.client_ca is not None else "give `tls.client_ca`, who signs clients' certificates"
+        return (
+            "" if config.tls.client_ca is not None else "give `tls.client_ca`, the CA that signs clients' certificates"
+        )
     if config.clients.htpasswd is None:
         return "give `clients.htpasswd`, a file of users"
     return f"mirror user add {name}"

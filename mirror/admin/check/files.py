@@ -59,7 +59,7 @@ def find_in_file(
     try:
         status = path.stat()
     except FileNotFoundError:
-        yield Finding("error", "file_missing", f"there is no file {path}", where, "create it, or mend the path")
+        yield Finding("error", "file_missing", f"there is no file {path}", where, "create it, or correct the path")
         return
     except OSError as error:
         yield Finding("error", "file_unreadable", f"{path} cannot be looked at: {error.strerror}", where)

@@ -46,7 +46,7 @@ def read_pull_secrets(config: Config) -> tuple[list[SecretFile], list[Finding]]:
             PullSecret.parse(content)
         except json.JSONDecodeError as error:
             what = f"{path} is not JSON: line {error.lineno}, column {error.colno}"
-            findings.append(Finding("error", "pull_secret_invalid", what, where, "download or write it anew"))
+            findings.append(Finding("error", "pull_secret_invalid", what, where, "download or write it again"))
             continue
         except (ValueError, RecursionError):
             # The parser's words may quote the secret.

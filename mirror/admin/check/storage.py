@@ -45,7 +45,7 @@ def find_in_storage(config: Config, around: Surroundings, probe_store: StoreProb
         yield Finding("error", "store_unusable", what, where, "name another path")
         return
     elif around.can_write_folder(existing):
-        yield Finding("information", "store_new", f"{path} does not exist yet; serving makes it", where)
+        yield Finding("information", "store_new", f"{path} does not exist yet; `mirror serve` makes it", where)
     else:
         user = around.user.name
         remedy = f"sudo install -d -o {user} -m 0700 {shlex.quote(str(path))}"

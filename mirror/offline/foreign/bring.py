@@ -73,7 +73,7 @@ def _missing(
             lost.append(Lacking(str(digest), error.what, error.remedy))
             continue
         if place is None:
-            lost.append(Lacking(str(digest), "it has gone since the archive was looked at", "load it again"))
+            lost.append(Lacking(str(digest), "it has disappeared since the archive was looked at", "load it again"))
         else:
             found.append(_Content(digest, size, place))
     found.sort(key=lambda content: content.place.order)

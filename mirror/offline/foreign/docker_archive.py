@@ -105,7 +105,7 @@ class DockerArchive:
             raise self._damaged(f"{MANIFEST} has an image without Config")
         files = entry.get("Layers") or []
         if not isinstance(files, list) or len(files) > LAYERS_LIMIT or not all(isinstance(one, str) for one in files):
-            raise self._damaged(f"{MANIFEST} has an image whose Layers are no list of at most {LAYERS_LIMIT} names")
+            raise self._damaged(f"{MANIFEST} has an image whose Layers are not a list of at most {LAYERS_LIMIT} names")
         place = self._file(entry["Config"])
         body = place.read(MANIFEST_LIMIT)
         config = Digest.of(body)
@@ -135,7 +135,7 @@ class DockerArchive:
             config = _loads(body)
             return [Digest.parse(str(one)) for one in config["rootfs"]["diff_ids"] or []]
         except (ValueError, LookupError, TypeError, DigestInvalid):
-            raise self._damaged(f"{name} is no configuration of an image") from None
+            raise self._damaged(f"{name} is not the configuration of an image") from None
 
     def _layer(self, name: str, diff_id: Digest) -> _Layer:
         """Return a layer. One that is not compressed has the digest that the configuration says; that is verified when
@@ -181,7 +181,7 @@ def _loads(raw: bytes) -> Any:
     try:
         return json.loads(raw.decode())
     except RecursionError:
-        raise ValueError("it nests too deep") from None
+        raise ValueError("it nests too deeply") from None
 
 
 def _hashed(place: Place) -> Digest:

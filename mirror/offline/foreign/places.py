@@ -94,7 +94,7 @@ class OnDisk:
         try:
             fd = _open(self.outside, self.path)
         except FileNotFoundError:
-            raise ArchiveInvalid(f"{self.path} has gone while the archive was read") from None
+            raise ArchiveInvalid(f"{self.path} disappeared while the archive was being read") from None
         try:
             yield lambda count: self._next(fd, count)
         finally:
@@ -108,7 +108,7 @@ class OnDisk:
             while content := read(limit + 1 - len(found)):
                 found += content
         if len(found) != self.size:
-            raise ArchiveInvalid(f"{self.path} changed while it was read")
+            raise ArchiveInvalid(f"{self.path} changed while it was being read")
         return bytes(found)
 
     def _next(self, fd: int, count: int) -> bytes:
@@ -162,5 +162,5 @@ def _open(outside: Outside, path: Path) -> int:
         raise ArchiveInvalid(f"{path} cannot be opened ({error.strerror})") from error
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise ArchiveInvalid(f"{path} is no regular file")
+        raise ArchiveInvalid(f"{path} is not a regular file")
     return fd

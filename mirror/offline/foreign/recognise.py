@@ -15,6 +15,7 @@ from mirror.offline import part
 from mirror.offline.foreign import distribution, docker_archive, oci_layout, skopeo_dir
 from mirror.offline.foreign.distribution import TREE
 from mirror.offline.foreign.docker_archive import DockerArchive
+from mirror.offline.foreign.mistaken import HEAD, mistaken
 from mirror.offline.foreign.model import Foreign, FormatKind
 from mirror.offline.foreign.oci_layout import OciLayout
 from mirror.offline.foreign.skopeo_dir import SkopeoDir
@@ -58,7 +59,7 @@ def _look(path: Path, outside: Outside) -> _Given | None:
         mode = outside.stat(path).st_mode
         names = set(outside.listdir(path)) if stat.S_ISDIR(mode) else set()
     except OSError as error:
-        raise _unusable("unreadable", f"{path} cannot be read: {error.strerror}", "name what is there") from error
+        raise _unusable("unreadable", f"{path} cannot be read: {error.strerror}", "check the path") from error
     if stat.S_ISDIR(mode):
         return _look_in(path, names, outside)
     if part.is_file_name(path.name):
@@ -68,6 +69,9 @@ def _look(path: Path, outside: Outside) -> _Given | None:
     with ExitStack() as stack:
         tar = _tar(path, outside)
         stack.callback(tar.close)
+        other = mistaken(path, os.pread(tar.fd, HEAD, 0))
+        if other is not None:
+            raise _unusable("not_an_archive", f"{path} is {other.what}", other.remedy)
         kind = _kind(tar)
     return _Given(kind, path, (path,)) if kind else None
 
@@ -77,6 +81,8 @@ def _look_in(folder: Path, names: set[str], outside: Outside) -> _Given | None:
         return None
     if {oci_layout.MARKER, oci_layout.INDEX} <= names:
         return _Given("oci-layout", folder)
+    if "blobs" in names and len(halves := {oci_layout.MARKER, oci_layout.INDEX} - names) == 1:
+        raise ArchiveInvalid(f"{folder} looks like an OCI layout and has no {halves.pop()}", "copy all of it again")
     if "docker" in names and _is_folder(folder / TREE / "repositories", outside):
         return _Given("distribution", folder)
     archives = sorted(name for name in names if _ARCHIVE.fullmatch(name))
@@ -142,7 +148,7 @@ def _members(tar: Tar, *, links: bool) -> dict[str, Member]:
     for member in tar.members(links=links):
         found[member.name] = member
         if len(found) > _MEMBERS_LIMIT:
-            raise ArchiveInvalid(f"{tar.label} has more than {_MEMBERS_LIMIT} files: that is no archive of images")
+            raise ArchiveInvalid(f"{tar.label} has more than {_MEMBERS_LIMIT} files: that is not an archive of images")
     return found
 
 
@@ -150,7 +156,7 @@ def _tar(path: Path, outside: Outside) -> Tar:
     try:
         return Tar(outside.open(path, os.O_RDONLY), str(path))
     except OSError as error:
-        raise _unusable("unreadable", f"{path} cannot be read: {error.strerror}", "name what is there") from error
+        raise _unusable("unreadable", f"{path} cannot be read: {error.strerror}", "check the path") from error
 
 
 def _unusable(code: str, what: str, remedy: str) -> ConfigurationError:

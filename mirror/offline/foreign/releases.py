@@ -140,7 +140,7 @@ class Releases:
             _ARCHITECTURES[tag[2]] if tag else None,
         )
         if tag and version != tag[1]:
-            warnings.append(f"it is archived as {tag[0]}, and says itself that it is {version}")
+            warnings.append(f"it is archived as {tag[0]}, but says itself that it is {version}")
         return _Found(
             version,
             architecture,
@@ -180,7 +180,7 @@ def _warnings(image: Image, found: _Found, is_there: Callable[[Digest], bool]) -
     shown = f"{image.source}@{image.digest}"
     yield from (f"{shown}: {warning}" for warning in found.warnings)
     if not (found.version and found.architecture):
-        yield f"{shown} is a release that does not say of which version and architecture it is"
+        yield f"{shown} is a release that does not say which version and architecture it is"
     absent = sum(not is_there(digest) for digest in found.components)
     if absent:
         yield (

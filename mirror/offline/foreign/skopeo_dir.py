@@ -38,7 +38,7 @@ class SkopeoDir:
         self._find = find
         version, manifest = find(VERSION), find(MANIFEST)
         if version is None or not version.read(MANIFEST_LIMIT).startswith(_KNOWN):
-            raise FormatUnsupported(f"{label} is of no version of the dir format that is known")
+            raise FormatUnsupported(f"{label} is of an unknown version of the dir format")
         if manifest is None:
             raise ArchiveInvalid(f"{label} has no {MANIFEST}")
         body = manifest.read(MANIFEST_LIMIT)

@@ -281,7 +281,7 @@ def _take(wanted: _Wanted, closure: Closure, found: _Found) -> Image | None:
         )
     if closure.apart:
         found.warnings.append(
-            f"{shown}: {len(closure.apart)} layers are to be fetched from their publisher alone, and are left out"
+            f"{shown}: {len(closure.apart)} layers may only be fetched from their publisher, and are left out"
         )
     manifests = {digest: replace(one, name=wanted.name) for digest, one in closure.manifests.items()}
     top = manifests[wanted.image.digest]

@@ -90,7 +90,7 @@ def parse(raw: bytes) -> Graph:
     try:
         found = json.loads(raw.decode())
     except (ValueError, RecursionError) as error:
-        _refuse(f"it is no JSON ({str(error)[:80]})")
+        _refuse(f"it is not JSON ({str(error)[:80]})")
     return read(found)
 
 
@@ -120,7 +120,7 @@ def read(document: object) -> Graph:
 
 def _node(place: int, entry: object) -> Node:
     if not isinstance(entry, dict):
-        _refuse(f"node {place} is no object")
+        _refuse(f"node {place} is not an object")
     version, payload, metadata = entry.get("version"), entry.get("payload"), entry.get("metadata")
     if not isinstance(version, str) or not isinstance(payload, str) or len(payload) > _TEXT_LIMIT:
         _refuse(f"node {place} has no version and payload")
@@ -141,7 +141,7 @@ def _edge(place: int, entry: object, order: list[Node]) -> Edge:
         or len(entry) != 2
         or not all(type(end) is int and 0 <= end < len(order) for end in entry)
     ):
-        _refuse(f"edge {place} is no pair of nodes")
+        _refuse(f"edge {place} is not a pair of nodes")
     return (order[entry[0]].version, order[entry[1]].version)
 
 
@@ -150,7 +150,7 @@ def _conditional(document: dict[str, Any], nodes: Mapping[str, Node]) -> dict[Ed
     found: dict[Edge, set[Risk]] = {}
     for place, entry in enumerate(_entries(document, "conditionalEdges")):
         if not isinstance(entry, dict):
-            _refuse(f"conditional edge {place} is no object")
+            _refuse(f"conditional edge {place} is not an object")
         risks = {_risk(place, risk) for risk in _entries(entry, "risks")}
         if not risks:
             _refuse(f"conditional edge {place} has no risk")
@@ -166,13 +166,13 @@ def _conditional(document: dict[str, Any], nodes: Mapping[str, Node]) -> dict[Ed
 
 def _risk(place: int, entry: object) -> Risk:
     if not isinstance(entry, dict):
-        _refuse(f"a risk of conditional edge {place} is no object")
+        _refuse(f"a risk of conditional edge {place} is not an object")
     texts = [entry.get(key, "") for key in ("name", "message", "url")]
     if not all(isinstance(text, str) and len(text) <= _TEXT_LIMIT for text in texts):
-        _refuse(f"a risk of conditional edge {place} is not told in text")
+        _refuse(f"a risk of conditional edge {place} is not described in text")
     rules = _entries(entry, "matchingRules")
     if not _plain(rules, _DEPTH_LIMIT):
-        _refuse(f"the rules of conditional edge {place} nest too deep or hold what is no number")
+        _refuse(f"the rules of conditional edge {place} nest too deeply or hold what is not a number")
     return Risk(texts[0], texts[1], texts[2], json.dumps(rules, sort_keys=True))
 
 
@@ -189,9 +189,9 @@ def _entries(document: dict[str, Any], key: str) -> list[Any]:
     if found is None:
         return []
     if not isinstance(found, list):
-        _refuse(f"its {key} are no list")
+        _refuse(f"its {key} are not a list")
     return found
 
 
 def _refuse(why: str) -> NoReturn:
-    raise GraphInvalid(f"this is no update graph: {why}", "check what `releases.graph` leads to")
+    raise GraphInvalid(f"this is not an update graph: {why}", "check what `releases.graph` leads to")

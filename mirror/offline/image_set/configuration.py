@@ -79,7 +79,7 @@ def _is_image_set(document: Document) -> bool:
             " generation up, and keeps what another one still needs",
         )
     else:
-        what = f"{quote(kind.text)} is no kind of image set" if kind.text else "`kind` is not text"
+        what = f"{quote(kind.text)} is not a kind of image set" if kind.text else "`kind` is not text"
         note(document, "wrong_kind", what, kind.line, f"write `kind: {_KIND}`")
     return False
 

@@ -45,7 +45,7 @@ def read_lines(text: str, document: Document) -> ImageSet:
         else:
             images.add(entry)
         if len(images.found) > MOST_IMAGES:
-            what = f"here is image {MOST_IMAGES + 1}"
+            what = f"this is image {MOST_IMAGES + 1}"
             note(document, "too_large", what, entry.line, "split this into several files")
             break
     if not entries and not document.problems:
@@ -72,7 +72,7 @@ def _split(text: str, document: Document) -> list[_Entry]:
         elif not any("=" in word for word in words):
             entries.append(_Entry(line, words[0], tuple(words[1:])))
         elif not all(re.fullmatch(r"[^=]+=[^=]+", word) for word in words):
-            what = "SRC=DST stands beside what is none, or lacks a side"
+            what = "SRC=DST stands beside something else, or lacks a side"
             note(document, "invalid_value", what, line, "write SRC=DST without spaces, or SRC DST with one")
         else:
             for word in words:
@@ -141,7 +141,7 @@ def _tag_of(destination: str) -> str:
     scheme, colon, _ = destination.partition("://")
     if colon and scheme != "docker":
         raise SpellingError(
-            f"{quote(destination)} is no registry, and images are kept in the store here",
+            f"{quote(destination)} is not a registry, and images are kept in the store here",
             "leave the destination out; `mirror save` writes what is to be carried",
         )
     rest = destination.removeprefix(_DOCKER)
@@ -150,5 +150,5 @@ def _tag_of(destination: str) -> str:
     path = rest.partition("/")[2]
     repository, colon, tag = path.partition(":")
     if not repository:
-        raise SpellingError(f"{quote(destination)} is no destination", "write registry/repository[:tag]")
+        raise SpellingError(f"{quote(destination)} is not a destination", "write registry/repository[:tag]")
     return parse_tag(tag) if colon else ""

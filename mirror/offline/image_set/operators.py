@@ -27,7 +27,7 @@ def refuse_operators(mirror: Fields) -> int:
         catalog = one.parse("catalog", _parse_catalog) or ""
         name = _target_of(one, catalog)
         if name and name in names:
-            what = f"the catalog {quote(name)} stands here a second time"
+            what = f"the catalog {quote(name)} appears here a second time"
             one.find(
                 "duplicate", what, "catalog", f"the first is in line {names[name]}; keep one, or set targetCatalog"
             )
@@ -76,7 +76,7 @@ def _check_packages(catalog: Fields) -> None:
 def _check_once(one: Fields, seen: dict[str, int], noun: str) -> None:
     name = one.text("name")
     if name and name in seen:
-        what = f"the {noun} {quote(name)} stands here a second time"
+        what = f"the {noun} {quote(name)} appears here a second time"
         one.find("duplicate", what, "name", f"the first is in line {seen[name]}; keep one")
     seen.setdefault(name, one.line())
 
@@ -88,7 +88,10 @@ def _check_versions(one: Fields, *, full: bool) -> bool:
     ranged = "minVersion" in one or "maxVersion" in one
     if ranged and full:
         one.find(
-            "contradiction", "`full: true` takes every version, and here is a range", None, "keep `full`, or the range"
+            "contradiction",
+            "`full: true` takes every version, but there is a range here",
+            None,
+            "keep `full`, or the range",
         )
     return ranged
 
@@ -118,7 +121,7 @@ def _check_charts(at: Fields, key: str) -> int:
         chart.need("name", "name: my-chart")
         name, version = chart.text("name"), chart.text("version")
         if name and (name, version) in seen:
-            what = f"the chart {quote(name)} stands here a second time"
+            what = f"the chart {quote(name)} appears here a second time"
             chart.find("duplicate", what, "name", f"the first is in line {seen[name, version]}; keep one")
         seen.setdefault((name, version), chart.line())
         if key == "local":

@@ -54,4 +54,4 @@ def _parse_architecture(value: object) -> str:
     go = GO_ARCHITECTURES.get(text.lower(), text.lower())
     if go in ARCHITECTURES:
         remedy = f"write {go}, as Go spells it"
-    raise SpellingError(f"{quote(text)} is no architecture of a release", remedy)
+    raise SpellingError(f"{quote(text)} is not an architecture that releases are made for", remedy)

@@ -55,7 +55,7 @@ def refuse_transport(text: str) -> None:
     scheme = _SCHEME.match(text)
     if scheme is not None:
         # The rest may hold a login.
-        raise SpellingError(f"`{scheme[1]}://` is no transport of images", "write host/repository:tag")
+        raise SpellingError(f"`{scheme[1]}://` is not a transport for images", "write host/repository:tag")
 
 
 def release_warnings(images: Iterable[WantedImage]) -> list[str]:

@@ -87,7 +87,7 @@ class _Reader:
 
     def _alternatives(self, depth: int) -> _Node:
         if depth > _DEEPEST:
-            raise self._refuse("is nested too deeply", "write it simpler")
+            raise self._refuse("is nested too deeply", "simplify it")
         found = [self._sequence(depth)]
         while self._text.startswith("|", self._at):
             self._at += 1

@@ -84,7 +84,7 @@ def _read_channels(at: Fields) -> tuple[Channel, ...]:
         check_range(one, channel.min_version, channel.max_version)
         if name and name in found:
             first = found[name].where.rpartition(":")[2]
-            what = f"the channel {quote(name)} stands here a second time"
+            what = f"the channel {quote(name)} appears here a second time"
             one.find("duplicate", what, "name", f"the first is in line {first}; keep one, with the wider range")
         elif name:
             found[name] = channel
@@ -114,5 +114,5 @@ def _parse_name(value: object) -> str:
 def _parse_type(value: object) -> str:
     text = expect_text(value)
     if text not in ("ocp", "okd"):
-        raise SpellingError(f"{quote(text)} is no type of channel", "write ocp (the default) or okd")
+        raise SpellingError(f"{quote(text)} is not a type of channel", "write ocp (the default) or okd")
     return text

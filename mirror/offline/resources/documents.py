@@ -40,7 +40,7 @@ def to_comment(text: str) -> str:
 def to_toml_text(value: str) -> str:
     """Return a TOML basic string. Names of hosts and repositories need no escapes; anything else is refused."""
     if not value.isascii() or not value.isprintable() or set('"\\') & set(value):
-        raise ValueError("no name of a host or repository")
+        raise ValueError("not the name of a host or repository")
     return f'"{value}"'
 
 

@@ -105,4 +105,4 @@ def _check_source(source: str, label: str) -> None:
     except InvalidRequest:
         good = False
     if not good:
-        raise PlanInvalid(f"set {label} names '{source[:160]!a}', which is no repository", "make the plan again")
+        raise PlanInvalid(f"set {label} names '{source[:160]!a}', which is not a repository", "make the plan again")

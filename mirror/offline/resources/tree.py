@@ -138,7 +138,7 @@ def _notes(
     if any(registry.secure for registry in site.registries) and not site.bundle:
         notes.append("without --ca clients must trust the certificate already: fine for one of a public CA")
     if any(not registry.secure for registry in site.registries):
-        notes.append("an installation of OpenShift knows no mirror over plain http: give this registry tls.certificate")
+        notes.append("an installation of OpenShift takes no mirror over plain http: give this registry tls.certificate")
     if not entries:
         notes.append("no upstream is configured and no set is named, so there is nothing to lead here")
     notes += [f"OpenShift's API takes no source named {one.source}" for one in entries if not cluster.in_api(one)]

@@ -53,7 +53,7 @@ def updates(plans: Sequence[tuple[str, Plan]], site: Site) -> list[Update]:
                 for word in (release.architecture, *release.channels):
                     check_tag(word)
             except InvalidRequest as error:
-                raise PlanInvalid(f"set {label} names a release that is none: {error.what}") from None
+                raise PlanInvalid(f"set {label} names an invalid release: {error.what}") from None
             releases.append((version, release.architecture, release))
         found += [Update(label, release, site.registries[0].address) for *_, release in sorted(releases)]
     return found

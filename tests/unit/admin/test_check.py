@@ -129,7 +129,7 @@ async def test_a_report_is_one_object_with_the_resolved_configuration(checked, f
 async def test_a_report_for_people_has_errors_first_and_says_the_remedy(checked):
     text = (await checked("upstreams: {quay.io: }\nca: [nothing.pem]")).render()
     assert text.index("error: ") < text.index("warning: ")
-    assert "create it, or mend the path" in text
+    assert "create it, or correct the path" in text
     assert "fresh_for: 5m" in text
     assert "null" not in text
     assert text.rstrip().endswith("1 error, 1 warning")

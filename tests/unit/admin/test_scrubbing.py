@@ -157,7 +157,7 @@ async def test_one_at_a_time(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
     assert held.try_acquire()
     await background.step(5000)
     assert background._pass.bytes == before
-    with pytest.raises(NotYet, match="another process scrubs"):
+    with pytest.raises(NotYet, match="another process is scrubbing"):
         await command.all(0, lambda _: None)
     held.release()
     one, _ = await command.all(0, lambda _: None)

@@ -102,7 +102,7 @@ def test_what_is_no_socket_stays_and_a_stated_path_is_an_error(store: Path) -> N
     path.write_text("mine")
     with pytest.raises(ConfigurationError) as raised:
         AdminSocket.open(config(path, store))
-    assert "is no socket" in str(raised.value)
+    assert "is not a socket" in str(raised.value)
     assert path.read_text() == "mine"
     with pytest.raises(ConfigurationError):
         AdminSocket.open(config(store / "none" / "x", store))

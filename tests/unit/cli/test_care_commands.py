@@ -75,7 +75,7 @@ def test_ls_says_what_is_here(site: Site) -> None:
     assert {one["digest"]: one["here"] for one in told["contents"]} == {
         one: one != digest_of(noise(1000, 1)) for one in parts(FIRST)
     }
-    assert "1 are not here" in site.run("ls", f"{A}:v1").output
+    assert "; 1 missing; pinned" in site.run("ls", f"{A}:v1").output
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,10 @@ def test_ls_says_what_is_here(site: Site) -> None:
         (("ls", "nothing"), 78, "neither a file nor a set"),
         (("ls", "gcr.io/x"), 1, "no upstream"),
         (("pin", A), 78, "mirror ls"),
-        (("pin", f"{A}:v1"), 78, f"{A}@{FIRST.digest}"),
+        (("pin", f"{A}:v1"), 78, f"a tag may move, so it takes a digest to say what '{A}:v1' means"),
+        (("pin", f"{A}:v1"), 78, f"now it means {A}@{FIRST.digest}: write that"),
+        (("pin", f"{A}:v2"), 78, f"write {A}@sha256:…: `mirror ls {A}` shows"),
+        (("unpin", f"{A}:v1"), 78, f"write NAME@DIGEST, e.g. {A}@sha256:…"),
         (("pin", f"{A}@{digest_of(b'x')}"), 1, "pull it"),
         (("pin", f"{A}@sha256:abc"), 78, "not a digest"),
         (("pin", "prod@1"), 78, "no sets here"),
@@ -132,7 +135,7 @@ def test_du_shares_the_room_out(site: Site) -> None:
     assert kept["pinned_bytes"] == own[A] + 4000
     assert kept["hosted_bytes"] == sizes["team/app"]["bytes"]
     assert sum(kept.values()) == told["total"]["bytes"]
-    assert "are pinned" in site.run("du").output
+    assert " pinned, " in site.run("du").output
     assert "(no repository)" in site.run("du").output
 
 
@@ -191,7 +194,7 @@ def test_purge_frees_and_the_next_pull_fetches(site: Site, upstream: Upstream) -
     assert len(upstream.registry.requests) > asked
     assert broken(site.layout) == []
     site.configure(offline=True)
-    assert "comes back by an archive only" in site.run("purge", f"{A}@{FIRST.digest}").output
+    assert "only comes back by an archive" in site.run("purge", f"{A}@{FIRST.digest}").output
     assert site.stored() == parts(SECOND)
 
 
@@ -278,6 +281,19 @@ def test_a_damaged_store_is_found_out_and_healed(damaged: Site) -> None:
     again = site.told("scrub")
     assert (again["bad"], again["missing"], len(again["strays"])) == ([], [], 1)
     assert again["index"]["rebuilt"] is False
+
+
+def test_scrub_says_whom_it_asks_and_asks_nobody_else(damaged: Site, upstream: Upstream) -> None:
+    said = " ".join(damaged.run("scrub", "--help").output.split())
+    assert "the upstreams of mirror.yaml are asked. With `offline: true` there, or with --dry-run, nobody is" in said
+    asked = len(upstream.registry.requests)
+    damaged.run("scrub", "--dry-run", code=4)
+    damaged.configure(offline=True)
+    damaged.run("scrub", code=4)
+    assert len(upstream.registry.requests) == asked
+    damaged.configure(offline=False)
+    damaged.run("scrub")
+    assert len(upstream.registry.requests) > asked
 
 
 def test_offline_what_is_lost_is_listed(damaged: Site, tmp_path: Path) -> None:

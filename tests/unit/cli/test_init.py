@@ -136,7 +136,7 @@ def test_a_second_run_changes_nothing_and_brings_back_what_was_moved_away(begun)
 def test_a_host_that_a_certificate_that_stays_lacks_is_said(begun):
     _, folder = begun
     said = init("--config", folder / "mirror.yaml", "--host", "10.0.0.5", "--host", "other", "--host", "mirror.lab")
-    assert f"{folder / 'tls.crt'} stays, and does not name other: " in said
+    assert f"{folder / 'tls.crt'} was kept, and does not name other: " in said
     assert "does not name" not in init("--config", folder / "mirror.yaml", "--host", "mirror.lab")
     assert "does not name" not in init("--config", folder / "mirror.yaml")
 
@@ -160,14 +160,14 @@ def test_a_configuration_of_ones_own_gets_the_files_that_it_names(tmp_path):
 @pytest.mark.parametrize("half", ["tls.crt", "tls.key", "ca.crt", "ca.key"])
 def test_half_a_pair_is_an_error(tmp_path, half):
     (tmp_path / half).write_text("")
-    assert f"{tmp_path / half} is here without" in init("--config", tmp_path / "mirror.yaml", code=78)
+    assert f"{tmp_path / half} exists but" in init("--config", tmp_path / "mirror.yaml", code=78)
     assert not (tmp_path / "htpasswd").exists()
 
 
 def test_an_authority_that_is_none_is_an_error(tmp_path):
     for name in ("ca.crt", "ca.key"):
         (tmp_path / name).write_text("nothing")
-    assert "no certificate and its key" in init("--config", tmp_path / "mirror.yaml", code=78)
+    assert "not a certificate and its key" in init("--config", tmp_path / "mirror.yaml", code=78)
     assert not (tmp_path / "tls.crt").exists()
 
 

@@ -95,14 +95,14 @@ def test_a_tag_that_says_another_version_is_told(bench: Bench, tmp_path: Path) -
     image = release_bed.release()
     survey = surveyed(bench, tree(tmp_path / "tree", (image, "4.17.1-x86_64")))
     assert [one.version for one in survey.releases] == [VERSION]
-    assert any("archived as 4.17.1-x86_64, and says itself that it is 4.16.3" in one for one in survey.warnings)
+    assert any("archived as 4.17.1-x86_64, but says itself that it is 4.16.3" in one for one in survey.warnings)
 
 
 def test_without_a_version_it_is_a_release_all_the_same(bench: Bench, tmp_path: Path) -> None:
     image = release_bed.release(label=False, payload=False)
     survey = surveyed(bench, tree(tmp_path / "tree", (image, "v1")))
     assert (of(survey, image).kind, of(survey, image).tags, survey.releases) == ("release", ("v1",), ())
-    assert any("does not say of which version" in one for one in survey.warnings)
+    assert any("does not say which version" in one for one in survey.warnings)
     assert [one.version for one in surveyed(bench, tree(tmp_path / "again", (image, "4.16.9-x86_64"))).releases] == [
         "4.16.9"
     ]

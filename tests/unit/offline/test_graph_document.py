@@ -83,16 +83,16 @@ def test_the_same_release_twice_is_one():
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "no JSON"),
-        (b"<html>", "no JSON"),
-        (b"\xff", "no JSON"),
-        (b"[" * 500_000, "no JSON"),
-        (b"9" * 5000, "no JSON"),
+        (b"", "not JSON"),
+        (b"<html>", "not JSON"),
+        (b"\xff", "not JSON"),
+        (b"[" * 500_000, "not JSON"),
+        (b"9" * 5000, "not JSON"),
         (b"[]", "no list of nodes"),
         (b'{"kind": "error", "value": "x"}', "no list of nodes"),
         (b'{"nodes": {}}', "no list of nodes"),
         (raw(version=2), "its version is 2"),
-        (raw(nodes=[1]), "node 0 is no object"),
+        (raw(nodes=[1]), "node 0 is not an object"),
         (raw(nodes=[{"version": "4.16.3"}]), "node 0 has no version and payload"),
         (raw(nodes=[{"payload": "x"}]), "node 0 has no version and payload"),
         (raw(nodes=[{"version": "4.16.3", "payload": "x" * 70_000}]), "node 0 has no version and payload"),
@@ -100,20 +100,20 @@ def test_the_same_release_twice_is_one():
         (raw(nodes=[{"version": "4.16.3", "payload": "x", "metadata": {"a": 1}}]), "metadata of 4.16.3"),
         (raw(nodes=[{"version": "4.16.3", "payload": "x", "metadata": []}]), "metadata of 4.16.3"),
         (raw(nodes=[node("4.16.3"), {**node("4.16.3"), "payload": "other"}]), "two releases 4.16.3"),
-        (raw(edges={}), "edges are no list"),
-        (raw(edges=[[0, 1, 2]]), "edge 0 is no pair"),
-        (raw(edges=[[0, 1], [0, 3]]), "edge 1 is no pair"),
-        (raw(edges=[[-1, 0]]), "edge 0 is no pair"),
-        (raw(edges=[[True, False]]), "edge 0 is no pair"),
-        (raw(edges=[[0.0, 1.0]]), "edge 0 is no pair"),
-        (raw(edges=[["4.16.3", "4.16.9"]]), "edge 0 is no pair"),
-        (raw(conditionalEdges=[[]]), "conditional edge 0 is no object"),
+        (raw(edges={}), "edges are not a list"),
+        (raw(edges=[[0, 1, 2]]), "edge 0 is not a pair"),
+        (raw(edges=[[0, 1], [0, 3]]), "edge 1 is not a pair"),
+        (raw(edges=[[-1, 0]]), "edge 0 is not a pair"),
+        (raw(edges=[[True, False]]), "edge 0 is not a pair"),
+        (raw(edges=[[0.0, 1.0]]), "edge 0 is not a pair"),
+        (raw(edges=[["4.16.3", "4.16.9"]]), "edge 0 is not a pair"),
+        (raw(conditionalEdges=[[]]), "conditional edge 0 is not an object"),
         (raw(conditionalEdges=[{"edges": [], "risks": []}]), "conditional edge 0 has no risk"),
-        (raw(conditionalEdges=[{"edges": [], "risks": ["x"]}]), "a risk of conditional edge 0 is no object"),
-        (raw(conditionalEdges=[{"edges": [], "risks": [{"name": 1}]}]), "not told in text"),
+        (raw(conditionalEdges=[{"edges": [], "risks": ["x"]}]), "a risk of conditional edge 0 is not an object"),
+        (raw(conditionalEdges=[{"edges": [], "risks": [{"name": 1}]}]), "not described in text"),
         (raw(conditionalEdges=[{"edges": [{"from": "4.16.3"}], "risks": [{}]}]), "leads from or to nothing"),
         (raw(conditionalEdges=[{"edges": [[0, 1]], "risks": [{}]}]), "leads from or to nothing"),
-        (raw(conditionalEdges=[{"risks": [{"matchingRules": "x"}]}]), "matchingRules are no list"),
+        (raw(conditionalEdges=[{"risks": [{"matchingRules": "x"}]}]), "matchingRules are not a list"),
     ],
 )
 def test_no_graphs(content, said):
@@ -126,7 +126,7 @@ def test_no_graphs(content, said):
 @pytest.mark.parametrize("rules", ["[" * 40 + "]" * 40, "[1e999]", "[NaN]", '[{"a": -Infinity}]'])
 def test_rules_that_could_not_be_written_again(rules):
     content = raw(conditionalEdges=[conditional(risks=[risk("A", matchingRules="@")])]).replace(b'"@"', rules.encode())
-    with pytest.raises(GraphInvalid, match="nest too deep or hold what is no number"):
+    with pytest.raises(GraphInvalid, match="nest too deeply or hold what is not a number"):
         parse(content)
 
 

@@ -58,7 +58,7 @@ async def test_an_empty_graph_is_an_unknown_channel(service, documents, content)
 async def test_what_is_no_graph_names_where_it_came_from(service, documents):
     says(service, b"[]")
     with pytest.raises(
-        GraphInvalid, match=f"{service.url}/graph answers for channel stable-4.16, and this is no update"
+        GraphInvalid, match=f"{service.url}/graph answers for channel stable-4.16, and this is not an update"
     ):
         await Graphs(documents, f"{service.url}/graph").fetch("stable-4.16", "amd64")
     says(service, b" " * (SIZE_LIMIT + 1))

@@ -287,7 +287,7 @@ def test_each_fault_is_found_at_its_line(text, code, line):
         (f"{IMAGES}  - name: a.io/b:c\n    platforms: [amd64]\n", "write OS/ARCHITECTURE, as in linux/amd64"),
         (f"{IMAGES}  - quay.io/a/b:c\n", "write `name: quay.io/a/b:c`"),
         (f"{IMAGES}  - name: oci:///tmp/app\n", "give its folder or archive to `mirror load PATH --as NAME`"),
-        (f"{IMAGES}  - name: https://quay.io/a/b:c\n", "`https://` is no transport of images"),
+        (f"{IMAGES}  - name: https://quay.io/a/b:c\n", "`https://` is not a transport for images"),
         (f"{HEAD}  blockedImages: [{{name: 'docker://quay.io/a'}}]\n", "images are compared without docker://"),
     ],
 )

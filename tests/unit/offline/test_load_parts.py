@@ -290,7 +290,7 @@ def test_a_tar_that_begins_with_an_extension_is_no_part(gap: Crossing, kind: byt
     (gap.disk / "zzz.tar").write_bytes(header_like("x", 2**33 - 1, kind) + b"path=../../x\n" * 1000)
     report = gap.far.load(gap.disk)
     assert report.ready
-    assert [(path.name, why) for path, why in report.ignored] == [("zzz.tar", "is no part")]
+    assert [(path.name, why) for path, why in report.ignored] == [("zzz.tar", "it is not a part")]
 
 
 def test_an_index_that_lies(gap: Crossing) -> None:
@@ -372,7 +372,7 @@ def test_files_that_are_no_parts(gap: Crossing, where: str) -> None:
     with open(folder / "large.tar", "wb") as file:
         file.truncate(1 << 30)
     if where == "file":
-        with pytest.raises(ConfigurationError, match="no parts"):
+        with pytest.raises(ConfigurationError, match="neither parts"):
             gap.far.load(folder / "notes.txt", folder / "pipe.tar", folder / "large.tar")
         return
     report = gap.far.load(folder, gap.disk)
@@ -387,7 +387,7 @@ def test_paths_that_are_not_there(gap: Crossing) -> None:
     with pytest.raises(ConfigurationError) as caught:
         gap.far.load(gap.root / "nowhere", gap.disk, gap.root / "neither")
     assert len(caught.value.problems) == 2
-    with pytest.raises(ConfigurationError, match="no parts"):
+    with pytest.raises(ConfigurationError, match="neither parts"):
         gap.far.load(gap.copy(name="empty"))
 
 

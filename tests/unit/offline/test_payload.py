@@ -268,7 +268,7 @@ _REFERENCES = _entry("release-manifests/image-references", content=payloads.refe
         (_REFERENCES[:-512], "short"),
         (_REFERENCES[:700], "short"),
         (_REFERENCES + bytes(512) + _REFERENCES, "after its end"),
-        (_REFERENCES[:100] + b"7" + _REFERENCES[101:], "no tar"),
+        (_REFERENCES[:100] + b"7" + _REFERENCES[101:], "not a tar"),
         (b"<!DOCTYPE html><title>Sign in</title>" * 30, "tar"),
         (b"\x28\xb5\x2f\xfd" + bytes(600), "zstd"),
         (b"\x1f\x8b" + b"garbage" * 100, "gzip"),
@@ -307,7 +307,7 @@ def _header(size: bytes, kind: bytes = b"0", name: bytes = b"x") -> bytes:
     [
         (_header(b"\xff" * 12), "out of range"),
         (_header(b"\x80" + b"\xff" * 11), "short"),
-        (_header(b"99999999999"), "none"),
+        (_header(b"99999999999"), "an invalid number"),
         (_header(b"77777777777"), "short"),
         (_header(b"77777777777", b"L"), "header of"),
         (_header(b"77777777777", b"x"), "header of"),

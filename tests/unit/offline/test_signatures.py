@@ -100,8 +100,8 @@ def test_what_gnupg_signs_verifies(name: str, certificate: str) -> None:
     ("name", "why"),
     [
         ("bzip2", "is compressed by algorithm 3, which is not supported"),
-        ("detached", "is no signed message"),
-        ("encrypted", "is no signed message"),
+        ("detached", "is not a signed message"),
+        ("encrypted", "is not a signed message"),
     ],
 )
 def test_other_messages_of_gnupg_are_refused(name: str, why: str) -> None:
@@ -195,8 +195,8 @@ def test_one_of_several_signers_is_enough() -> None:
 def test_a_signature_has_a_lifetime_and_a_key_has_none() -> None:
     raw = KEY.sign(CLAIM, lifetime=100)
     assert proven(raw, now=openpgp.CREATED + 99).version == 4
-    assert refused(raw, now=openpgp.CREATED + 101) == "has a signature that ran out on 2023-11-14"
-    assert refused(raw) == "has a signature that ran out on 2023-11-14"
+    assert refused(raw, now=openpgp.CREATED + 101) == "has a signature that expired on 2023-11-14"
+    assert refused(raw) == "has a signature that expired on 2023-11-14"
     for lifetime in (1, 1000):
         keyring = Keyring.read(KEY.armored_public(lifetime=lifetime), "keyring")
         assert proven(KEY.sign(CLAIM), keyring=keyring).fingerprint == KEY.fingerprint
@@ -229,7 +229,7 @@ def test_sha1_is_not_accepted(version: int) -> None:
 @pytest.mark.parametrize("version", [3, 4])
 def test_other_types_of_signatures_are_refused(kind: int, version: int) -> None:
     assert refused(KEY.sign(CLAIM, version, kind=kind)) == (
-        f"has a signature of type 0x{kind:02X}, which is none of a document"
+        f"has a signature of type 0x{kind:02X}, which is not that of a document"
     )
 
 
@@ -282,17 +282,17 @@ def changed(**changes: Any) -> bytes:
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (b"", "is no strict JSON"),
-        (b"not json", "is no strict JSON"),
-        (b"\xff\xfe{}", "is no strict JSON"),
-        (CLAIM.decode().encode("utf-16"), "is no strict JSON"),
-        (b"[" * 5000, "is no strict JSON"),
-        (b"9" * 5000, "is no strict JSON"),
-        (CLAIM + b"{}", "is no strict JSON"),
-        (CLAIM + b" x", "is no strict JSON"),
-        (CLAIM[:-1], "is no strict JSON"),
-        (CLAIM[:-1] + b', "critical": {}}', "is no strict JSON (an object names a key twice)"),
-        (CLAIM.replace(b'"type"', b'"type": "x", "type"'), "is no strict JSON (an object names a key twice)"),
+        (b"", "is not strict JSON"),
+        (b"not json", "is not strict JSON"),
+        (b"\xff\xfe{}", "is not strict JSON"),
+        (CLAIM.decode().encode("utf-16"), "is not strict JSON"),
+        (b"[" * 5000, "is not strict JSON"),
+        (b"9" * 5000, "is not strict JSON"),
+        (CLAIM + b"{}", "is not strict JSON"),
+        (CLAIM + b" x", "is not strict JSON"),
+        (CLAIM[:-1], "is not strict JSON"),
+        (CLAIM[:-1] + b', "critical": {}}', "is not strict JSON (an object names a key twice)"),
+        (CLAIM.replace(b'"type"', b'"type": "x", "type"'), "is not strict JSON (an object names a key twice)"),
         (b"[]", "has no object with critical and optional"),
         (b"null", "has no object with critical and optional"),
         (b"{}", "has no object with type and image and identity"),
@@ -307,7 +307,7 @@ def changed(**changes: Any) -> bytes:
         (changed(critical__identity__docker_reference=""), "names no image"),
         (changed(critical__identity__docker_reference=["a"]), "names no image"),
         (changed(critical__image__docker_manifest_digest=None), "names no image"),
-        (changed(critical__image__docker_manifest_digest=str(RELEASE).upper()), "names a digest that is none"),
+        (changed(critical__image__docker_manifest_digest=str(RELEASE).upper()), "names an invalid digest"),
         (changed(critical__image=[str(RELEASE)]), "has no object with docker-manifest-digest"),
         (changed(optional__creator=1), "has a creator or a timestamp of the wrong type"),
         (changed(optional__timestamp="1700000000"), "has a creator or a timestamp of the wrong type"),
@@ -413,14 +413,14 @@ def test_content_around_the_message_is_refused() -> None:
     whole = KEY.sign(CLAIM, compressed=False)
     again = openpgp.packet(openpgp.LITERAL, openpgp.literal(claim(RELEASE, "quay.io/evil/release:1")))
     assert refused(KEY.sign(CLAIM) + b"\n") == "holds more than the compressed message"
-    assert refused(whole + b"\n") == "holds octets that are no packet"
-    assert refused(whole + again) == "is no signed message"
-    assert refused(again + whole) == "is no signed message"
-    assert refused(openpgp.compress(whole + again)) == "is no signed message"
-    assert refused(whole + whole) == "is no signed message"
-    assert refused(b"") == "is no signed message"
-    assert refused(openpgp.packet(openpgp.LITERAL, openpgp.literal(CLAIM))) == "is no signed message"
-    assert refused(openpgp.armor(whole, "MESSAGE")) == "holds octets that are no packet"
+    assert refused(whole + b"\n") == "holds octets that are not a packet"
+    assert refused(whole + again) == "is not a signed message"
+    assert refused(again + whole) == "is not a signed message"
+    assert refused(openpgp.compress(whole + again)) == "is not a signed message"
+    assert refused(whole + whole) == "is not a signed message"
+    assert refused(b"") == "is not a signed message"
+    assert refused(openpgp.packet(openpgp.LITERAL, openpgp.literal(CLAIM))) == "is not a signed message"
+    assert refused(openpgp.armor(whole, "MESSAGE")) == "holds octets that are not a packet"
 
 
 def test_packets_that_contradict_each_other_are_refused() -> None:
@@ -467,7 +467,7 @@ def test_what_is_unpacked_counts_together() -> None:
     part = openpgp.packet(openpgp.LITERAL, openpgp.literal(bytes(30_000)))
     inner = zlib.compress(part)
     each = openpgp.packet(openpgp.COMPRESSED, b"\x02" + inner)
-    assert refused(each * 2) == "is no signed message"
+    assert refused(each * 2) == "is not a signed message"
     assert "compression bomb" in refused(each * 3)
 
 
@@ -496,7 +496,7 @@ def test_sizes_and_counts_are_bounded() -> None:
     five = openpgp.packet(openpgp.ONE_PASS, KEY.one_pass()) * 5 + openpgp.packet(
         openpgp.LITERAL, openpgp.literal(CLAIM)
     )
-    assert refused(five + openpgp.packet(openpgp.SIGNATURE, KEY.signature(CLAIM)) * 5) == "is no signed message"
+    assert refused(five + openpgp.packet(openpgp.SIGNATURE, KEY.signature(CLAIM)) * 5) == "is not a signed message"
 
 
 def test_what_an_error_says() -> None:
@@ -504,7 +504,7 @@ def test_what_an_error_says() -> None:
         verify(STRANGER.sign(CLAIM), RELEASE, KEYRING)
     assert isinstance(caught.value, Corrupt)
     assert re.fullmatch(
-        rf"this is no valid signature of {RELEASE}: it is signed by the unknown key {STRANGER.key_id}",
+        rf"this is not a valid signature of {RELEASE}: it is signed by the unknown key {STRANGER.key_id}",
         caught.value.what,
     )
     assert "releases.keyring" in caught.value.remedy

@@ -205,7 +205,7 @@ def test_two_keys_of_one_id_are_refused(monkeypatch: pytest.MonkeyPatch) -> None
     ("raw", "what"),
     [
         (b"", "no key of the keyring can be used: there is none in it"),
-        (b"<html>not found</html>", "the keyring holds octets that are no packet"),
+        (b"<html>not found</html>", "the keyring holds octets that are not a packet"),
         (b"\0\0\0\x20\1\1\0\2KBXf", "the keyring is GnuPG's own keybox"),
         (bytes(1024 * 1024 + 1), "the keyring has 1048577 bytes; at most 1048576 are read"),
         (b"\xca\x00" * 10_001, "the keyring has more than 10000 packets"),

@@ -90,6 +90,8 @@ def read() -> dict[str, object]:
 def main() -> int:
     supervisor._LAST_WORDS = OPTIONS.get("last_words", supervisor._LAST_WORDS)
     sink = logs.configure("info", "logfmt", Sink(patience=0.1))
+    for _ in range(OPTIONS.get("flood", 0)):
+        logs.get("test").error("flood")
     listeners = bind(OPTIONS.get("listen", ["127.0.0.1:0"]), patience=0.2)
     print(json.dumps([os.getpid(), *(listener.getsockname() for listener in listeners)]), flush=True)
 

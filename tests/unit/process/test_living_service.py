@@ -408,6 +408,17 @@ def test_addresses_change_with_a_reload(make: Make) -> None:
         socket.create_connection(("127.0.0.1", int(old.rpartition(":")[2])))
 
 
+def test_what_a_worker_left_out_of_the_log_is_said_when_it_stops(make: Make) -> None:
+    mirror = make({"workers": 1})
+    for _ in range(70):
+        assert mirror.get("/v2/team/app/blobs/uploads/", "POST")[0] in (401, 403)
+    assert "event=lines_suppressed" not in mirror.log
+    assert mirror.stop() == 0
+    said = [line for line in mirror.log.splitlines() if "event=lines_suppressed" in line]
+    assert len(said) == 1
+    assert said[0].endswith("count=20")
+
+
 def test_an_upstream_that_is_away_is_degraded_and_explained(make: Make, upstream: RunningRegistry) -> None:
     gone = f"http://127.0.0.1:{free_port()}"
     mirror = make({"upstreams": {"lab": {"endpoints": [gone]}}, "workers": 1})

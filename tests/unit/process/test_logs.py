@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -11,6 +13,7 @@ import time
 import tracemalloc
 
 import pytest
+import structlog
 
 from mirror import logs
 from mirror.redact import escape, redact
@@ -212,6 +215,39 @@ def test_identical_lines_are_counted_after_fifty(said, monkeypatch):
     assert text.count("event=progress") == 200
     assert text.count("event=lines_suppressed") == 2
     assert "like=flood count=150" in text
+
+
+async def test_what_was_left_out_is_said_when_the_minute_ends_though_no_line_follows(said, monkeypatch):
+    monkeypatch.setattr(logs, "_TICK", 0.01)
+    telling = asyncio.create_task(logs.keep_telling())
+    for _ in range(200):
+        logs.get("test").error("flood")
+    await asyncio.sleep(0.1)
+    assert "event=lines_suppressed" not in said()
+    (repetition,) = (one for one in structlog.get_config()["processors"] if isinstance(one, logs._Repetition))
+    monkeypatch.setattr(repetition, "_until", 0.0)
+    async with asyncio.timeout(10):
+        while "event=lines_suppressed" not in said():
+            await asyncio.sleep(0.01)
+    telling.cancel()
+    assert "like=flood count=150" in said()
+
+
+def test_what_was_left_out_is_said_once_where_the_process_ends(said):
+    for number in range(60):
+        for _ in range(60):
+            logs.get("test").error("flood", number=number)
+    logs.tell_suppressed()
+    logs.tell_suppressed()
+    assert said().count("event=lines_suppressed") == 60, "they hide none of their own"
+
+
+def test_a_supervisor_says_what_it_left_out_before_it_ends(start):
+    running = start(workers=1, flood=70)
+    running.heard("READY=1")
+    running.process.send_signal(signal.SIGTERM)
+    assert running.process.wait(15) == 0
+    assert running.said().count("like=flood count=20") == 1
 
 
 def test_kinds_of_lines_that_are_told_apart_are_bounded_and_a_flood_hides_nothing_else(said):
