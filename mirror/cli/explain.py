@@ -91,8 +91,11 @@ def _may(verbs: Sequence[str]) -> str:
 
 
 def _here_lines(here: dict[str, Any], reference: str) -> Iterator[str]:
+    if "damaged" in here:
+        yield _row("here", here["damaged"]["what"])
     if here["digest"] is None:
-        yield _row("here", f"nothing is known of {reference}")
+        if "damaged" not in here:
+            yield _row("here", f"nothing is known of {reference}")
         return
     if here["tag"] is not None:
         fresh = "fresh" if here["tag"]["fresh"] else "due to be checked again"

@@ -153,4 +153,5 @@ def message_of(error: MirrorError) -> str:
     """Return what a client may read about an error."""
     if row_of(error).told:
         return errors.without_origins(str(error))
-    return "this registry has a fault: its log says more under the request's X-Request-Id"
+    again = "ask again; " if retry_after(error) else ""
+    return f"this registry has a fault: {again}its log says more under the request's X-Request-Id"

@@ -464,6 +464,8 @@ def check_answer(got: Got, asked: Asked, answer: str) -> None:
             assert int(got.headers["retry-after"]) > 0
             if asked.method != "HEAD":
                 assert (got.clean, got.code) == (True, "UNKNOWN"), got
+                assert "ask again" in got.message, got
+                assert os.path.dirname(asked.path) not in got.message, got
         case "bypass":
             check_right(got, asked)
             assert got.cache == "BYPASS"

@@ -212,3 +212,18 @@ async def test_what_a_set_pins_and_says(explain: Open) -> None:
     assert (found["here"]["manifest"], found["pull"]["answer"]) == (False, "404")
     found = await tell("registry.gone/team/app")
     assert found["kind"] == "unknown"
+
+
+@pytest.mark.parametrize("offline", [False, True])
+async def test_a_damaged_record_of_a_tag(explain: Open, upstream: ScriptedRegistry, offline: bool) -> None:
+    """Where nobody else says what it means a pull gets 503, and the explanation what to do."""
+    tell, room = explain(upstreams={"lab": {"endpoints": [upstream.url]}}, hosted=["apps/**"], offline=offline)
+    for name in ("lab/team/app", "apps/mine"):
+        Tags(room.layout).write(name, "v1", TagRecord(Digest.parse(DIGEST), "", 1.0), durable=False)
+        Path(room.layout.tag(name, "v1")).write_bytes(b"")
+    hosted, proxied = await tell("apps/mine:v1"), await tell("lab/team/app:v1")
+    assert hosted["pull"]["answer"] == "503"
+    assert "apps/mine:v1 is damaged" in hosted["pull"]["what"]
+    assert "push the tag again" in hosted["pull"]["remedy"]
+    assert "damaged" in proxied["here"]["damaged"]["what"]
+    assert proxied["pull"]["answer"] == ("503" if offline else "MISS")
