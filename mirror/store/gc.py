@@ -121,6 +121,7 @@ class Collector:
             self._take(dead, total, freed, dry_run)
             if dead and not dry_run:
                 self._hosted.complete()  # it may have been the last of them
+                total.rows += self._take_dead_rows(dead)
         for name in find_repositories(self._layout):
             if self._is_hosted(name):
                 total.rows += self._take_blob_rows(name, dry_run) + self._take_manifest_rows(name, dry_run)
@@ -250,6 +251,23 @@ class Collector:
             with self._sets.pinning():  # a push marks before it writes the row
                 if self._is_gone(digest):
                     count += files.remove(self._layout.membership(name, digest))
+        return count
+
+    def _take_dead_rows(self, dead: Mapping[Digest, float]) -> int:
+        """Remove the rows of blobs that were taken, where a pull has brought them again meanwhile; return how many.
+
+        They are cache now, and no repository's that is pushed to: it would have a purge of that cache leave them.
+        """
+        back = [digest for digest in dead if self._size(digest) is not None and not self._hosted.has(digest)]
+        if not back:
+            return 0
+        count = 0
+        for name in find_repositories(self._layout):
+            for digest in back if self._is_hosted(name) else ():
+                # Nobody pushes a manifest meanwhile that claims it, nor the blob.
+                with self._lock.removing(_PATIENCE), self._sets.pinning():
+                    if not self._hosted.has(digest):
+                        count += files.remove(self._layout.membership(name, digest))
         return count
 
     def _is_gone(self, digest: Digest) -> bool:

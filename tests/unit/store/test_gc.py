@@ -16,7 +16,7 @@ import pytest
 
 from mirror.errors import CollectionStopped, ManifestBlobUnknown, NotHere, NotYet, StoreError, StoreUnreadable
 from mirror.oci.digest import Digest
-from mirror.store import gc
+from mirror.store import gc, ingest
 from mirror.store.gc_lock import GcLock
 from mirror.store.layout import Layout
 from mirror.store.lock import FileLock
@@ -84,6 +84,29 @@ async def test_a_folder_that_every_store_has_is_away_and_not_empty(shelf: Shelf,
         await asyncio.to_thread(shelf.collect, yes=yes)
     away.rename(shelf.layout.root / folder)
     assert (shelf.stored(), shelf.marked()) == (stored, marked)
+
+
+async def test_what_a_pull_brings_again_meanwhile_is_none_of_the_repository(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a purge of what was pulled would leave it for the repository's sake, which does not keep it."""
+    layer = noise(700, 1)
+    await shelf.blob(layer)
+    await shelf.blob(layer, OTHER)
+    shelf.age()
+    real = gc.Collector._take
+
+    def take(self: gc.Collector, *arguments: Any) -> None:
+        real(self, *arguments)
+        ingest.store_bytes(shelf.layout, Digest.of(layer), layer)
+        shelf.pushes.rows.add_brought("quay.io/team/app", Digest.of(layer))
+
+    monkeypatch.setattr(gc.Collector, "_take", take)
+    total, gone = await asyncio.to_thread(shelf.collect)
+    assert (set(gone), total.rows) == ({str(Digest.of(layer))}, 2)
+    assert shelf.stored() == {str(Digest.of(layer))}
+    (row,) = shelf.layout.repositories.glob("**/_blobs/*/*")
+    assert row.is_relative_to(shelf.layout.repositories / "quay.io/team/app")
 
 
 async def test_deleting_and_collecting_frees_an_image(shelf: Shelf) -> None:
