@@ -11,6 +11,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -22,11 +23,13 @@ from hypothesis.stateful import initialize, invariant
 
 from mirror.admin.scrub import Scrubber
 from mirror.content.answers import Target
+from mirror.content.garbage import hosted_by
 from mirror.content.heal import Healer
-from mirror.errors import MirrorError, NotHere
+from mirror.errors import MirrorError, NotHere, StoreUnreadable
 from mirror.metrics import Metrics
 from mirror.oci.digest import Digest
 from mirror.store.faults import DISK_FAULTS
+from mirror.store.marking import mark_all
 from mirror.store.pins import ImagePins, pin_image
 from mirror.store.purge import Purged, Purger
 from mirror.store.sets import Sets
@@ -370,6 +373,24 @@ class Keeping(Walk):
         healer = Healer(self.layout, room.content, room.readers)
         scrubber = Scrubber(self.layout, room.quarantine, Metrics(), healer.heal, room.readers)
         await scrubber.all(0, lambda _: None)
+
+    @step(number=which)
+    def lose_markers(self, number: int) -> None:
+        """Somebody empties hosted/: nothing goes until it is found out again what was pushed, which is all of it."""
+        is_hosted = hosted_by(self.shelves[number].content.resolve)
+        mark_all(self.layout, is_hosted)  # as housekeeping does every few seconds
+        before, marked = self.stored, self.shelves[number].marked()
+        for folder in list(self.layout.hosted.glob("*")):
+            shutil.rmtree(folder)
+        if marked:
+            self.shelves[number].room.space.eviction.free(10**9)
+            assert self.stored == before, "something went although nobody knew what was pushed"
+            with pytest.raises(StoreUnreadable):
+                self.shelves[number].collect()
+        mark_all(self.layout, is_hosted)
+        assert self.named & self.stored <= self.shelves[number].marked()
+        # What was deleted and not collected is nobody's now: cache, which goes as such.
+        self.shelves[number].room.space.eviction.free(10**9)
 
     # -- a disk that does not give what it has ---------------------------------------------------------------------
 
