@@ -304,9 +304,9 @@ class Keeping(Walk):
             for entry in json.loads(Sets(self.layout).read("prod", number) or b"")[kind]
         }
 
-    def known(self, name: str) -> set[str]:
+    def known(self, name: str, upstream: str = "lab/") -> set[str]:
         rows = self.shelves[0].pushes.rows
-        return {*map(str, rows.list(f"lab/{name}")), *map(str, rows.list_blobs(f"lab/{name}"))}
+        return {*map(str, rows.list(f"{upstream}{name}")), *map(str, rows.list_blobs(f"{upstream}{name}"))}
 
     def purged(self, number: int, what: tuple[str, str, int], *, dry_run: bool = False) -> tuple[Purged, set[str]]:
         """Purge, in this thread; return what was said."""
@@ -389,7 +389,8 @@ class Keeping(Walk):
                 self.shelves[number].collect()
         mark_all(self.layout, is_hosted)
         assert self.named & self.stored <= self.shelves[number].marked()
-        # What was deleted and not collected is nobody's now: cache, which goes as such.
+        # What was deleted and not collected is nobody's now: cache, which goes as such, however young.
+        self.young &= {digest for name in APPS for digest in self.known(name, "")}
         self.shelves[number].room.space.eviction.free(10**9)
 
     # -- a disk that does not give what it has ---------------------------------------------------------------------
