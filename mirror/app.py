@@ -29,6 +29,7 @@ from mirror.admin.socket import AdminSocket
 from mirror.admin.status import Status
 from mirror.config import Config
 from mirror.content.events import Events, Source
+from mirror.content.garbage import hosted_by
 from mirror.content.heal import Healer
 from mirror.content.service import Content, Rooms
 from mirror.errors import ConfigurationError, MirrorError, Problem, StoreError, StoreFull, StoreUnreadable
@@ -302,6 +303,7 @@ class Worker:
                 opened.space,
                 metrics,
                 delivery,
+                hosted_by(content.resolve),
                 scrubber=scrubber,
                 scrub_rate=config.storage.scrub_rate,
             )

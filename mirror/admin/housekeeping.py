@@ -24,12 +24,15 @@ from mirror.metrics import (
     STORE_INODES,
     Metrics,
 )
+from mirror.store import files
 from mirror.store.adopt import adopt
 from mirror.store.brought import Brought
 from mirror.store.faults import DISK_FAULTS
+from mirror.store.hosted import Hosted
 from mirror.store.index import Index
 from mirror.store.layout import Layout
 from mirror.store.lock import FileLock
+from mirror.store.marking import mark, tell
 from mirror.store.reconcile import reconcile
 from mirror.store.sample import sample
 from mirror.store.sets import Pins, Sets
@@ -66,7 +69,8 @@ class _Duty(NamedTuple):
 class Housekeeping:
     """One in every worker; the one that holds run/housekeeping.lock does what must be done once.
 
-    Never blocks the loop, and goes on after whatever a duty raises. `scrub_rate` is in bytes a second, 0 for never.
+    Never blocks the loop, and goes on after whatever a duty raises. `is_hosted` tells by the canonical name which
+    repositories are pushed to; `scrub_rate` is in bytes a second, 0 for never.
     """
 
     def __init__(
@@ -76,6 +80,7 @@ class Housekeeping:
         space: Space,
         metrics: Metrics,
         delivery: Delivery,
+        is_hosted: Callable[[str], bool],
         periods: Periods | None = None,
         scrubber: Scrubber | None = None,
         scrub_rate: int = 0,
@@ -85,6 +90,8 @@ class Housekeeping:
         self._space = space
         self._metrics = metrics
         self._delivery = delivery
+        self._is_hosted = is_hosted
+        self._hosted = Hosted(layout)
         self._scrubber = scrubber
         self._scrub_rate = scrub_rate
         self._periods = periods if periods is not None else Periods()
@@ -116,6 +123,7 @@ class Housekeeping:
         )
         # Reconciling takes minutes where there is much, and nothing else may wait for it.
         slow = (
+            _Duty("mark", periods.lock, self._mark_if_lost),
             _Duty("adopt", periods.lock, self._adopt),
             _Duty("quarantine", periods.quarantine, self._put_back),
             _Duty("reconcile", periods.lock, self._reconcile_if_due),
@@ -208,6 +216,21 @@ class Housekeeping:
         if self._scrubber is not None:
             await self._scrubber.put_back()
 
+    async def _mark_if_lost(self) -> None:
+        """Mark anew what was pushed, where markers are lost: until that is done nothing is evicted."""
+        if await self._threads.run(self._hosted.is_complete):
+            if not await self._threads.run(self._hosted.is_noted):
+                await self._threads.run(self._hosted.complete)
+        elif not await self._threads.run(files.is_read_only, self._layout.root):
+            await self._mark()
+
+    async def _mark(self) -> None:
+        steps = mark(self._layout, self._is_hosted)
+        count = 0
+        while (step := await self._paced(next, steps, None)) is not None:
+            count += step
+        tell(count)
+
     async def _adopt(self) -> None:
         """Take over, once a process and when that is due, which repositories had what by an earlier release."""
         if self._has_adopted and Brought(self._layout).is_complete:
@@ -255,6 +278,7 @@ class Housekeeping:
         if not incomplete and await self._threads.run(self._age) < self._periods.reconcile:
             return
         added, dropped = await self._reconcile()
+        await self._mark()
         await self._threads.run(Brought(self._layout).tidy)
         await self._threads.run(self._reconciled.touch, 0o600)
         if incomplete or added or dropped:

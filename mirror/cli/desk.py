@@ -18,7 +18,8 @@ from mirror.config import Config
 from mirror.config.access import Readers
 from mirror.content.answers import Target
 from mirror.content.courtesy import SYNC
-from mirror.errors import ConfigurationError, MirrorError, Problem, StoreError
+from mirror.content.garbage import hosted_by
+from mirror.errors import ConfigurationError, MirrorError, Problem, StoreError, StoreUnreadable
 from mirror.metrics import Metrics
 from mirror.offline.here import Store
 from mirror.outside import Outside, run_as_owner
@@ -26,6 +27,7 @@ from mirror.store import probe
 from mirror.store.blobs import Blobs
 from mirror.store.index import Index
 from mirror.store.layout import Layout
+from mirror.store.marking import mark_all
 from mirror.store.sets import Sets
 
 _FILE_LIMIT = 256 * 1024 * 1024
@@ -152,6 +154,8 @@ async def _desk(config: Config, outside: Outside) -> AsyncIterator[Desk]:
         rooms.push_async_callback(_flush_last, opened.index, flushing)
         rooms.push_async_callback(opened.content.stop)
         await opened.content.settle()
+        with suppress(StoreUnreadable, OSError):  # then nothing is taken for not pushed
+            await asyncio.to_thread(mark_all, opened.layout, hosted_by(opened.content.resolve))
 
         def discard(path: str, why: str) -> None:
             opened.quarantine.take(path, why)

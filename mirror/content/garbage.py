@@ -14,8 +14,8 @@ from mirror.store.space import Space
 Resolve = Callable[[str, str | None, str | None], Target]
 
 
-def open_collector(layout: Layout, index: Index, space: Space, resolve: Resolve, grace: float = GRACE) -> Collector:
-    """Return what collects the garbage of a store; `resolve` tells what names mean, `grace` is in seconds."""
+def hosted_by(resolve: Resolve) -> Callable[[str], bool]:
+    """Return what tells by its canonical name whether a repository is pushed to; `resolve` tells what names mean."""
 
     def is_hosted(name: str) -> bool:
         try:
@@ -24,4 +24,9 @@ def open_collector(layout: Layout, index: Index, space: Space, resolve: Resolve,
             return False
         return target.hosted and target.name == name
 
-    return Collector(layout, index, is_hosted, space.remove_leftovers, grace)
+    return is_hosted
+
+
+def open_collector(layout: Layout, index: Index, space: Space, resolve: Resolve, grace: float = GRACE) -> Collector:
+    """Return what collects the garbage of a store; `resolve` tells what names mean, `grace` is in seconds."""
+    return Collector(layout, index, hosted_by(resolve), space.remove_leftovers, grace)

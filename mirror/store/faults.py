@@ -33,9 +33,14 @@ ABSENT = (errno.ENOENT, errno.ENOTDIR)
 _MOST = 256  # paths that are remembered
 _DISK = "look at the disk (dmesg, SMART); nothing was moved or removed, and it is tried again by itself"
 _MOUNT = "mount the store's file system again; nothing was moved or removed"
+_GONE = (
+    "mount or restore this folder of the store, which is served again then; only if all that it held is lost for good,"
+    " make an empty one for the store's owner (mkdir -m 700)"
+)
 _REMEDIES: Mapping[int, str] = {
     errno.EACCES: "give it back to the store's owner (chown -R), and where SELinux labels files run restorecon -R",
     errno.EPERM: "give it back to the store's owner (chown -R), and where SELinux labels files run restorecon -R",
+    **dict.fromkeys(ABSENT, _GONE),
     errno.ELOOP: "a symbolic link is in its place, or above it: put the file or the folder itself there",
     errno.EMFILE: "raise LimitNOFILE",
     errno.ENFILE: "raise fs.file-max",
@@ -247,10 +252,10 @@ def _name(number: int) -> str:
 
 
 def _reads(path: str, number: int, position: int) -> bool:
-    """Tell whether what was answered with errno `number` can be read now, at `position`, or is gone."""
+    """Tell whether what was answered with errno `number` can be read now, at `position`, or is gone and may be."""
     try:
         mode = os.lstat(path).st_mode
-        if _misplaced(mode, number):
+        if _misplaced(mode, number) or (stat.S_ISREG(mode) and number in ABSENT):  # a folder was looked for
             return False
         if not stat.S_ISREG(mode):
             with os.scandir(path) as entries:
@@ -263,7 +268,7 @@ def _reads(path: str, number: int, position: int) -> bool:
         finally:
             os.close(fd)
     except OSError as error:
-        return error.errno in ABSENT
+        return error.errno in ABSENT and number not in ABSENT
     return True
 
 

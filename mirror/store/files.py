@@ -4,7 +4,8 @@ Everything else (writes, fsync, rename, directory listings, long hashes) runs in
 tests' blocking-call detector is told to let through from here.
 
 What cannot be read is StoreUnreadable and nothing else: neither "not here" nor "damaged" may be concluded from it. It
-and what cannot be written is noted (faults.py).
+and what cannot be written is noted (faults.py). So it is where a folder is gone that a store always has: whatever was
+in it may be on a disk that is not mounted.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import mmap
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
@@ -37,6 +38,41 @@ _Record = TypeVar("_Record")
 
 _log = logs.get("store.files")
 
+# The folders that each store of this process must have: one store, but in tests.
+_folders: dict[str, frozenset[str]] = {}
+_MOST_STORES = 8
+
+
+def expect(root: str | os.PathLike[str], folders: Iterable[str | os.PathLike[str]]) -> None:
+    """Have nothing under these folders of the store `root` be taken for absent, or made, while the folder is gone."""
+    _folders.pop(os.fspath(root), None)
+    while len(_folders) >= _MOST_STORES:
+        del _folders[next(iter(_folders))]
+    _folders[os.fspath(root)] = frozenset(os.fspath(folder) for folder in folders)
+
+
+def _expected(path: str) -> str:
+    """Return the folder that must be there for `path` to be looked for, empty where there is none."""
+    for root, folders in _folders.items():
+        if path.startswith(f"{root}/"):
+            folder = f"{root}/{path[len(root) + 1 :].partition('/')[0]}"
+            return folder if folder in folders else ""
+    return ""
+
+
+def _gone(path: str) -> Iterator[str]:
+    """Yield what keeps `path` from being made: a store that is gone, or what is gone of it, for its folders."""
+    if path in _folders:
+        yield path
+    yield from (folder for folder in _folders.get(os.path.dirname(path), ()) if not os.path.isdir(folder))
+
+
+def _check_absence(path: str, error: OSError) -> None:
+    """Raise StoreUnreadable where nobody can tell whether there is anything at `path`; `error` found nothing."""
+    folder = _expected(path)
+    if folder and not os.path.isdir(folder):
+        raise unreadable(folder, error) from error
+
 
 def seal_time(size: int) -> int:
     """Return the mtime, in whole seconds, that seals a verified file of `size` bytes (DESIGN, the store on disk)."""
@@ -57,7 +93,8 @@ def open_content(path: str) -> int | None:
     """
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError) as error:
+        _check_absence(path, error)
         return None
     except OSError as error:
         raise unreadable(path, error) from error
@@ -89,7 +126,8 @@ def look(path: str) -> os.stat_result | None:
     """
     try:
         return os.stat(path, follow_symlinks=False)
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError) as error:
+        _check_absence(path, error)
         return None
     except OSError as error:
         raise unreadable(path, error) from error
@@ -186,7 +224,8 @@ def names(folder: str | os.PathLike[str]) -> list[str]:
     """Return the names in a folder, in no order; none where there is no folder. Raises StoreUnreadable."""
     try:
         return os.listdir(folder)
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError) as error:
+        _check_absence(os.fspath(folder), error)
         return []
     except OSError as error:
         raise unreadable(os.fspath(folder), error) from error
@@ -197,7 +236,8 @@ def entries(folder: str | os.PathLike[str]) -> Iterator[os.DirEntry[str]]:
     with reading(os.fspath(folder)):
         try:
             found = os.scandir(folder)
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError) as error:
+            _check_absence(os.fspath(folder), error)
             return
         with found:
             yield from found
@@ -343,9 +383,16 @@ def write_all(fd: int, content: bytes | memoryview) -> None:
 
 
 def make_folders(path: str) -> None:
-    """Make `path` and its parents durable, 0700 each: what is put into a folder is only as safe as its name."""
+    """Make `path` and its parents durable, 0700 each: what is put into a folder is only as safe as its name.
+
+    Raises OSError: FileNotFoundError at the top of a store of which folders are gone that it must have.
+    """
     if os.path.isdir(path):
         return
+    for gone in _gone(path):
+        error = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), gone)
+        unreadable(gone, error)
+        raise error
     parent = os.path.dirname(path)
     make_folders(parent)
     try:

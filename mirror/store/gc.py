@@ -110,6 +110,7 @@ class Collector:
         stock = self._brake.stock()
         if not dry_run:
             self._check_presence(yes)
+        self._hosted.check()
         shares = -(-sum(1 for _ in self._hosted.walk()) // _SHARE)
         for share in range(shares):
             dead = self._unnamed(share, shares)
@@ -118,6 +119,8 @@ class Collector:
                 sizes = [size for digest in dead if (size := self._size(digest)) is not None]
                 self._brake.check("gc", Amount(len(sizes) * shares, sum(sizes) * shares), yes=yes, stock=stock)
             self._take(dead, total, freed, dry_run)
+            if dead and not dry_run:
+                self._hosted.complete()  # it may have been the last of them
         for name in find_repositories(self._layout):
             if self._is_hosted(name):
                 total.rows += self._take_blob_rows(name, dry_run) + self._take_manifest_rows(name, dry_run)
@@ -137,7 +140,7 @@ class Collector:
             for digest in digests:
                 every += 1
                 gone += self._size(digest) is None
-            if gone >= FEW and gone * SHARE > every:
+            if (gone >= FEW and gone * SHARE > every) or gone == every > 1:
                 what = f"{gone} of {every} {kind} are not here"
                 self._brake.stop("gc", what)
                 raise CollectionStopped(

@@ -2,16 +2,23 @@
 
 A marker is written before a push is acknowledged, and before the content gets its name; so one without content is
 what a push left that was cut off, and garbage collection takes it. Its mtime says when it was pushed last.
+
+`run/marked` says that the markers are all here. Where that is not so (somebody emptied the folder, or restored the
+store without it), nothing may be taken for not pushed until they are made anew (marking.py).
 """
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import threading
 import time
 from collections.abc import Container, Iterator
-from typing import NamedTuple
+from contextlib import suppress
+from typing import Any, NamedTuple
 
+from mirror.errors import StoreUnreadable
 from mirror.oci.digest import Digest
 from mirror.store import files
 from mirror.store.layout import Layout
@@ -20,6 +27,8 @@ from mirror.store.walk import named_by_digest
 
 _LOOK_AGAIN = 2.0  # seconds
 _LOOK_SHARE = 20  # of the time that looking takes, at least this many times it passes before the next look
+_ALGORITHMS = ("sha256", "sha512")
+_COMPLETE_LIMIT = 4096
 
 
 class Marker(NamedTuple):
@@ -37,10 +46,70 @@ class Hosted:
         self._sets = Sets(layout)
         self._lock = threading.Lock()
         self._counted = (0.0, 0)  # when to count again, and what was counted
+        self._complete = str(layout.run / "marked")
+        self._folders = {algorithm: str(layout.hosted / algorithm) for algorithm in _ALGORITHMS}
+        self._trusted: tuple[object, ...] = ()  # what those were when all markers were here
+        self._begun: set[str] = set()  # the algorithms of which it is noted that there are markers
 
     def has(self, digest: Digest) -> bool:
-        """Tell whether `digest` was pushed here: one system call. May run on the loop."""
-        return files.modified(self._layout.marker(digest)) is not None
+        """Tell whether `digest` was pushed here: few system calls.
+
+        Raises StoreUnreadable where it has no marker, and may have lost it.
+        """
+        if files.modified(self._layout.marker(digest)) is not None:
+            return True
+        self.check()
+        return False
+
+    def check(self) -> None:
+        """Raise StoreUnreadable where markers are lost: then what has none may have been pushed all the same."""
+        if not self.is_complete():
+            raise StoreUnreadable(
+                f"not all that was pushed has its marker in {self._layout.hosted}",
+                "a running service makes them anew within minutes, and so does mirror scrub",
+                errno.ENOENT,
+                str(self._layout.hosted),
+            )
+
+    def is_complete(self) -> bool:
+        """Tell whether no marker was lost, as far as that shows. Raises StoreUnreadable."""
+        now = (files.modified(self._complete), *(files.modified(folder) for folder in self._folders.values()))
+        if now == self._trusted:
+            return True
+        noted = self._noted()
+        if noted is None:
+            return False
+        here = self._here()
+        if any(one is not None and one != here[algorithm] for algorithm, one in noted.items()):
+            return False
+        self._trusted = now
+        return True
+
+    def is_noted(self) -> bool:
+        """Tell whether a folder that is lost from now on would be missed. Raises StoreUnreadable."""
+        return self._noted() == self._here()
+
+    def complete(self) -> None:
+        """Note that all that was pushed has its marker, once that is durable. Raises StoreUnreadable, OSError."""
+        for folder in self._folders.values():
+            if os.path.isdir(folder):
+                files.sync_folder(folder)
+        files.write_atomically(self._complete, json.dumps(self._here()).encode(), durable=False)
+
+    def _noted(self) -> dict[str, int | None] | None:
+        try:
+            found: Any = json.loads(files.read_record(self._complete, _COMPLETE_LIMIT) or b"")
+            return {algorithm: found[algorithm] for algorithm in self._folders}
+        except (ValueError, LookupError, TypeError, RecursionError):
+            return None
+
+    def _here(self) -> dict[str, int | None]:
+        """Return which folders hold markers: the inode of each, None for one that holds none."""
+        here: dict[str, int | None] = {}
+        for algorithm, folder in self._folders.items():
+            found = files.look(folder)
+            here[algorithm] = found.st_ino if found is not None and any(True for _ in files.entries(folder)) else None
+        return here
 
     def add(self, digest: Digest) -> None:
         """Mark `digest`, durably: whatever content has this name is not evicted from now on. Raises OSError."""
@@ -55,6 +124,19 @@ class Hosted:
                 return False
             self._mark(digest)
         self._sync(digest)
+        return True
+
+    def mark_again(self, digest: Digest) -> bool:
+        """Mark content that is here and has lost its marker, which `complete` makes durable; say whether it was so.
+
+        Raises StoreUnreadable, OSError.
+        """
+        if files.modified(self._layout.marker(digest)) is not None:
+            return False
+        with self._sets.pinning():
+            if files.modified(self._layout.blob(digest)) is None:
+                return False
+            self._mark(digest)
         return True
 
     def remove(self, digest: Digest) -> bool:
@@ -97,3 +179,8 @@ class Hosted:
     def _sync(self, digest: Digest) -> None:
         # Not under the lock: that orders marks and evictions of running processes, and would make all pushes wait.
         files.sync_folder(os.path.dirname(self._layout.marker(digest)))
+        if digest.algorithm not in self._begun:
+            with suppress(OSError, StoreUnreadable):  # housekeeping notes it
+                if self.is_complete() and not self.is_noted():
+                    self.complete()
+            self._begun.add(digest.algorithm)

@@ -25,6 +25,7 @@
     ├── events/<queue>/<sequence>-<line>.json   what a webhook has not been told yet
     ├── tokens/<id>.json, .used                 a robot's token, and when it was used last; tokens/key signs our own
     ├── run/                                    sockets, housekeeping.lock, scrub.json
+    │   ├── marked                              that no marker of hosted/ is lost; derived
     │   ├── pushed                              sizes of what was pushed lately, for quotas; derived
     │   └── locks/<hash>                        what is flocked; never renamed or deleted while anything runs
     ├── index/                                  size and time of use per digest; disposable

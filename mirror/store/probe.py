@@ -19,6 +19,8 @@ from pathlib import Path
 from mirror.errors import StoreFull, StoreUnreadable, StoreUnusable
 from mirror.outside import may_begin, owner_of
 from mirror.store import files
+from mirror.store.faults import unreadable
+from mirror.store.hosted import Hosted
 from mirror.store.layout import Layout
 from mirror.store.lock import FileLock
 from mirror.store.mounts import file_system_type
@@ -40,7 +42,9 @@ def prepare(layout: Layout) -> tuple[str, ...]:
     Takes milliseconds whatever is in the store. Raises StoreFull where there is no room to make it; StoreUnusable:
     another owner, another format, something else in the directory, or a file system that does not keep modes,
     whole-second mtimes, locks, case or atomic renames.
-    A store on a full or read-only file system is served as it is. Making one is one step, whoever else makes it.
+    A store on a full or read-only file system is served as it is, and so is one that has lost a folder in which content
+    or its names were, which is noted (faults.py): it is not made, because it may only not be mounted. Making a store is
+    one step, whoever else makes it.
     """
     root = layout.root
     try:
@@ -52,11 +56,18 @@ def prepare(layout: Layout) -> tuple[str, ...]:
     try:
         with _alone(root):
             check_owners(layout, os.geteuid())
-            _settle_format(layout, set(os.listdir(root)))
-            _make_tree(layout)
+            names = set(os.listdir(root))
+            is_new = _check_format(layout, names)
+            _make_tree(layout, names)
+            if is_new:
+                if not names & {folder.name for folder in _holding(layout)}:
+                    Hosted(layout).complete()  # nothing was pushed yet
+                # Last, so that a store which has it has all of its folders.
+                content = json.dumps({"format": FORMAT}).encode() + b"\n"
+                files.write_atomically(str(layout.format), content, durable=True)
         _probe(layout)
     except OSError as error:
-        made = all(os.access(path, os.F_OK) for path in (layout.format, *_folders(layout)))
+        made = all(os.access(path, os.F_OK) for path in (layout.format, *_working(layout)))
         if error.errno == errno.EROFS:
             if made:
                 what = f"the store {root} is on a read-only file system: what is here is served, nothing can be kept"
@@ -68,6 +79,9 @@ def prepare(layout: Layout) -> tuple[str, ...]:
             raise StoreFull(f"there is no room for a store in {root} ({error.strerror})", "free some space") from error
         remedy = f"look at {error.filename}" if error.filename else "see storage.path"
         raise StoreUnusable(f"the store {root} cannot be used ({error.strerror})", remedy) from error
+    finally:
+        later = (layout.pins, layout.signatures, layout.tokens)  # made when they are needed first
+        files.expect(root, (*_holding(layout), *(folder for folder in later if os.path.isdir(folder))))
     kind = file_system_type(layout.root)
     if kind in _NETWORKED:
         return (f"the store {root} is on {kind}: only one machine may use it, and a local disk is faster and safer",)
@@ -113,7 +127,7 @@ def check_owners(layout: Layout, user: int) -> None:
             name = shlex.quote(_user_name(mine or user))
             raise StoreUnusable(
                 f"{path} in the store belongs to {_user_name(owner)}, and the service runs as {_user_name(user)}",
-                f"stop the service, then run: sudo chown -R {name}: {shlex.quote(str(layout.root))}",
+                f"give it back, then start the service: sudo chown -R {name}: {shlex.quote(str(layout.root))}",
             )
 
 
@@ -136,12 +150,12 @@ def _user_name(user: int) -> str:
         return f"#{user}"
 
 
-def _settle_format(layout: Layout, names: set[str]) -> None:
-    """Write the format of a new store; raise StoreUnusable for one that this release cannot use. Raises OSError."""
+def _check_format(layout: Layout, names: set[str]) -> bool:
+    """Tell whether a store is still to be made. Raises OSError, and StoreUnusable for what this release cannot use."""
     try:
         content = files.read_small(str(layout.format), _FORMAT_LIMIT) if layout.format.name in names else None
     except StoreUnreadable:
-        return  # noted: it is no reason to serve nothing
+        return False  # noted: it is no reason to serve nothing
     if content is None:
         ours = _KNOWN | {folder.name for folder in _folders(layout)}
         # A write of the format under way is ours, too, or left by whoever was killed in it.
@@ -150,8 +164,7 @@ def _settle_format(layout: Layout, names: set[str]) -> None:
                 f"{layout.root} holds other things ({foreign[0]}) and is no store",
                 "point storage.path at a directory of its own",
             )
-        files.write_atomically(str(layout.format), json.dumps({"format": FORMAT}).encode() + b"\n", durable=True)
-        return
+        return True
     try:
         found = json.loads(content)["format"]
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -166,28 +179,34 @@ def _settle_format(layout: Layout, names: set[str]) -> None:
             f"the store {layout.root} has format {found}, and this release knows format {FORMAT}",
             "use the release that wrote it, or a newer one",
         )
+    return False
+
+
+def _holding(layout: Layout) -> tuple[Path, ...]:
+    """Return the folders without which nobody can say what a store holds: each release has made them."""
+    return (layout.blobs, layout.repositories, layout.sets)
+
+
+def _working(layout: Layout) -> tuple[Path, ...]:
+    return (layout.ingest, layout.uploads, layout.run, layout.locks, layout.index, layout.quarantine)
 
 
 def _folders(layout: Layout) -> tuple[Path, ...]:
-    return (
-        layout.blobs,
-        layout.ingest,
-        layout.repositories,
-        layout.sets,
-        layout.uploads,
-        layout.run,
-        layout.locks,
-        layout.index,
-        layout.quarantine,
-    )
+    return (*_holding(layout), *_working(layout))
 
 
-def _make_tree(layout: Layout) -> None:
-    """Make what is missing, for the owner alone. Raises OSError, and StoreUnusable for what is mounted inside."""
+def _make_tree(layout: Layout, names: set[str]) -> None:
+    """Make what is missing of a store that had `names`, for the owner alone.
+
+    Raises OSError, and StoreUnusable for what is mounted inside.
+    """
     root = os.stat(layout.root)
     if root.st_uid == os.geteuid():
         _close(layout.root)
     for folder in _folders(layout):
+        if folder in _lost(layout, names):
+            unreadable(str(folder), FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
+            continue
         folder.mkdir(mode=0o700, exist_ok=True)
         _close(folder)
         if os.stat(folder).st_dev != root.st_dev:
@@ -198,6 +217,14 @@ def _make_tree(layout: Layout) -> None:
     # Made now, because what makes room on a full disk needs them.
     for lock in (layout.lock("space"), layout.lock("pins"), layout.lock("index"), layout.housekeeping_lock):
         lock.touch(mode=0o600)
+
+
+def _lost(layout: Layout, names: set[str]) -> tuple[Path, ...]:
+    """Return the folders that a store which had `names` should have had: where it had none of them, it is just made."""
+    holding = _holding(layout)
+    if layout.format.name in names and any(folder.name in names for folder in holding):
+        return tuple(folder for folder in holding if folder.name not in names)
+    return ()
 
 
 def _close(folder: Path) -> None:

@@ -649,7 +649,8 @@ def test_eviction_stops_where_it_cannot_be_read_what_must_stay(tmp_path: Path, w
             index.note(Digest.of(content), len(content))
         folder = layout.root / what
         folder.parent.mkdir(exist_ok=True)
-        if folder.exists():
+        was_there = folder.exists()
+        if was_there:
             folder.rmdir()
         folder.symlink_to(folder.name)  # ELOOP
         eviction = Eviction(layout, index, Pins(layout), Hosted(layout))
@@ -660,6 +661,8 @@ def test_eviction_stops_where_it_cannot_be_read_what_must_stay(tmp_path: Path, w
         with pytest.raises(StoreUnreadable):
             eviction.delete([Digest.of(noise(3000, 1))])
         folder.unlink()
+        if was_there:
+            folder.mkdir()
         assert eviction.free(10_000) >= 10_000
     finally:
         index.close()
@@ -684,6 +687,54 @@ def test_gc_stops_before_a_tenth_of_the_store(service: Faulty) -> None:
     assert done.returncode == 0, done
     assert set(os.listdir(layout.blobs / "sha256")) < before
     soon_well(service)
+
+
+def markers(layout: Layout) -> set[str]:
+    return {path.name for path in layout.hosted.glob("sha256/*")}
+
+
+@pytest.mark.parametrize("lost", ["hosted", "hosted/*", "hosted/sha256/*"])
+@pytest.mark.parametrize("running", [True, False])
+def test_what_was_pushed_stays_without_its_markers(service: Faulty, lost: str, *, running: bool) -> None:
+    """Somebody emptied hosted/, or restored a store without it: what was pushed is found out again, and none goes."""
+    made = pushed(service, 5)
+    layout = Layout(service.store)
+    marked = markers(layout)
+    wait_until(lambda: Hosted(layout).is_noted(), "the markers are known of", 20)
+    if not running:
+        service.stop()
+    folder = service.store / lost.removesuffix("/*")
+    shutil.rmtree(folder)
+    if folder != layout.hosted or lost.endswith("/*"):
+        folder.mkdir(mode=0o700)
+    if not running:
+        service.start()
+    wait_until(lambda: markers(layout) == marked, "the markers", 20)
+    soon_well(service, 10)
+    assert set(pulls(service, made)) == {200}
+
+
+@pytest.mark.parametrize("folder", ["blobs", "repositories"])
+def test_a_folder_of_the_store_that_is_away(service: Faulty, folder: str) -> None:
+    """Nothing is taken for absent, made in its place, or put right; and it is served again once it is back."""
+    made = pushed(service, 5)
+    kept, away = service.kept(), service.store.parent / "away"
+    (service.store / folder).rename(away)
+    assert set(pulls(service, made)) == {503}
+    assert [one for one in service.status()["problems"] if one["code"] == "store_unreadable"]
+    for words in (("gc",), ("scrub",), ("gc", "--yes"), ("scrub", "--yes"), ("du",)):
+        done = command(service, *words)
+        assert done.returncode != 0, (words, done)
+        assert "No such file or directory" in done.stdout + done.stderr, (words, done)
+    assert not (service.store / folder).exists()
+    service.stop()
+    service.start()
+    assert set(pulls(service, made)) == {503}
+    assert not (service.store / folder).exists()
+    away.rename(service.store / folder)
+    soon_well(service)
+    assert set(pulls(service, made)) == {200}
+    assert service.kept() == kept
 
 
 # Nobody reads a marker, and there is no pin: their folders are opened and listed.

@@ -58,6 +58,7 @@ class House:
             self.space,
             self.metrics,
             Delivery(Queues(self.layout), (), {}, self.metrics),
+            lambda name: name.startswith("apps/"),
             periods,
         )
 

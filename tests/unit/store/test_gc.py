@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from mirror.errors import CollectionStopped, ManifestBlobUnknown, NotHere, NotYet, StoreError
+from mirror.errors import CollectionStopped, ManifestBlobUnknown, NotHere, NotYet, StoreError, StoreUnreadable
 from mirror.oci.digest import Digest
 from mirror.store import gc
 from mirror.store.gc_lock import GcLock
@@ -59,17 +59,31 @@ async def test_what_nothing_names_goes(shelf: Shelf) -> None:
     assert await collected(shelf) == {}
 
 
-async def test_content_whose_folder_is_away_is_no_garbage(shelf: Shelf) -> None:
-    for seed in range(gc.FEW):
+@pytest.mark.parametrize("count", [2, gc.FEW])
+async def test_content_whose_folder_is_away_is_no_garbage(shelf: Shelf, count: int) -> None:
+    for seed in range(count):
         await shelf.blob(noise(100, seed))
     shelf.age()
-    marked, away = shelf.marked(), shelf.layout.root.with_name("away")
-    shelf.layout.blobs.rename(away)
-    with pytest.raises(CollectionStopped, match=rf"{gc.FEW} of {gc.FEW} contents that were pushed are not here"):
+    marked, away, folder = shelf.marked(), shelf.layout.root.with_name("away"), shelf.layout.blobs / "sha256"
+    folder.rename(away)
+    with pytest.raises(CollectionStopped, match=rf"{count} of {count} contents that were pushed are not here"):
         await asyncio.to_thread(shelf.collect, yes=False)
     assert shelf.marked() == marked
-    away.rename(shelf.layout.blobs)
+    away.rename(folder)
     assert shelf.stored() == marked
+
+
+@pytest.mark.parametrize("yes", [True, False])
+@pytest.mark.parametrize("folder", ["blobs", "repositories", "sets", "hosted"])
+async def test_a_folder_that_every_store_has_is_away_and_not_empty(shelf: Shelf, folder: str, yes: bool) -> None:
+    await shelf.image(1, "v1")
+    shelf.age()
+    stored, marked, away = shelf.stored(), shelf.marked(), shelf.layout.root.with_name("away")
+    (shelf.layout.root / folder).rename(away)
+    with pytest.raises(StoreUnreadable, match=rf"/{folder}\b"):
+        await asyncio.to_thread(shelf.collect, yes=yes)
+    away.rename(shelf.layout.root / folder)
+    assert (shelf.stored(), shelf.marked()) == (stored, marked)
 
 
 async def test_deleting_and_collecting_frees_an_image(shelf: Shelf) -> None:

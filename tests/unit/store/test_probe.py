@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 import structlog
 
-from mirror.errors import StoreUnusable
-from mirror.store import probe
+from mirror.errors import StoreUnreadable, StoreUnusable
+from mirror.store import files, probe
+from mirror.store.faults import DISK_FAULTS
 from mirror.store.layout import Layout
 from mirror.store.mounts import file_system_type
 from mirror.store.probe import FORMAT, prepare
@@ -41,7 +42,8 @@ def test_makes_the_tree_for_the_owner_alone(layout: Layout) -> None:
         assert mode(folder) == 0o700
     for folder in (layout.locks, layout.index, layout.quarantine):
         assert mode(folder) == 0o700
-    assert {path.name for path in layout.run.iterdir()} == {"locks", "housekeeping.lock"}, "no trace of the probe"
+    left = {path.name for path in layout.run.iterdir()}
+    assert left == {"locks", "housekeeping.lock", "marked"}, "no trace of the probe"
 
 
 def test_doing_it_again_changes_nothing_but_loose_modes(layout: Layout) -> None:
@@ -378,3 +380,60 @@ def test_reads_the_kind_of_file_system_from_the_kernel(tmp_path: Path) -> None:
     assert file_system_type(tmp_path / "over", table) == "btrfs"
     assert file_system_type(tmp_path, tmp_path / "missing") == ""
     assert file_system_type(tmp_path) != ""
+
+
+@pytest.mark.parametrize("folder", ["blobs", "repositories", "sets"])
+def test_a_folder_that_a_store_has_lost_is_told_and_not_made(layout: Layout, folder: str) -> None:
+    prepare(layout)
+    away, place = layout.root.with_name("away"), layout.root / folder
+    place.rename(away)
+    assert prepare(layout) == ()
+    assert not place.exists()
+    (row,) = DISK_FAULTS.told()
+    assert (row["path"], row["errno"]) == (str(place), "ENOENT")
+    assert "mount or restore this folder" in row["remedy"]
+    assert "mkdir -m 700" in row["remedy"]
+    DISK_FAULTS.retry()
+    assert DISK_FAULTS.told(), "it is still away"
+    away.rename(place)
+    DISK_FAULTS.retry()
+    assert DISK_FAULTS.told() == []
+
+
+def test_nothing_is_made_in_place_of_what_is_away(layout: Layout) -> None:
+    prepare(layout)
+    blob = str(layout.blobs / "sha256" / "00")
+    files.write_atomically(blob, b"content", durable=False)
+    away = layout.root.with_name("away")
+    layout.root.rename(away)
+    layout.root.mkdir()
+    for _ in range(2):
+        with pytest.raises(FileNotFoundError):
+            files.write_atomically(blob, b"other", durable=False)
+        for ask in (files.look, files.open_content, files.names, lambda path: list(files.entries(path))):
+            with pytest.raises(StoreUnreadable, match="blobs cannot be read"):
+                ask(blob)
+    assert os.listdir(layout.root) == []
+    layout.root.rmdir()
+    away.rename(layout.root)
+    assert files.read_small(blob, 100) == b"content"
+    assert files.look(f"{blob}1") is None
+
+
+@pytest.mark.parametrize("left", [(), ("blobs",)])
+def test_a_store_whose_making_was_cut_off_is_made_to_its_end(layout: Layout, left: tuple[str, ...]) -> None:
+    layout.root.mkdir(parents=True)
+    for name in left:
+        (layout.root / name).mkdir()
+    prepare(layout)
+    prepare(layout)
+    assert DISK_FAULTS.told() == []
+    assert layout.sets.is_dir()
+
+
+def test_a_store_of_the_last_release_that_has_its_format_alone_is_made(layout: Layout) -> None:
+    layout.root.mkdir(parents=True)
+    layout.format.write_text(json.dumps({"format": FORMAT}))
+    prepare(layout)
+    assert DISK_FAULTS.told() == []
+    assert layout.blobs.is_dir()

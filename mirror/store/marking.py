@@ -1,0 +1,55 @@
+"""Mark anew what was pushed, from what hosted repositories have: for where the markers are lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+from mirror import logs
+from mirror.errors import Corrupt, StoreUnreadable
+from mirror.oci.digest import Digest
+from mirror.store.hosted import Hosted
+from mirror.store.layout import Layout
+from mirror.store.manifests import Manifests
+from mirror.store.references import References
+from mirror.store.repositories import find_repositories
+
+_log = logs.get("marking")
+
+
+def mark(layout: Layout, is_hosted: Callable[[str], bool]) -> Iterator[int]:
+    """Mark what repositories have that are pushed to; yield after each how many markers were missing. For threads.
+
+    `is_hosted` tells them by their canonical names. Raises StoreUnreadable, OSError.
+    """
+    hosted = Hosted(layout)
+    for name in find_repositories(layout):
+        yield sum(map(hosted.mark_again, _content(layout, name))) if is_hosted(name) else 0
+    hosted.complete()
+
+
+def mark_all(layout: Layout, is_hosted: Callable[[str], bool]) -> None:
+    """Do that where markers are missing. For threads. Raises StoreUnreadable, OSError."""
+    hosted = Hosted(layout)
+    if not hosted.is_complete():
+        tell(sum(mark(layout, is_hosted)))
+    elif not hosted.is_noted():
+        hosted.complete()
+
+
+def tell(count: int) -> None:
+    """Say how many markers were missing."""
+    if count:
+        _log.warning(
+            "marked_again", contents=count, remedy="see who removed files from the store's folder hosted/, and why"
+        )
+
+
+def _content(layout: Layout, name: str) -> Iterator[Digest]:
+    """Yield what a repository has, and what its manifests name; some of it several times."""
+    rows, references = Manifests(layout), References(layout)
+    for digest in rows.list(name):
+        yield digest
+        with suppress(Corrupt, StoreUnreadable):  # what it names has rows, too
+            yield from references.named(name, digest)
+    yield from rows.list_blobs(name)
