@@ -401,20 +401,25 @@ class Supervisor:
         ready = sum(worker.ready for worker in self._workers)
         status = f"{ready} of {len(self._workers)} workers serve, {self._restarts} replaced"
         if self._leaving:
-            status += f", {len(self._leaving)} of an earlier configuration end their answers"
+            status += f", {len(self._leaving)} of an earlier configuration finish their answers"
         if self._reloaded.get("ok") is False:
             status += f"; the last reload was refused: {self._reloaded['why'][:300]}"
         return status
 
     def _tell_ready(self) -> None:
         self._told = self._status()
+        self._publish()  # first: whoever waits for it may ask at once
         self._notifier.ready(self._told)
 
     def _say(self) -> None:
-        """Publish what is known of the service, and the numbers; the manager is told what has changed."""
+        """Publish what is known of the service; the manager is told what has changed."""
         if self._up and self._kill_at is None and (status := self._status()) != self._told:
             self._told = status
             self._notifier.status(status)
+        self._publish()
+
+    def _publish(self) -> None:
+        """Publish what is known of the service, and the numbers."""
         self._metrics.set(WORKERS, to=sum(worker.ready for worker in self._workers))
         self._metrics.fold()
         phase = "stopping" if self._kill_at is not None else "reloading" if self._rolling else "serving"

@@ -254,7 +254,7 @@ def _name(number: int) -> str:
 
 
 def _reads(path: str, number: int, position: int) -> bool:
-    """Tell whether what was answered with errno `number` can be read now, at `position`, or is gone."""
+    """Tell whether what was answered with errno `number` can be read now, at `position`, or is gone and may be."""
     if number in ABSENT:
         return os.path.isdir(path)  # a folder that every store has
     try:

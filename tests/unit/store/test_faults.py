@@ -87,6 +87,18 @@ def test_a_folder_that_is_meant_is_not_in_the_way(tmp_path: Path) -> None:
     assert not faults
 
 
+def test_a_file_in_the_place_of_a_folder_is_no_cure(tmp_path: Path) -> None:
+    faults = Faults()
+    faults.note("read", str(tmp_path / "blobs"), OSError(errno.ENOENT, "x"))
+    (tmp_path / "blobs").touch()
+    faults.retry()
+    assert faults
+    (tmp_path / "blobs").unlink()
+    (tmp_path / "blobs").mkdir()
+    faults.retry()
+    assert not faults
+
+
 def test_a_folder_that_a_write_meets_is_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "x" / "y").mkdir(parents=True)
     with pytest.raises(IsADirectoryError):
