@@ -34,8 +34,8 @@ class PresumedRefused(MirrorError):
         shown = ", ".join(str(digest) for digest in sorted(digests)[:3])
         more = f" and {len(digests) - 3} more" if len(digests) > 3 else ""
         super().__init__(
-            f"{what} presumes content that it does not bring, and that only repositories here have which rules under"
-            f" clients protect: {shown}{more}",
+            f"{what} presumes content that it does not bring, and that only repositories protected by rules under"
+            f" clients have here: {shown}{more}",
             "save it whole (without --have and --since); or, if you trust who made it, load it with --allow-presumed",
         )
 
