@@ -25,7 +25,7 @@ from mirror.errors import StoreUnreadable
 from mirror.store.faults import EXHAUSTED as EXHAUSTED
 from mirror.store.faults import check_file, damaged, noted, path_of, unreadable
 
-ON_LOOP = ("open_content", "status", "look", "modified", "resident", "read_bytes", "read_small")
+ON_LOOP = ("open_content", "status", "look", "modified", "stamp", "resident", "read_bytes", "read_small")
 
 NO_DESCRIPTORS = ("the mirror has no file descriptors left", "raise LimitNOFILE", 2)
 
@@ -148,6 +148,20 @@ def modified(path: str) -> tuple[int, int, int] | None:
     """
     found = look(path)
     return None if found is None else (found.st_ino, found.st_mtime_ns, found.st_size)
+
+
+def stamp(path: str) -> tuple[int, int, int] | None:
+    """Return what `modified` does, for what each request asks of a file that is read when this changes.
+
+    Where there is nothing it does not look why: whoever reads it then does. Raises StoreUnreadable.
+    """
+    try:
+        found = os.stat(path, follow_symlinks=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise unreadable(path, error) from error
+    return (found.st_ino, found.st_mtime_ns, found.st_size)
 
 
 def read_bytes(fd: int, start: int, stop: int) -> bytes:

@@ -56,7 +56,7 @@ class Sets:
 
     def modified(self) -> tuple[int, int, int] | None:
         """Return what changes when a generation is completed or given up, None before. May run on the loop."""
-        return files.modified(self._current)
+        return files.stamp(self._current)
 
     def current(self) -> tuple[Complete, ...]:
         """Return the complete generations in the order of completion.
