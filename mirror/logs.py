@@ -11,7 +11,6 @@ import threading
 import time
 import traceback
 from collections.abc import MutableMapping
-from contextvars import ContextVar
 from typing import Any
 
 import structlog
@@ -41,9 +40,6 @@ _PLAIN = re.compile(r"[!#-<>-\[\]-~]*").fullmatch  # what logfmt needs no quotes
 # No text of this shape is changed by `redact` or needs quotes: the usual path of a request.
 _HARMLESS = re.compile(r"[0-9a-z._/-]*(?:sha256:[0-9a-f]{64})?").fullmatch
 _WORD = re.compile(r"[0-9A-Za-z:.-]*").fullmatch
-
-# The id of the request that is being answered: of what is met far below the face, the log says in which.
-request: ContextVar[str] = ContextVar("request", default="")
 
 
 def configure(level: str = "info", format: str = "logfmt", sink: Sink | None = None) -> Sink:  # noqa: A002 - the key's name

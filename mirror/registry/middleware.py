@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from mirror import logs
 from mirror.content.answers import UploadState
 from mirror.content.events import Asked, asking
 from mirror.errors import MirrorError, NotHere, RangeOutOfOrder
@@ -135,7 +134,6 @@ class Dispatcher:
         route = self._routes.get(target, _UNPARSED)
         client = self._clients.address(request)
         identity = self._identify(request)
-        logs.request.set(identity)
         trouble = ""
         try:
             if route is _UNPARSED:

@@ -148,9 +148,7 @@ class Faults:
                 fault.since, fault.count = known.since, known.count + 1
             self._noted[key] = fault
         if known is None:
-            request = logs.request.get()
-            asked = {"request": request} if request else {}
-            _log.error(_EVENTS[operation], path=path, error=fault.error, remedy=fault.remedy, **asked)
+            _log.error(_EVENTS[operation], path=path, error=fault.error, remedy=fault.remedy)
 
     def told(self) -> list[dict[str, Any]]:
         """Return what failed and was not seen to work since, most paths first: a row for what has the same remedy.

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from contextvars import copy_context
 from typing import TypeVar, TypeVarTuple
 
 Arguments = TypeVarTuple("Arguments")
@@ -24,8 +23,7 @@ class Threads:
 
         Cancelling the future does not stop a call that has begun.
         """
-        # With the context, which says to the log for which request it is done.
-        return asyncio.get_running_loop().run_in_executor(self._pool, copy_context().run, call, *arguments)
+        return asyncio.get_running_loop().run_in_executor(self._pool, call, *arguments)
 
     async def complete(self, call: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
         """Return what `call(*arguments)` returns in a thread; a cancelled caller leaves only when it has ended."""

@@ -10,13 +10,10 @@ from contextlib import chdir
 from pathlib import Path
 
 import pytest
-import structlog
 
-from mirror import logs
 from mirror.errors import StoreUnreadable
 from mirror.store import files
-from mirror.store.faults import DISK_FAULTS, Faults, unreadable
-from mirror.store.threads import Threads
+from mirror.store.faults import DISK_FAULTS, Faults
 
 
 def link(path: Path) -> None:
@@ -147,19 +144,3 @@ def test_one_row_for_what_has_the_same_remedy(tmp_path: Path) -> None:
     remedies = {Path(row["path"]).name: row["remedy"] for row in faults.told()}
     assert "by hand" in remedies["socket"]
     assert "mount" in remedies["file"]
-
-
-async def test_the_log_says_in_which_request_a_fault_was_met() -> None:
-    """Also in a thread, which works for it; and not where nobody asked."""
-    threads = Threads("test", 1)
-    error = OSError(errno.EIO, "x")
-    with structlog.testing.capture_logs() as said:
-        token = logs.request.set("r-1")
-        try:
-            await threads.run(unreadable, "/nowhere/1", error)
-            unreadable("/nowhere/2", error)
-        finally:
-            logs.request.reset(token)
-        await threads.run(unreadable, "/nowhere/3", error)
-    threads.close()
-    assert [one.get("request") for one in said] == ["r-1", "r-1", None]
