@@ -28,6 +28,7 @@ from mirror.admin.scrub import Scrubber
 from mirror.admin.socket import AdminSocket
 from mirror.admin.status import Status
 from mirror.config import Config
+from mirror.config.access import Readers
 from mirror.content.events import Events, Source
 from mirror.content.garbage import hosted_by
 from mirror.content.heal import Healer
@@ -306,6 +307,7 @@ class Worker:
                 metrics,
                 delivery,
                 hosted_by(content.resolve),
+                Readers(config.clients.anonymous, config.clients.rules).everybody,
                 scrubber=scrubber,
                 scrub_rate=config.storage.scrub_rate,
             )

@@ -70,7 +70,8 @@ class Housekeeping:
     """One in every worker; the one that holds run/housekeeping.lock does what must be done once.
 
     Never blocks the loop, and goes on after whatever a duty raises. `is_hosted` tells by the canonical name which
-    repositories are pushed to; `scrub_rate` is in bytes a second, 0 for never.
+    repositories are pushed to; `everybody`: everybody may pull everything; `scrub_rate` is in bytes a second, 0 for
+    never.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Housekeeping:
         metrics: Metrics,
         delivery: Delivery,
         is_hosted: Callable[[str], bool],
+        everybody: bool,
         periods: Periods | None = None,
         scrubber: Scrubber | None = None,
         scrub_rate: int = 0,
@@ -91,6 +93,7 @@ class Housekeeping:
         self._metrics = metrics
         self._delivery = delivery
         self._is_hosted = is_hosted
+        self._everybody = everybody
         self._hosted = Hosted(layout)
         self._scrubber = scrubber
         self._scrub_rate = scrub_rate
@@ -232,8 +235,8 @@ class Housekeeping:
         tell(count)
 
     async def _adopt(self) -> None:
-        """Take over, once a process and when that is due, which repositories had what by an earlier release."""
-        if self._has_adopted and Brought(self._layout).is_complete:
+        """Take over, once a process and when that is due, which repositories have what that was not noted."""
+        if self._everybody or (self._has_adopted and Brought(self._layout).is_complete):
             return
         steps = adopt(self._layout)
         count = 0

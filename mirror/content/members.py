@@ -158,9 +158,19 @@ class Members:
         return row is not None and (row.brought is True or await self._is_old_and_good(target, digest, row))
 
     async def is_shared(self, digest: Digest, may_pull: MayPull) -> bool:
-        """Tell whether the client may pull a repository that brought `digest`: a bounded look-up."""
+        """Tell whether the client may pull a repository that brought `digest`: a bounded look-up. Raises NotYet."""
         if may_pull is nobody:
             return False
+        if self._readers.everybody:
+            return self._brought.is_here(digest)  # whoever brought it
+        if await self._is_bringers(digest, may_pull):
+            return True
+        if self._brought.is_complete:
+            return False
+        await self._adopted()
+        return await self._is_bringers(digest, may_pull)
+
+    async def _is_bringers(self, digest: Digest, may_pull: MayPull) -> bool:
         names, every = await self._writers.run(self._brought.by, digest)
         # One of them brought it, whatever an earlier release noted.
         if every and 0 < len(names) <= _LOOKED_AT and self._brought.is_complete and all(map(may_pull, names)):

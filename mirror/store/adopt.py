@@ -19,6 +19,8 @@ def adopt(layout: Layout) -> Iterator[int]:
     What cannot be read is no reason to leave out the rest, but it is not done then. Raises StoreUnreadable, OSError.
     """
     brought, rows = Brought(layout), Manifests(layout)
+    if not brought.is_kept:
+        brought.keep()
     since = brought.completed
     fault: StoreUnreadable | None = None
     for name in find_repositories(layout):

@@ -1,7 +1,8 @@
 """Which repositories brought a digest: what lets a repository be given content that it names and did not bring.
 
     brought/<alg>/<hhh>     of the digests that begin so: digest and repository, a line each, appended as it brings it
-    brought/complete        what releases before this one noted of repositories is here too
+    brought/kept            who brings what is noted; where everybody may pull everything nobody asks, so it is not
+    brought/complete        what came before that is here too
 
 It is derived from the rows of repositories and is believed only together with them: a name whose row is gone counts
 for nothing, and one that is lost costs a question to upstream. All of this blocks and is for threads.
@@ -17,6 +18,8 @@ import fcntl
 import os
 import stat
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from mirror.errors import DigestInvalid
 from mirror.oci.digest import Digest
@@ -36,6 +39,7 @@ class Brought:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._complete = str(layout.brought / "complete")
+        self._kept = str(layout.brought / "kept")
 
     def by(self, digest: Digest) -> tuple[list[str], bool]:
         """Return the repositories that brought `digest`, as far as is known, and whether that is all of them.
@@ -46,6 +50,31 @@ class Brought:
         if content is None:
             return [], files.look(self._layout.bringers(digest)) is None
         return _names(content, digest)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it is noted who brings what: one system call. May run on the loop."""
+        return files.stamp(self._kept) is not None
+
+    def keep(self) -> None:
+        """Have it noted from now on who brings what; what came before has to be taken over. Raises OSError."""
+        self.begin_anew()
+        files.write_atomically(self._kept, b"", durable=True)
+
+    @contextmanager
+    def bringing(self, name: str, digest: Digest) -> Iterator[None]:
+        """Note, where that is kept, that repository `name` brought `digest`, for which the block writes the row.
+
+        First who brought it: a name too many counts for nothing, and one too few could open what others named. And
+        after it where `keep` comes between: the row may be too late for whoever takes over all that came before.
+        Raises OSError.
+        """
+        was_kept = self.is_kept
+        if was_kept:
+            self.add(name, digest)
+        yield
+        if not was_kept and self.is_kept:
+            self.add(name, digest)
 
     def add(self, name: str, digest: Digest) -> None:
         """Note that repository `name` brought `digest`, once. Raises OSError.
@@ -73,8 +102,8 @@ class Brought:
 
     @property
     def is_complete(self) -> bool:
-        """Whether what earlier releases noted is here too: one system call. May run on the loop."""
-        return files.modified(self._complete) is not None
+        """Whether what came before it was kept is here too: two system calls. May run on the loop."""
+        return files.modified(self._complete) is not None and self.is_kept
 
     def modified(self, digest: Digest) -> tuple[int, int, int] | None:
         """Return what changes when another repository brings `digest`: one system call. May run on the loop."""
@@ -88,14 +117,14 @@ class Brought:
     def completed(self) -> int:
         """When that was last taken over, in nanoseconds of Unix time; 0: never, or it is begun anew."""
         found = files.modified(self._complete)
-        return found[1] if found is not None else 0
+        return found[1] if found is not None and self.is_kept else 0
 
     def begin_anew(self) -> None:
-        """Have what earlier releases noted taken over once more. Raises OSError."""
+        """Have what came before taken over once more. Raises OSError."""
         files.remove(self._complete)
 
     def complete(self) -> None:
-        """Note that what earlier releases noted is here too. Raises OSError."""
+        """Note that what came before is here too. Raises OSError."""
         files.write_atomically(self._complete, b"", durable=True)
 
     def tidy(self) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -107,9 +108,9 @@ class Manifests:
         path = self._layout.membership(name, digest)
         found = _read(path)
         if found is not None and found.brought is not None:
-            self._brought.add(name, digest)  # forgotten where the content was gone for long
-            if not found.brought:
-                files.replace_in_place(path, _dump(found._replace(brought=True)))
+            with self._brought.bringing(name, digest):  # also again: forgotten where the content was gone for long
+                if not found.brought:
+                    files.replace_in_place(path, _dump(found._replace(brought=True)))
             return
         row = found if found is not None else Row("", None)
         self._write(path, name, digest, row._replace(brought=True), durable=False)
@@ -125,10 +126,8 @@ class Manifests:
         self._write(path, name, digest, Row(media_type, size, True), durable=True)
 
     def _write(self, path: str, name: str, digest: Digest, row: Row, *, durable: bool) -> None:
-        # First who brought it: a name too many counts for nothing, and one too few could open what others named.
-        if row.brought:
-            self._brought.add(name, digest)
-        files.write_atomically(path, _dump(row), durable=durable)
+        with self._brought.bringing(name, digest) if row.brought else nullcontext():
+            files.write_atomically(path, _dump(row), durable=durable)
 
     def remove_manifest(self, name: str, digest: Digest) -> bool:
         """Let `digest` be no manifest of the repository, durably; say whether it was one. For threads only."""

@@ -32,6 +32,7 @@ from mirror.registry.gate import Gate
 from mirror.registry.logins import Logins, basic
 from mirror.registry.middleware import Dispatcher
 from mirror.registry.robots import Robots
+from mirror.store.adopt import adopt_all
 from mirror.store.tokens import Tokens, new_secret
 from tests.faults.service import Lines
 from tests.faults.wire import Got, ask
@@ -271,6 +272,8 @@ class Bed:
 @contextlib.asynccontextmanager
 async def opening(folder: Path, document: Mapping[str, Any]) -> AsyncIterator[Bed]:
     bed = Bed(folder, document)
+    if not any(bed.room.layout.repositories.iterdir()):
+        adopt_all(bed.room.layout)  # as housekeeping does, which has it done at once in a new store
     try:
         yield bed
     finally:

@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 
 from mirror.store.adopt import adopt_all
-from mirror.store.brought import Brought
 from mirror.store.layout import Layout
 from tests.faults.private_bed import (
     EMPTY,
@@ -233,13 +232,6 @@ async def estate(tmp_path: Path) -> AsyncIterator[Estate]:
         yield Estate(labs, tmp_path)
 
 
-async def adopted(estate: Estate) -> None:
-    brought = Brought(Layout(estate.folder / "store"))
-    async with asyncio.timeout(30):
-        while not brought.is_complete:
-            await asyncio.sleep(0.05)
-
-
 async def is_closed(release: Release, estate: Estate) -> None:
     """What is private is not given where it is only named."""
     for content in estate.private:
@@ -263,9 +255,8 @@ async def test_this_release_goes_on_with_a_store_of_the_last(last: Path, estate:
             await new.has(*one)
         for tag, body in naming(*estate.private, estate.labs.absent):
             assert (await new.manifest(NAMING, tag)).body == body
-        await adopted(estate)
+    assert not (store / "brought").exists(), "nobody asked for it"
     # Rules that cover only what is hosted, on a store that has not been taken over.
-    (store / "brought" / "complete").unlink()
     clients = {"anonymous": "pull", "rules": HOSTED_RULES}
     async with serving(ROOT, estate.folder, estate.document(offline=True, clients=clients)) as new:
         for one in (*estate.opened, estate.vault):
@@ -336,15 +327,17 @@ async def test_an_old_row_that_was_good_is_not_when_somebody_else_brings_it(
                     assert (await ask_for(NAMING, body)).status == 404
 
 
-async def test_the_last_release_serves_what_this_one_wrote_and_back(last: Path, estate: Estate) -> None:
-    """Down and up again, with something new from each; nobody loses anything.
+@pytest.mark.parametrize("kept", [True, False])
+async def test_the_last_release_serves_what_this_one_wrote_and_back(last: Path, estate: Estate, *, kept: bool) -> None:
+    """Down and up again, with something new from each; nobody loses anything. `kept`: there were rules once.
 
     The way down works on the commit before as well, which is that release: it is here to stay so.
     """
     private = estate.document(clients={"anonymous": "pull", "rules": ALL_RULES})
     async with serving(ROOT, estate.folder, estate.document()) as new:
+        if kept:
+            await asyncio.to_thread(adopt_all, Layout(estate.folder / "store"))
         login = await estate.make(new)
-        await adopted(estate)
     estate.labs.forget()
     async with serving(last, estate.folder, estate.document(offline=True)) as old:
         for one in (*estate.opened, estate.vault, estate.secret):

@@ -59,6 +59,7 @@ class House:
             self.metrics,
             Delivery(Queues(self.layout), (), {}, self.metrics),
             lambda name: name.startswith("apps/"),
+            False,
             periods,
         )
 

@@ -283,7 +283,7 @@ async def test_who_keeps_house_scrubs(bed: Bed, rate: int) -> None:
     space = Space(bed.layout, index, Storage(path=bed.layout.root, keep_free=Amount(bytes=0)))
     keeping = Housekeeping(
         bed.layout, index, space, bed.metrics, Delivery(Queues(bed.layout), (), {}, bed.metrics),
-        lambda _: False, Periods(lock=0.05, scrub=0.01), bed.scrubber(), rate,
+        lambda _: False, False, Periods(lock=0.05, scrub=0.01), bed.scrubber(), rate,
     )  # fmt: skip
     await keeping.start()
     try:
