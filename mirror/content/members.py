@@ -51,6 +51,7 @@ _REMEMBERED = 50_000  # digests of repositories that are known to have been brou
 _LOOKED_AT = 256  # repositories that brought a digest: of more, those that came first
 _ADOPTED = 12.0  # seconds that a client waits for what earlier releases noted to be taken over
 _LOOK_AGAIN = 0.1
+_PATIENCE = 2.0  # seconds to look through the repositories
 
 _log = logs.get("content.members")
 
@@ -161,14 +162,25 @@ class Members:
         """Tell whether the client may pull a repository that brought `digest`: a bounded look-up. Raises NotYet."""
         if may_pull is nobody:
             return False
-        if self._readers.everybody:
-            return self._brought.is_here(digest)  # whoever brought it
+        if self._readers.everybody and not self._brought.is_kept:
+            return await self._writers.run(self._is_anywhere, digest, may_pull)
         if await self._is_bringers(digest, may_pull):
             return True
         if self._brought.is_complete:
             return False
         await self._adopted()
         return await self._is_bringers(digest, may_pull)
+
+    def _is_anywhere(self, digest: Digest, may_pull: MayPull) -> bool:
+        """Tell whether any repository that the client may pull has a digest: where nobody notes who brought it."""
+        until = time.monotonic() + _PATIENCE
+        for name in self._rows.repositories():
+            if self._has(name, digest) and may_pull(name):
+                return True
+            if time.monotonic() > until:
+                _log.warning("search_given_up", digest=str(digest))
+                break
+        return False
 
     async def _is_bringers(self, digest: Digest, may_pull: MayPull) -> bool:
         names, every = await self._writers.run(self._brought.by, digest)

@@ -15,8 +15,8 @@ import stat
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -236,15 +236,22 @@ def path_of(fd: int) -> str:
         return f"descriptor {fd}"
 
 
-@contextmanager
-def noted(operation: Operation, path: str) -> Iterator[None]:
+class noted:  # noqa: N801 - it reads as what it does, and is no generator because each write passes it
     """Note what the disk answers to the block, but want of room or of the file, and let it pass."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _NO_FAULT:
-            DISK_FAULTS.note(operation, path, error)
-        raise
+
+    __slots__ = ("_operation", "_path")
+
+    def __init__(self, operation: Operation, path: str) -> None:
+        self._operation: Operation = operation
+        self._path = path
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        """Note the error, if there is one."""
+        if isinstance(error, OSError) and error.errno not in _NO_FAULT:
+            DISK_FAULTS.note(self._operation, self._path, error)
 
 
 def _name(number: int) -> str:

@@ -376,17 +376,30 @@ def begin(path: str, content: bytes) -> bool:
     return True
 
 
-def replace_in_place(path: str, content: bytes) -> None:
-    """Write over a file of the same length: readers find the old or the new. For threads only. Raises OSError.
+def amend(path: str, limit: int, change: Callable[[bytes], bytes | None]) -> bytes | None:
+    """Write over a small file what `change` makes of its content, of the same length, if it makes anything of it.
 
-    For a record of a few bytes, which one write changes whole, and which can be made anew.
+    Return what was there, None where there is no file. Readers find the old or the new: it is for a record of a few
+    bytes, which one write changes whole, and which can be made anew. For threads only. Raises StoreUnreadable, OSError.
     """
-    with noted("write", path):
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        try:
-            os.pwrite(fd, content, 0)
-        finally:
-            os.close(fd)
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError as error:
+        _check_absence(path, error)
+        return None
+    except OSError as error:
+        if error.errno == errno.EROFS:
+            raise
+        raise unreadable(path, error) from error
+    try:
+        content = read_bytes(fd, 0, limit)
+        changed = change(content)
+        if changed is not None:
+            with noted("write", path):
+                os.pwrite(fd, changed, 0)
+    finally:
+        os.close(fd)
+    return content
 
 
 def write_all(fd: int, content: bytes | memoryview) -> None:

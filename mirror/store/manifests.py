@@ -23,9 +23,12 @@ from mirror.oci.digest import Digest
 from mirror.store import files
 from mirror.store.brought import Brought
 from mirror.store.layout import Layout
+from mirror.store.repositories import find_repositories
 
 _REMEDY = "push that manifest again; one that is pulled through is asked for upstream, and written anew by that"
 _ROW_LIMIT = 4096
+# How a row ends, as long in both cases: the one becomes the other in place.
+_NAMED, _BROUGHT = b', "brought": false}', b', "brought": true }'
 _MANIFEST_LIMIT = 8 * 1024 * 1024
 
 
@@ -106,14 +109,11 @@ class Manifests:
         threads only. Raises StoreUnreadable, OSError.
         """
         path = self._layout.membership(name, digest)
-        found = _read(path)
-        if found is not None and found.brought is not None:
-            with self._brought.bringing(name, digest):  # also again: forgotten where the content was gone for long
-                if not found.brought:
-                    files.replace_in_place(path, _dump(found._replace(brought=True)))
-            return
-        row = found if found is not None else Row("", None)
-        self._write(path, name, digest, row._replace(brought=True), durable=False)
+        with self._brought.bringing(name, digest):  # also again: forgotten where the content was gone for long
+            raw = files.amend(path, _ROW_LIMIT, _as_brought)
+            if raw is None or not raw.endswith((_NAMED, _BROUGHT)):
+                row = (_parse(raw) if raw is not None else None) or Row("", None)
+                files.write_atomically(path, _dump(row._replace(brought=True)), durable=False)
 
     def add_pushed(self, name: str, digest: Digest, size: int) -> None:
         """Make `digest` a blob of the repository because it was pushed there, durably. For threads only.
@@ -177,6 +177,10 @@ class Manifests:
                 complete = False
         return found, complete
 
+    def repositories(self) -> Iterator[str]:
+        """Yield the names of all repositories, lazily and in no order. For threads only. Raises StoreUnreadable."""
+        return find_repositories(self._layout)
+
     def stamp(self, name: str) -> tuple[int, ...]:
         """Return what changes when a manifest is added: tells whether a rebuild could find more. For threads only."""
         return _stamp(self._layout.manifests(name))
@@ -223,15 +227,18 @@ def _row(descriptor: Descriptor) -> Row:
 
 def _dump(row: Row) -> bytes:
     document: dict[str, Any] = {"mediaType": row.media_type, "size": row.size}
-    if row.brought is not None:
-        document["brought"] = row.brought
-    # As long whether it was brought or only named: the one becomes the other in place.
-    return json.dumps(document).replace('"brought": true}', '"brought": true }').encode()
+    raw = json.dumps(document).encode()
+    return raw if row.brought is None else raw[:-1] + (_BROUGHT if row.brought else _NAMED)
+
+
+def _as_brought(raw: bytes) -> bytes | None:
+    """Return the row of what was only named as that of what was brought, None for any other."""
+    return raw.removesuffix(_NAMED) + _BROUGHT if raw.endswith(_NAMED) else None
 
 
 def _read(path: str) -> Row | None:
     raw = files.read_record(path, _ROW_LIMIT)
-    return _parse(raw) if raw is not None else None
+    return None if raw is None else _parse(raw)
 
 
 def _parse(raw: bytes) -> Row | None:

@@ -29,6 +29,7 @@ from mirror.errors import (
 from mirror.oci import media_types
 from mirror.oci.digest import Digest
 from mirror.store import files
+from mirror.store.adopt import adopt_all
 from mirror.store.faults import DISK_FAULTS
 from mirror.store.references import References
 from mirror.store.tags import Earlier, TagRecord
@@ -184,6 +185,7 @@ async def test_what_a_sparse_index_names_is_for_whoever_may_have_it_elsewhere(op
     rules = [{"who": "user+alice", "repositories": ["apps/two"], "may": ["pull"]}]
     storage = {"storage": {"sparse_indexes": True}, "hosted": ["apps/**"], "clients": {"rules": rules}}
     shelf = open_shelf(document=storage, sparse=True)
+    await asyncio.to_thread(adopt_all, shelf.layout)
 
     def may_pull(name: str) -> bool:
         return name == OTHER.name
