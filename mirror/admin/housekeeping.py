@@ -33,6 +33,7 @@ from mirror.store.index import Index
 from mirror.store.layout import Layout
 from mirror.store.lock import FileLock
 from mirror.store.marking import mark, tell
+from mirror.store.probe import mend
 from mirror.store.reconcile import reconcile
 from mirror.store.sample import sample
 from mirror.store.sets import Pins, Sets
@@ -206,9 +207,10 @@ class Housekeeping:
         await self._threads.run(self._index.flush)
 
     async def _try_again(self) -> None:
-        """Forget faults of the disk that are over; count those that were."""
+        """Make again what is missing of the store and may be made; forget faults of the disk that are over."""
         for kind, count in DISK_FAULTS.take_counts().items():
             self._metrics.add(FAULTS, f"store_{kind}", by=count)
+        await self._threads.run(mend, self._layout)
         if DISK_FAULTS:
             await self._threads.run(DISK_FAULTS.retry)
 

@@ -28,7 +28,7 @@ Operation = Literal["read", "write", "parse"]
 
 # What says that the process, not the file, is at its end: never to be taken for "not here" (Bazel #6126).
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-ABSENT = (errno.ENOENT, errno.ENOTDIR)
+ABSENT = (errno.ENOENT,)
 
 _MOST = 256  # paths that are remembered
 _DISK = "look at the disk (dmesg, SMART); nothing was moved or removed, and it is tried again by itself"
@@ -40,7 +40,9 @@ _GONE = (
 _REMEDIES: Mapping[int, str] = {
     errno.EACCES: "give it back to the store's owner (chown -R), and where SELinux labels files run restorecon -R",
     errno.EPERM: "give it back to the store's owner (chown -R), and where SELinux labels files run restorecon -R",
-    **dict.fromkeys(ABSENT, _GONE),
+    errno.ENOENT: _GONE,
+    errno.ENOTDIR: "a file is in the place of a folder above it: move that away by hand, then put back the folder, or "
+    "have what was in it pulled, pushed or loaded again",
     errno.ELOOP: "a symbolic link is in its place, or above it: put the file or the folder itself there",
     errno.EMFILE: "raise LimitNOFILE",
     errno.ENFILE: "raise fs.file-max",
@@ -260,7 +262,7 @@ def _name(number: int) -> str:
 
 def _reads(path: str, number: int, position: int) -> bool:
     """Tell whether what was answered with errno `number` can be read now, at `position`, or is gone and may be."""
-    if number in ABSENT:
+    if number == errno.ENOENT:
         return os.path.isdir(path)  # a folder that every store has
     try:
         mode = os.lstat(path).st_mode

@@ -39,7 +39,7 @@ _Record = TypeVar("_Record")
 _log = logs.get("store.files")
 
 # The folders that each store of this process must have: one store, but in tests.
-_folders: dict[str, frozenset[str]] = {}
+_folders: dict[str, tuple[str, ...]] = {}
 _MOST_STORES = 8
 
 
@@ -48,30 +48,38 @@ def expect(root: str | os.PathLike[str], folders: Iterable[str | os.PathLike[str
     _folders.pop(os.fspath(root), None)
     while len(_folders) >= _MOST_STORES:
         del _folders[next(iter(_folders))]
-    _folders[os.fspath(root)] = frozenset(os.fspath(folder) for folder in folders)
+    _folders[os.fspath(root)] = tuple(os.fspath(folder) for folder in folders)
 
 
-def _expected(path: str) -> str:
-    """Return the folder that must be there for `path` to be looked for, empty where there is none."""
-    for root, folders in _folders.items():
-        if path.startswith(f"{root}/"):
-            folder = f"{root}/{path[len(root) + 1 :].partition('/')[0]}"
-            return folder if folder in folders else ""
-    return ""
+def _above(path: str) -> Iterator[str]:
+    """Yield the folders that a store must have for anybody to look for `path`."""
+    for folders in _folders.values():
+        for folder in folders:
+            if path.startswith(folder) and path[len(folder) : len(folder) + 1] in ("", "/"):
+                yield folder
 
 
 def _gone(path: str) -> Iterator[str]:
-    """Yield what keeps `path` from being made: a store that is gone, or what is gone of it, for its folders."""
-    if path in _folders:
-        yield path
-    yield from (folder for folder in _folders.get(os.path.dirname(path), ()) if not os.path.isdir(folder))
+    return (folder for folder in _above(path) if not os.path.isdir(folder))
 
 
 def _check_absence(path: str, error: OSError) -> None:
     """Raise StoreUnreadable where nobody can tell whether there is anything at `path`; `error` found nothing."""
-    folder = _expected(path)
-    if folder and not os.path.isdir(folder):
+    for folder in _gone(path):
         raise unreadable(folder, error) from error
+    # Something else may be in the place of a folder; but in sets/ there are files beside the folders.
+    if error.errno == errno.ENOTDIR and any(not folder.endswith("/sets") for folder in _above(path)):
+        raise unreadable(path, error) from error
+
+
+def _check_place(path: str) -> None:
+    """Raise FileNotFoundError where `path` may not be made: a store, or a part of it, has to come back first."""
+    at_top = _folders.get(os.path.dirname(path), ())  # nothing is made there while anything else is gone
+    store = (path,) if path in _folders else ()
+    for folder in (*store, *_gone(path), *(one for one in at_top if not os.path.isdir(one))):
+        error = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder)
+        unreadable(folder, error)
+        raise error
 
 
 def seal_time(size: int) -> int:
@@ -239,7 +247,7 @@ def names(folder: str | os.PathLike[str]) -> list[str]:
     try:
         return os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError) as error:
-        _check_absence(os.fspath(folder), error)
+        _check_absence(f"{os.fspath(folder)}/", error)
         return []
     except OSError as error:
         raise unreadable(os.fspath(folder), error) from error
@@ -251,7 +259,7 @@ def entries(folder: str | os.PathLike[str]) -> Iterator[os.DirEntry[str]]:
         try:
             found = os.scandir(folder)
         except (FileNotFoundError, NotADirectoryError) as error:
-            _check_absence(os.fspath(folder), error)
+            _check_absence(f"{os.fspath(folder)}/", error)
             return
         with found:
             yield from found
@@ -384,7 +392,7 @@ def amend(path: str, limit: int, change: Callable[[bytes], bytes | None]) -> byt
     """
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         _check_absence(path, error)
         return None
     except OSError as error:
@@ -416,10 +424,7 @@ def make_folders(path: str) -> None:
     """
     if os.path.isdir(path):
         return
-    for gone in _gone(path):
-        error = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), gone)
-        unreadable(gone, error)
-        raise error
+    _check_place(path)
     parent = os.path.dirname(path)
     make_folders(parent)
     try:

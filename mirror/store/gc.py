@@ -15,6 +15,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 
 from mirror import logs
@@ -118,9 +119,11 @@ class Collector:
                 # Digests are spread evenly, so one share stands for all.
                 sizes = [size for digest in dead if (size := self._size(digest)) is not None]
                 self._brake.check("gc", Amount(len(sizes) * shares, sum(sizes) * shares), yes=yes, stock=stock)
+            if dead and not dry_run:
+                self._hosted.complete(going=len(dead))
             self._take(dead, total, freed, dry_run)
             if dead and not dry_run:
-                self._hosted.complete()  # it may have been the last of them
+                self._hosted.complete()
                 total.rows += self._take_dead_rows(dead)
         for name in find_repositories(self._layout):
             if self._is_hosted(name):
@@ -175,10 +178,13 @@ class Collector:
 
         What was pushed is not evicted: where its content is not here, a disk has lost it, and a push may bring it back.
         """
-        unreadable, in_a_row = False, 0
         hosted = self._is_hosted(name)
+        tagged = self._tagged(name) if hosted else set()
+        unreadable, in_a_row = tagged is None, 0
+        without_row = tagged or set()
         for digest in self._rows.list(name):
             yield digest
+            without_row.discard(digest)
             unreadable = unreadable or (hosted and self._size(digest) is None)
             try:
                 yield from self._references.named(name, digest)
@@ -189,7 +195,11 @@ class Collector:
                 in_a_row += isinstance(error, StoreUnreadable)
                 if in_a_row >= UNREADABLE_IN_A_ROW:
                     raise
-        if unreadable:
+        for digest in without_row:  # which is lost: a tag goes before the row of its manifest
+            yield digest
+            with suppress(Corrupt, StoreUnreadable):
+                yield from self._references.named(name, digest)
+        if unreadable or without_row:
             yield from self._rows.list_blobs(name)
 
     def _take(

@@ -27,6 +27,7 @@ from mirror.store.walk import named_by_digest
 
 _LOOK_AGAIN = 2.0  # seconds
 _LOOK_SHARE = 20  # of the time that looking takes, at least this many times it passes before the next look
+_SHORT = 0.005  # seconds
 _ALGORITHMS = ("sha256", "sha512")
 _COMPLETE_LIMIT = 4096
 
@@ -49,6 +50,9 @@ class Hosted:
         self._complete = str(layout.run / "marked")
         self._folders = {algorithm: str(layout.hosted / algorithm) for algorithm in _ALGORITHMS}
         self._trusted: tuple[object, ...] = ()  # what those were when all markers were here
+        self._trusted_until = 0.0  # whatever changes: where there are very many they are not counted all the time
+        self._counted_as: tuple[object, ...] = ()  # what those were when their number was noted
+        self._counted_until = 0.0
         self._begun: set[str] = set()  # the algorithms of which it is noted that there are markers
 
     def has(self, digest: Digest) -> bool:
@@ -73,43 +77,65 @@ class Hosted:
 
     def is_complete(self) -> bool:
         """Tell whether no marker was lost, as far as that shows. Raises StoreUnreadable."""
-        now = (files.modified(self._complete), *(files.modified(folder) for folder in self._folders.values()))
-        if now == self._trusted:
-            return True
+        now = self._stamps()
+        with self._lock:
+            if now == self._trusted or (self._trusted and time.monotonic() < self._trusted_until):
+                return True
         noted = self._noted()
-        if noted is None:
+        began = time.monotonic()
+        if noted is None or not all(self._is_whole(algorithm, one) for algorithm, one in noted.items()):
+            with self._lock:
+                self._trusted = ()
             return False
-        here = self._here()
-        if any(one is not None and one != here[algorithm] for algorithm, one in noted.items()):
-            return False
-        self._trusted = now
+        ended = time.monotonic()
+        with self._lock:
+            self._trusted, self._trusted_until = now, _rest(began, ended)
         return True
 
     def is_noted(self) -> bool:
-        """Tell whether a folder that is lost from now on would be missed. Raises StoreUnreadable."""
-        return self._noted() == self._here()
+        """Tell whether a marker that is lost from now on would be missed, as of just now. Raises StoreUnreadable."""
+        now = self._stamps()
+        if now == self._counted_as or time.monotonic() < self._counted_until:
+            return True
+        began = time.monotonic()
+        if self._noted() != self._here():
+            return False
+        self._counted_as, self._counted_until = now, _rest(began, time.monotonic())
+        return True
 
-    def complete(self) -> None:
-        """Note that all that was pushed has its marker, once that is durable. Raises StoreUnreadable, OSError."""
+    def complete(self, going: int = 0) -> None:
+        """Note that all that was pushed has its marker, once that is durable, and that so many are going to be removed.
+
+        Raises StoreUnreadable, OSError.
+        """
         for folder in self._folders.values():
             if os.path.isdir(folder):
                 files.sync_folder(folder)
-        files.write_atomically(self._complete, json.dumps(self._here()).encode(), durable=False)
+        here = {name: [one[0], max(0, one[1] - going)] if one else None for name, one in self._here().items()}
+        files.write_atomically(self._complete, json.dumps(here).encode(), durable=False)
 
-    def _noted(self) -> dict[str, int | None] | None:
+    def _is_whole(self, algorithm: str, noted: list[int] | None) -> bool:
+        here = self._count(algorithm) if noted is not None else None
+        return noted is None or not noted[1] or (here is not None and here[0] == noted[0] and here[1] >= noted[1])
+
+    def _stamps(self) -> tuple[object, ...]:
+        return (files.modified(self._complete), *(files.modified(folder) for folder in self._folders.values()))
+
+    def _noted(self) -> dict[str, list[int] | None] | None:
         try:
             found: Any = json.loads(files.read_record(self._complete, _COMPLETE_LIMIT) or b"")
-            return {algorithm: found[algorithm] for algorithm in self._folders}
+            noted = {algorithm: found[algorithm] for algorithm in self._folders}
+            return {name: [int(one[0]), int(one[1])] if one is not None else None for name, one in noted.items()}
         except (ValueError, LookupError, TypeError, RecursionError):
             return None
 
-    def _here(self) -> dict[str, int | None]:
-        """Return which folders hold markers: the inode of each, None for one that holds none."""
-        here: dict[str, int | None] = {}
-        for algorithm, folder in self._folders.items():
-            found = files.look(folder)
-            here[algorithm] = found.st_ino if found is not None and any(True for _ in files.entries(folder)) else None
-        return here
+    def _here(self) -> dict[str, list[int] | None]:
+        return {algorithm: self._count(algorithm) for algorithm in self._folders}
+
+    def _count(self, algorithm: str) -> list[int] | None:
+        """Return the inode of a folder of markers and how many it holds, None where there is none."""
+        found = files.look(self._folders[algorithm])
+        return None if found is None else [found.st_ino, sum(1 for _ in files.entries(self._folders[algorithm]))]
 
     def add(self, digest: Digest) -> None:
         """Mark `digest`, durably: whatever content has this name is not evicted from now on. Raises OSError."""
@@ -184,3 +210,8 @@ class Hosted:
                 if self.is_complete() and not self.is_noted():
                     self.complete()
             self._begun.add(digest.algorithm)
+
+
+def _rest(began: float, ended: float) -> float:
+    """Return until when not to look again, after a look that took some time: not at all if that was short."""
+    return ended + _LOOK_SHARE * (ended - began) if ended - began > _SHORT else 0.0

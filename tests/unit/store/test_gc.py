@@ -17,6 +17,7 @@ import pytest
 from mirror.errors import CollectionStopped, ManifestBlobUnknown, NotHere, NotYet, StoreError, StoreUnreadable
 from mirror.oci.digest import Digest
 from mirror.store import gc, ingest
+from mirror.store.faults import DISK_FAULTS
 from mirror.store.gc_lock import GcLock
 from mirror.store.layout import Layout
 from mirror.store.lock import FileLock
@@ -477,3 +478,38 @@ def test_the_lock_is_given_up_on(tmp_path: Path) -> None:
             pass
     with lock.removing():
         pass
+
+
+@pytest.mark.parametrize("place", ["", "/_manifests", "/_tags"])
+@pytest.mark.parametrize("kind", ["file", "pipe"])
+async def test_what_is_in_the_place_of_a_folder_does_not_make_garbage(shelf: Shelf, place: str, kind: str) -> None:
+    body = await shelf.image(1, "v1")
+    for seed in range(30, 70):
+        await shelf.image(seed, f"v{seed}", OTHER)
+    shelf.age()
+    stored, folder = shelf.stored(), Path(f"{shelf.layout.repositories / APP.name}{place}")
+    away = shelf.layout.root.with_name("away")
+    folder.rename(away)
+    folder.touch() if kind == "file" else os.mkfifo(folder)
+    with pytest.raises(StoreUnreadable, match="Not a directory"):
+        await asyncio.to_thread(shelf.collect, yes=False)
+    DISK_FAULTS.retry()
+    assert DISK_FAULTS.told(), "it is still there"
+    folder.unlink()
+    away.rename(folder)
+    DISK_FAULTS.retry()
+    assert (shelf.stored(), DISK_FAULTS.told()) == (stored, [])
+    assert (await shelf.pull("v1")).body == body
+
+
+async def test_what_a_tag_means_is_kept_though_its_row_is_lost(shelf: Shelf) -> None:
+    body = await shelf.image(1, "v1")
+    for seed in range(30, 70):
+        await shelf.image(seed, f"v{seed}", OTHER)
+    shelf.age()
+    stored = shelf.stored()
+    shutil.rmtree(shelf.layout.manifests(APP.name))
+    assert await collected(shelf) == {}
+    assert shelf.stored() == stored
+    await shelf.manifest(body, "v1")
+    assert (await shelf.pull("v1")).body == body

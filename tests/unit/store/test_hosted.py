@@ -50,12 +50,18 @@ def restore(layout: Layout) -> None:
     shutil.rmtree(layout.hosted / "old")
 
 
+def halve(layout: Layout) -> None:
+    for path in sorted((layout.hosted / "sha256").iterdir())[::2]:
+        path.unlink()
+
+
 LOSSES: list[Callable[[Layout], None]] = [
     lambda layout: empty(layout.hosted),
     lambda layout: empty(layout.hosted / "sha256"),
     lambda layout: shutil.rmtree(layout.hosted / "sha256"),
     lambda layout: (layout.run / "marked").write_bytes(b""),
     restore,
+    halve,
 ]
 
 

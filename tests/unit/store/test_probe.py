@@ -437,3 +437,16 @@ def test_a_store_of_the_last_release_that_has_its_format_alone_is_made(layout: L
     prepare(layout)
     assert DISK_FAULTS.told() == []
     assert layout.blobs.is_dir()
+
+
+def test_folders_of_what_is_under_way_are_made_again(layout: Layout) -> None:
+    prepare(layout)
+    for folder in (layout.ingest, layout.uploads, layout.quarantine):
+        folder.rmdir()
+    probe.mend(layout)
+    assert all(mode(folder) == 0o700 for folder in (layout.ingest, layout.uploads, layout.quarantine))
+    layout.ingest.rmdir()
+    layout.blobs.rmdir()
+    probe.mend(layout)
+    assert not layout.ingest.exists(), "the store is away"
+    assert DISK_FAULTS.told()
