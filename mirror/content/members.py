@@ -158,8 +158,11 @@ class Members:
         row = self._rows.member(target.name, digest)
         return row is not None and (row.brought is True or await self._is_old_and_good(target, digest, row))
 
-    async def is_shared(self, digest: Digest, may_pull: MayPull) -> bool:
-        """Tell whether the client may pull a repository that brought `digest`: a bounded look-up. Raises NotYet."""
+    async def is_shared(self, digest: Digest, may_pull: MayPull, *, patient: bool = True) -> bool:
+        """Tell whether the client may pull a repository that brought `digest`: a bounded look-up.
+
+        Raises NotYet where that is not known yet, after a while if `patient`.
+        """
         if may_pull is nobody:
             return False
         if self._readers.everybody and not self._brought.is_kept:
@@ -168,7 +171,7 @@ class Members:
             return True
         if self._brought.is_complete:
             return False
-        await self._adopted()
+        await self._adopted(_ADOPTED if patient else 0)
         return await self._is_bringers(digest, may_pull)
 
     def _is_anywhere(self, digest: Digest, may_pull: MayPull) -> bool:
@@ -213,9 +216,9 @@ class Members:
             names, every = await self._writers.run(self._brought.by, digest)
         return every and name in names and len({self._readers.of(one) for one in names}) == 1
 
-    async def _adopted(self) -> None:
+    async def _adopted(self, patience: float = _ADOPTED) -> None:
         """Wait until what earlier releases noted is taken over, which is housekeeping's; raise NotYet if it is long."""
-        until = time.monotonic() + _ADOPTED
+        until = time.monotonic() + patience
         while not self._brought.is_complete:
             if time.monotonic() > until:
                 raise NotYet("what an earlier release noted of repositories is being taken over", "ask again")

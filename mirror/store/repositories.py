@@ -18,9 +18,10 @@ def find_repositories(layout: Layout) -> Iterator[str]:
         name, path = folders.pop()
         found = False
         for entry in files.entries(path):
+            inner = f"{name}/{entry.name}" if name else entry.name
             if entry.name in _PARTS:
                 found = True
-            elif not entry.name.startswith("_"):
-                folders.append((f"{name}/{entry.name}" if name else entry.name, entry.path))
-        if found and is_name(name):
+            elif is_name(inner):  # anything else is a stray; what only looks like a repository cannot be listed
+                folders.append((inner, entry.path))
+        if found and name:
             yield name

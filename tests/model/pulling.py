@@ -18,6 +18,7 @@ from mirror.config import load
 from mirror.content.answers import BlobAnswer, ByteRange, RangeUnsatisfiable, Target
 from mirror.errors import MirrorError, NotHere
 from mirror.oci.digest import Digest
+from mirror.store.adopt import adopt_all
 from mirror.upstream.retry import RetryAllowance
 from tests.faults.hurry import hurry
 from tests.faults.invariants import (
@@ -176,6 +177,8 @@ class PullPath(Walk):
         for tag, (body, kind) in NAMES_ALL.items():
             self.upstream.add_manifest(NAMING, body, kind, tag)
         self.rooms.append(self.do(self._open()))
+        if private:
+            adopt_all(self.rooms[0].layout)  # as housekeeping does
         for name in REPOSITORIES:
             self._publish(name, 0, TAGS[0])
         for tag in NAMES_ALL:  # everything is named from the beginning on, or most walks would not come to it
