@@ -66,4 +66,5 @@ def _asked(at: Path, method: str, target: str) -> dict[str, Any]:
 
 def _how_to_start(config: Config) -> str:
     path = config.source.path
-    return f"start it: systemctl start mirror, or mirror serve{f' --config {path}' if path else ''}"
+    start = f"start it: systemctl start mirror, or mirror serve{f' --config {path}' if path else ''}"
+    return f"{start}; one that runs and whose socket was removed has to be restarted"

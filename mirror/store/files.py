@@ -51,6 +51,14 @@ def expect(root: str | os.PathLike[str], folders: Iterable[str | os.PathLike[str
     _folders[os.fspath(root)] = tuple(os.fspath(folder) for folder in folders)
 
 
+def expect_also(root: str | os.PathLike[str], folders: Iterable[str | os.PathLike[str]]) -> None:
+    """Do that for these folders as well, of which some may be expected already."""
+    known = _folders.get(os.fspath(root), ())
+    new = tuple(os.fspath(folder) for folder in folders if os.fspath(folder) not in known)
+    if new:
+        _folders[os.fspath(root)] = (*known, *new)
+
+
 def _above(path: str) -> Iterator[str]:
     """Yield the folders that a store must have for anybody to look for `path`."""
     for folders in _folders.values():

@@ -19,7 +19,7 @@ from pathlib import Path
 from mirror.errors import StoreFull, StoreUnreadable, StoreUnusable
 from mirror.outside import may_begin, owner_of
 from mirror.store import files
-from mirror.store.faults import DISK_FAULTS, unreadable
+from mirror.store.faults import unreadable
 from mirror.store.hosted import Hosted
 from mirror.store.layout import Layout
 from mirror.store.lock import FileLock
@@ -80,9 +80,7 @@ def prepare(layout: Layout) -> tuple[str, ...]:
         remedy = f"look at {error.filename}" if error.filename else "see storage.path"
         raise StoreUnusable(f"the store {root} cannot be used ({error.strerror})", remedy) from error
     finally:
-        later = (layout.pins, layout.signatures, layout.tokens)  # made when they are needed first
-        here = (*(layout.blobs / name for name in ("sha256", "sha512")), *later)
-        files.expect(root, (*_holding(layout), *(folder for folder in here if os.path.isdir(folder))))
+        files.expect(root, (*_holding(layout), *_lasting(layout)))
     kind = file_system_type(layout.root)
     if kind in _NETWORKED:
         return (f"the store {root} is on {kind}: only one machine may use it, and a local disk is faster and safer",)
@@ -123,6 +121,9 @@ def check_owners(layout: Layout, user: int) -> None:
             owner = os.lstat(path).st_uid
         except FileNotFoundError:
             continue  # somebody's probe, which has ended
+        except OSError as error:
+            unreadable(str(path), error)  # noted: it is no reason to serve nothing
+            continue
         if owner != user:
             mine = os.lstat(layout.format).st_uid if layout.format.name in names else user
             name = shlex.quote(_user_name(mine or user))
@@ -223,14 +224,24 @@ def _make_tree(layout: Layout, names: set[str]) -> None:
 def mend(layout: Layout) -> None:
     """Make again, in a store that is there, the folders in which only what is under way is, where somebody took them.
 
-    What is in the place of one is noted (faults.py). For threads; it takes microseconds.
+    What is in the place of a folder is noted (faults.py), and what has come by now may not go. For threads; it takes
+    microseconds.
     """
-    for folder in _working(layout):
-        if not folder.is_dir():
-            try:
+    files.expect_also(layout.root, _lasting(layout))
+    for folder in (*_working(layout), layout.hosted, layout.brought):
+        if os.path.isdir(folder):
+            continue
+        if os.path.lexists(folder):
+            unreadable(f"{folder}/", NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)))
+        elif folder in _working(layout):
+            with suppress(OSError):  # noted
                 files.make_folders(str(folder))
-            except OSError as error:
-                DISK_FAULTS.note("write", str(folder), error)
+
+
+def _lasting(layout: Layout) -> list[Path]:
+    """Return those folders that are made when they are needed first, and are there now."""
+    lasting = (layout.blobs / "sha256", layout.blobs / "sha512", layout.pins, layout.signatures, layout.tokens)
+    return [folder for folder in lasting if os.path.isdir(folder)]
 
 
 def _lost(layout: Layout, names: set[str]) -> tuple[Path, ...]:

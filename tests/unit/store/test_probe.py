@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -450,3 +451,52 @@ def test_folders_of_what_is_under_way_are_made_again(layout: Layout) -> None:
     probe.mend(layout)
     assert not layout.ingest.exists(), "the store is away"
     assert DISK_FAULTS.told()
+
+
+def test_what_is_in_the_place_of_a_folder_is_told_until_it_is_gone(layout: Layout) -> None:
+    prepare(layout)
+    layout.ingest.rmdir()
+    for place in (layout.ingest, layout.hosted):
+        os.mkfifo(place)
+    for _ in range(2):
+        probe.mend(layout)
+        DISK_FAULTS.retry()
+        assert [(one["errno"], one["paths"]) for one in DISK_FAULTS.told()] == [("ENOTDIR", 2)]
+    for place in (layout.ingest, layout.hosted):
+        place.unlink()
+    probe.mend(layout)
+    DISK_FAULTS.retry()
+    assert DISK_FAULTS.told() == []
+    assert layout.ingest.is_dir()
+
+
+def test_a_folder_that_came_later_may_not_go_either(layout: Layout) -> None:
+    prepare(layout)
+    folder = layout.blobs / "sha256"
+    blob = str(folder / "00")
+    assert files.look(blob) is None
+    folder.mkdir()
+    probe.mend(layout)
+    folder.rename(layout.root.with_name("away"))
+    with pytest.raises(StoreUnreadable, match="blobs/sha256 cannot be read"):
+        files.look(blob)
+    with pytest.raises(FileNotFoundError):
+        files.write_atomically(blob, b"other", durable=False)
+
+
+def test_a_folder_of_which_nothing_can_be_said_does_not_stop_a_start(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(layout)
+    sick, real = layout.blobs / "sha256", os.lstat
+    sick.mkdir()
+
+    def lstat(path: Any, **options: Any) -> os.stat_result:
+        if os.fspath(path) == str(sick):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(sick))
+        return real(path, **options)
+
+    monkeypatch.setattr(os, "lstat", lstat)
+    monkeypatch.setattr(probe, "_first_levels", lambda *_: [sick])
+    probe.check_owners(layout, 4242)
+    assert [one["path"] for one in DISK_FAULTS.told()] == [str(sick)]
