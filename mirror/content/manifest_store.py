@@ -110,11 +110,12 @@ class ManifestStore:
         if not self._is_here(digest):
             return False
         renewed = self._lock.renew(digest)
-        rows = (self._rows.manifest(name, digest), self._rows.member(name, digest))
-        # What an earlier release has of a hosted repository was pushed to it.
-        if all(row is None or row.brought is False for row in rows):
-            return False
-        return renewed or self._hosted.keep(digest)
+        # What an earlier release has of a hosted repository was pushed to it; most of what is named are blobs.
+        for row_of in (self._rows.member, self._rows.manifest):
+            row = row_of(name, digest)
+            if row is not None and row.brought is not False:
+                return renewed or self._hosted.keep(digest)
+        return False
 
     def _keep(self, pushed: Pushed) -> None:
         """Have the content here for good, marked before it has its name."""

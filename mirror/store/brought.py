@@ -18,8 +18,6 @@ import fcntl
 import os
 import stat
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from mirror.errors import DigestInvalid
 from mirror.oci.digest import Digest
@@ -61,19 +59,23 @@ class Brought:
         self.begin_anew()
         files.write_atomically(self._kept, b"", durable=True)
 
-    @contextmanager
-    def bringing(self, name: str, digest: Digest) -> Iterator[None]:
-        """Note, where that is kept, that repository `name` brought `digest`, for which the block writes the row.
+    def bringing(self, name: str, digest: Digest) -> bool:
+        """Note, where that is kept, that repository `name` brings `digest`, and say whether it was: before its row.
 
-        First who brought it: a name too many counts for nothing, and one too few could open what others named. And
-        after it where `keep` comes between: the row may be too late for whoever takes over all that came before.
-        Raises OSError.
+        First who brought it: a name too many counts for nothing, and one too few could open what others named. For
+        threads. Raises OSError.
         """
-        was_kept = self.is_kept
-        if was_kept:
+        kept = os.access(self._kept, os.F_OK)  # no exception where it is not, which is usual
+        if kept:
             self.add(name, digest)
-        yield
-        if not was_kept and self.is_kept:
+        return kept
+
+    def brought(self, name: str, digest: Digest, kept: bool) -> None:
+        """Note it after its row, where `keep` came between: the row may be too late for whoever takes over the rest.
+
+        `kept` is what `bringing` said. For threads. Raises OSError.
+        """
+        if not kept and os.access(self._kept, os.F_OK):
             self.add(name, digest)
 
     def add(self, name: str, digest: Digest) -> None:

@@ -27,7 +27,7 @@ from mirror.store.walk import named_by_digest
 
 _LOOK_AGAIN = 2.0  # seconds
 _LOOK_SHARE = 20  # of the time that looking takes, at least this many times it passes before the next look
-_SHORT = 0.005  # seconds
+_SHORT = 0.002  # seconds
 _ALGORITHMS = ("sha256", "sha512")
 _COMPLETE_LIMIT = 4096
 
@@ -83,13 +83,16 @@ class Hosted:
                 return True
         noted = self._noted()
         began = time.monotonic()
-        if noted is None or not all(self._is_whole(algorithm, one) for algorithm, one in noted.items()):
+        here = self._here() if noted is not None else {}
+        if noted is None or not all(_is_whole(one, here[algorithm]) for algorithm, one in noted.items()):
             with self._lock:
                 self._trusted = ()
             return False
         ended = time.monotonic()
         with self._lock:
             self._trusted, self._trusted_until = now, _rest(began, ended)
+            if noted == here:
+                self._counted_as = now
         return True
 
     def is_noted(self) -> bool:
@@ -114,10 +117,6 @@ class Hosted:
         here = {name: [one[0], max(0, one[1] - going)] if one else None for name, one in self._here().items()}
         files.write_atomically(self._complete, json.dumps(here).encode(), durable=False)
 
-    def _is_whole(self, algorithm: str, noted: list[int] | None) -> bool:
-        here = self._count(algorithm) if noted is not None else None
-        return noted is None or not noted[1] or (here is not None and here[0] == noted[0] and here[1] >= noted[1])
-
     def _stamps(self) -> tuple[object, ...]:
         return (files.modified(self._complete), *(files.modified(folder) for folder in self._folders.values()))
 
@@ -135,7 +134,7 @@ class Hosted:
     def _count(self, algorithm: str) -> list[int] | None:
         """Return the inode of a folder of markers and how many it holds, None where there is none."""
         found = files.look(self._folders[algorithm])
-        return None if found is None else [found.st_ino, sum(1 for _ in files.entries(self._folders[algorithm]))]
+        return None if found is None else [found.st_ino, len(files.names(self._folders[algorithm]))]
 
     def add(self, digest: Digest) -> None:
         """Mark `digest`, durably: whatever content has this name is not evicted from now on. Raises OSError."""
@@ -210,6 +209,10 @@ class Hosted:
                 if self.is_complete() and not self.is_noted():
                     self.complete()
             self._begun.add(digest.algorithm)
+
+
+def _is_whole(noted: list[int] | None, here: list[int] | None) -> bool:
+    return noted is None or not noted[1] or (here is not None and here[0] == noted[0] and here[1] >= noted[1])
 
 
 def _rest(began: float, ended: float) -> float:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -109,11 +108,12 @@ class Manifests:
         threads only. Raises StoreUnreadable, OSError.
         """
         path = self._layout.membership(name, digest)
-        with self._brought.bringing(name, digest):  # also again: forgotten where the content was gone for long
-            raw = files.amend(path, _ROW_LIMIT, _as_brought)
-            if raw is None or not raw.endswith((_NAMED, _BROUGHT)):
-                row = (_parse(raw) if raw is not None else None) or Row("", None)
-                files.write_atomically(path, _dump(row._replace(brought=True)), durable=False)
+        kept = self._brought.bringing(name, digest)  # also again: forgotten where the content was gone for long
+        raw = files.amend(path, _ROW_LIMIT, _as_brought)
+        if raw is None or not raw.endswith((_NAMED, _BROUGHT)):
+            row = (_parse(raw) if raw is not None else None) or Row("", None)
+            files.write_atomically(path, _dump(row._replace(brought=True)), durable=False)
+        self._brought.brought(name, digest, kept)
 
     def add_pushed(self, name: str, digest: Digest, size: int) -> None:
         """Make `digest` a blob of the repository because it was pushed there, durably. For threads only.
@@ -126,8 +126,9 @@ class Manifests:
         self._write(path, name, digest, Row(media_type, size, True), durable=True)
 
     def _write(self, path: str, name: str, digest: Digest, row: Row, *, durable: bool) -> None:
-        with self._brought.bringing(name, digest) if row.brought else nullcontext():
-            files.write_atomically(path, _dump(row), durable=durable)
+        kept = not row.brought or self._brought.bringing(name, digest)
+        files.write_atomically(path, _dump(row), durable=durable)
+        self._brought.brought(name, digest, kept)
 
     def remove_manifest(self, name: str, digest: Digest) -> bool:
         """Let `digest` be no manifest of the repository, durably; say whether it was one. For threads only."""
