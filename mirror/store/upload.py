@@ -6,12 +6,10 @@ import errno
 import json
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from mirror.errors import NotYet, StoreError, StoreFull, StoreReadOnly
+from mirror.errors import MirrorError, NotYet, StoreError, StoreFull, StoreReadOnly
 from mirror.oci.digest import Digest
 from mirror.store import files
 from mirror.store.faults import noted
@@ -150,21 +148,33 @@ class Upload:
         self.note = note
 
 
-@contextmanager
-def writing(name: str) -> Iterator[None]:
+class writing:  # noqa: N801 - it reads as what it does, and is no generator because each piece of a push passes it
     """Turn what the disk answers while `name` is pushed to into StoreFull, StoreReadOnly, NotYet or StoreError."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _NO_ROOM:
-            raise StoreFull(
-                f"the store's disk became full during a push to {name} ({error.strerror})", "make room, then push again"
-            ) from error
-        if error.errno == errno.EROFS:
-            raise StoreReadOnly(
-                f"nothing can be pushed to {name} now: the store is on a read-only file system",
-                "its operator has to mount it writable; what is there can be pulled",
-            ) from error
-        if error.errno in files.EXHAUSTED:
-            raise NotYet(*files.NO_DESCRIPTORS) from error
-        raise StoreError(f"the store's disk failed during a push to {name} ({error.strerror})") from error
+
+    __slots__ = ("_name",)
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        """Raise what the error means, if there is one."""
+        if isinstance(error, OSError):
+            raise _refusal(self._name, error) from error
+
+
+def _refusal(name: str, error: OSError) -> MirrorError:
+    if error.errno in _NO_ROOM:
+        return StoreFull(
+            f"the store's disk became full during a push to {name} ({error.strerror})", "make room, then push again"
+        )
+    if error.errno == errno.EROFS:
+        return StoreReadOnly(
+            f"nothing can be pushed to {name} now: the store is on a read-only file system",
+            "its operator has to mount it writable; what is there can be pulled",
+        )
+    if error.errno in files.EXHAUSTED:
+        return NotYet(*files.NO_DESCRIPTORS)
+    return StoreError(f"the store's disk failed during a push to {name} ({error.strerror})")
