@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar, TypeVarTuple
 
@@ -24,15 +24,14 @@ from mirror.metrics import (
     STORE_INODES,
     Metrics,
 )
-from mirror.store import files
 from mirror.store.adopt import adopt
 from mirror.store.brought import Brought
 from mirror.store.faults import DISK_FAULTS
-from mirror.store.hosted import Hosted
 from mirror.store.index import Index
 from mirror.store.layout import Layout
 from mirror.store.lock import FileLock
-from mirror.store.marking import mark, tell
+from mirror.store.marked import Marked
+from mirror.store.marking import mark, mark_if_lost, tell
 from mirror.store.probe import mend
 from mirror.store.reconcile import reconcile
 from mirror.store.sample import sample
@@ -95,7 +94,7 @@ class Housekeeping:
         self._delivery = delivery
         self._is_hosted = is_hosted
         self._everybody = everybody
-        self._hosted = Hosted(layout)
+        self._marked = Marked(layout)
         self._scrubber = scrubber
         self._scrub_rate = scrub_rate
         self._periods = periods if periods is not None else Periods()
@@ -223,27 +222,13 @@ class Housekeeping:
 
     async def _mark_if_lost(self) -> None:
         """Mark anew what was pushed, where markers are lost: until that is done nothing is evicted."""
-        if await self._threads.run(self._hosted.is_complete):
-            if not await self._threads.run(self._hosted.is_noted):
-                await self._threads.run(self._hosted.complete)
-        elif not await self._threads.run(files.is_read_only, self._layout.root):
-            await self._mark()
-
-    async def _mark(self) -> None:
-        steps = mark(self._layout, self._is_hosted)
-        count = 0
-        while (step := await self._paced(next, steps, None)) is not None:
-            count += step
-        tell(count)
+        tell(await self._sum(mark_if_lost(self._layout, self._marked, self._is_hosted)))
 
     async def _adopt(self) -> None:
         """Take over, once a process and when that is due, which repositories have what that was not noted."""
         if self._everybody or (self._has_adopted and Brought(self._layout).is_complete):
             return
-        steps = adopt(self._layout)
-        count = 0
-        while (step := await self._paced(next, steps, None)) is not None:
-            count += step
+        count = await self._sum(adopt(self._layout))
         self._has_adopted = True
         if count:
             self._log.info("repositories_adopted", digests=count)
@@ -283,7 +268,7 @@ class Housekeeping:
         if not incomplete and await self._threads.run(self._age) < self._periods.reconcile:
             return
         added, dropped = await self._reconcile()
-        await self._mark()
+        tell(await self._sum(mark(self._layout, self._is_hosted)))
         await self._threads.run(Brought(self._layout).tidy)
         await self._threads.run(self._reconciled.touch, 0o600)
         if incomplete or added or dropped:
@@ -308,6 +293,13 @@ class Housekeeping:
             added += step.added
             dropped += step.dropped
         return added, dropped
+
+    async def _sum(self, steps: Iterator[int]) -> int:
+        """Take steps that may be many, each paced; return what they come to."""
+        total = 0
+        while (step := await self._paced(next, steps, None)) is not None:
+            total += step
+        return total
 
     async def _paced(self, job: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
         """Run `job` in a thread, then rest as long as it took."""

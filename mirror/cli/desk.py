@@ -27,7 +27,8 @@ from mirror.store import probe
 from mirror.store.blobs import Blobs
 from mirror.store.index import Index
 from mirror.store.layout import Layout
-from mirror.store.marking import mark_all
+from mirror.store.marked import Marked
+from mirror.store.marking import mark_if_lost, tell
 from mirror.store.sets import Sets
 
 _FILE_LIMIT = 256 * 1024 * 1024
@@ -158,7 +159,8 @@ async def _desk(config: Config, outside: Outside) -> AsyncIterator[Desk]:
         rooms.push_async_callback(opened.content.stop)
         await opened.content.settle()
         with suppress(StoreUnreadable, OSError):  # then nothing is taken for not pushed
-            await asyncio.to_thread(mark_all, opened.layout, hosted_by(opened.content.resolve))
+            steps = mark_if_lost(opened.layout, Marked(opened.layout), hosted_by(opened.content.resolve))
+            tell(await asyncio.to_thread(sum, steps))
 
         def discard(path: str, why: str) -> None:
             opened.quarantine.take(path, why)

@@ -36,6 +36,10 @@ _THREAD_STEP = 1024 * 1024
 
 _Record = TypeVar("_Record")
 
+# Nanoseconds, several times the longest tick of a kernel's clock: two changes within a tick leave one time, so a look
+# that soon after a change says nothing of the next one.
+TICK = 50_000_000
+
 _log = logs.get("store.files")
 
 # The folders that each store of this process must have: one store, but in tests.

@@ -29,6 +29,7 @@ from mirror.store.index import Index
 from mirror.store.layout import Layout
 from mirror.store.lock import FileLock
 from mirror.store.manifests import Manifests
+from mirror.store.marked import Marked
 from mirror.store.promises import allocated
 from mirror.store.references import References
 from mirror.store.referrers import PushedReferrers
@@ -80,6 +81,7 @@ class Collector:
         self._grace = grace
         self._lock = GcLock(layout)
         self._hosted = Hosted(layout)
+        self._marked = Marked(layout)
         self._rows = Manifests(layout)
         self._tags = Tags(layout)
         self._referrers = PushedReferrers(layout)
@@ -111,7 +113,7 @@ class Collector:
         stock = self._brake.stock()
         if not dry_run:
             self._check_presence(yes)
-        self._hosted.check()
+        self._marked.check()
         shares = -(-sum(1 for _ in self._hosted.walk()) // _SHARE)
         for share in range(shares):
             dead = self._unnamed(share, shares)
@@ -120,10 +122,10 @@ class Collector:
                 sizes = [size for digest in dead if (size := self._size(digest)) is not None]
                 self._brake.check("gc", Amount(len(sizes) * shares, sum(sizes) * shares), yes=yes, stock=stock)
             if dead and not dry_run:
-                self._hosted.complete(going=len(dead))
+                self._marked.write(going=len(dead))
             self._take(dead, total, freed, dry_run)
             if dead and not dry_run:
-                self._hosted.complete()
+                self._marked.write()
                 total.rows += self._take_dead_rows(dead)
         for name in find_repositories(self._layout):
             if self._is_hosted(name):

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 from mirror.errors import Corrupt
 from mirror.oci.digest import Digest
+from mirror.store import files
 from mirror.store.layout import Layout
 from mirror.store.manifests import Manifests
 from mirror.store.references import References
 
 _REPOSITORIES = 64  # of which is remembered what was read
-_TICK = 20_000_000  # nanoseconds in which a folder may change again and look as it did
 
 
 class _Read(NamedTuple):
@@ -46,7 +46,7 @@ class Lacking:
         with self._lock:
             known = self._known.get(name, _NOTHING)
         if known.stamp != stamp:
-            known = self._read(name, known)._replace(stamp=stamp if max(stamp) < time.time_ns() - _TICK else ())
+            known = self._read(name, known)._replace(stamp=stamp if max(stamp) < time.time_ns() - files.TICK else ())
             with self._lock:
                 self._known[name] = known
                 self._known.move_to_end(name)

@@ -8,9 +8,11 @@ from contextlib import suppress
 from mirror import logs
 from mirror.errors import Corrupt, StoreUnreadable
 from mirror.oci.digest import Digest
+from mirror.store import files
 from mirror.store.hosted import Hosted
 from mirror.store.layout import Layout
 from mirror.store.manifests import Manifests
+from mirror.store.marked import Marked
 from mirror.store.references import References
 from mirror.store.repositories import find_repositories
 
@@ -25,16 +27,18 @@ def mark(layout: Layout, is_hosted: Callable[[str], bool]) -> Iterator[int]:
     hosted = Hosted(layout)
     for name in find_repositories(layout):
         yield sum(map(hosted.mark_again, _content(layout, name))) if is_hosted(name) else 0
-    hosted.complete()
+    Marked(layout).write()
 
 
-def mark_all(layout: Layout, is_hosted: Callable[[str], bool]) -> None:
-    """Do that where markers are missing. For threads. Raises StoreUnreadable, OSError."""
-    hosted = Hosted(layout)
-    if not hosted.is_complete():
-        tell(sum(mark(layout, is_hosted)))
-    elif not hosted.is_noted():
-        hosted.complete()
+def mark_if_lost(layout: Layout, marked: Marked, is_hosted: Callable[[str], bool]) -> Iterator[int]:
+    """Do that where markers are lost; where none are, note those that have come. For threads.
+
+    Raises StoreUnreadable, OSError.
+    """
+    if marked.is_whole():
+        marked.keep_up()
+    elif not files.is_read_only(layout.root):
+        yield from mark(layout, is_hosted)
 
 
 def tell(count: int) -> None:

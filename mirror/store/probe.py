@@ -20,9 +20,9 @@ from mirror.errors import StoreFull, StoreUnreadable, StoreUnusable
 from mirror.outside import may_begin, owner_of
 from mirror.store import files
 from mirror.store.faults import unreadable
-from mirror.store.hosted import Hosted
 from mirror.store.layout import Layout
 from mirror.store.lock import FileLock
+from mirror.store.marked import Marked
 from mirror.store.mounts import file_system_type
 
 FORMAT = 1
@@ -61,7 +61,7 @@ def prepare(layout: Layout) -> tuple[str, ...]:
             _make_tree(layout, names)
             if is_new:
                 if not names & {folder.name for folder in _holding(layout)}:
-                    Hosted(layout).complete()  # nothing was pushed yet
+                    Marked(layout).write()  # nothing was pushed yet
                 # Last, so that a store which has it has all of its folders.
                 content = json.dumps({"format": FORMAT}).encode() + b"\n"
                 files.write_atomically(str(layout.format), content, durable=True)

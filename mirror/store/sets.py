@@ -24,7 +24,6 @@ from mirror.store.lock import FileLock
 _CURRENT_LIMIT = 4 * 1024 * 1024
 _PLAN_LIMIT = 256 * 1024 * 1024
 _SOURCE_LIMIT = 64 * 1024
-_TICK = 50_000_000  # nanoseconds, several times the longest tick of a kernel's clock
 _LOOK_AGAIN = 2.0  # seconds
 _LOOK_SHARE = 20  # of the time that looking takes, at least this many times it passes before the next look
 _PATIENCE = 30.0  # seconds for a lock that is held for a few file writes
@@ -212,8 +211,7 @@ class Pins:
             stamp, newest = self._look()
             if stamp != self._stamp:
                 self._read()
-                # Two changes within a tick of the kernel's clock leave one time: such a look says nothing of the next.
-                self._stamp = stamp if looked - newest > _TICK else None
+                self._stamp = stamp if looked - newest > files.TICK else None
             return self._sizes
 
     def size(self) -> int:

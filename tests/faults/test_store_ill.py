@@ -698,7 +698,7 @@ def test_what_was_pushed_stays_without_its_markers(service: Faulty, lost: str, *
     made = pushed(service, 5)
     layout = Layout(service.store)
     marked = markers(layout)
-    wait_until(lambda: Hosted(layout).is_noted(), "the markers are known of", 20)
+    wait_until(lambda: f", {len(marked)}]" in (layout.run / "marked").read_text(), "their number is known", 20)
     if not running:
         service.stop()
     folder = service.store / lost.removesuffix("/*")

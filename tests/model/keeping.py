@@ -29,7 +29,8 @@ from mirror.errors import MirrorError, NotHere, StoreUnreadable
 from mirror.metrics import Metrics
 from mirror.oci.digest import Digest
 from mirror.store.faults import DISK_FAULTS
-from mirror.store.marking import mark_all
+from mirror.store.marked import Marked
+from mirror.store.marking import mark_if_lost
 from mirror.store.pins import ImagePins, pin_image
 from mirror.store.purge import Purged, Purger
 from mirror.store.sets import Sets
@@ -377,8 +378,7 @@ class Keeping(Walk):
     @step(number=which)
     def lose_markers(self, number: int) -> None:
         """Somebody empties hosted/: nothing goes until it is found out again what was pushed, which is all of it."""
-        is_hosted = hosted_by(self.shelves[number].content.resolve)
-        mark_all(self.layout, is_hosted)  # as housekeeping does every few seconds
+        self.keep_marks(number)  # as housekeeping does every few seconds
         before, marked = self.stored, self.shelves[number].marked()
         for folder in list(self.layout.hosted.glob("*")):
             shutil.rmtree(folder)
@@ -387,11 +387,15 @@ class Keeping(Walk):
             assert self.stored == before, "something went although nobody knew what was pushed"
             with pytest.raises(StoreUnreadable):
                 self.shelves[number].collect()
-        mark_all(self.layout, is_hosted)
+        self.keep_marks(number)
         assert self.named & self.stored <= self.shelves[number].marked()
         # What was deleted and not collected is nobody's now: cache, which goes as such, however young.
         self.young &= {digest for name in APPS for digest in self.known(name, "")}
         self.shelves[number].room.space.eviction.free(10**9)
+
+    def keep_marks(self, number: int) -> None:
+        for _ in mark_if_lost(self.layout, Marked(self.layout), hosted_by(self.shelves[number].content.resolve)):
+            pass
 
     # -- a disk that does not give what it has ---------------------------------------------------------------------
 

@@ -212,7 +212,7 @@ async def test_what_a_sparse_index_names_is_for_whoever_may_have_it_elsewhere(op
     assert (await given(first), await given(second)) == (True, False)
     await shelf.manifest(index(second), "v2")
     assert (await given(first), await given(second)) == (True, True)
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.1)
     assert await given(second)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(References, "named", None)

@@ -1,0 +1,116 @@
+"""Are the markers of what was pushed all here? Noted, so that their loss is not taken for "was not pushed".
+
+    run/marked      of each folder of markers its inode and how many it held, when that was written
+
+Where a folder is another one, or holds fewer (somebody emptied it, or restored the store without it), markers are lost
+until they are made anew (marking.py). For threads.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import threading
+import time
+from typing import Any, NamedTuple
+
+from mirror.errors import StoreUnreadable
+from mirror.store import files
+from mirror.store.layout import Layout
+
+_LIMIT = 4096
+_SHORT = 0.002  # seconds of counting, below which it may be done at any time …
+_SHARE = 20  # … and of a longer one, at least so many times as long passes before the next
+
+_Counts = dict[str, list[int]]  # of each folder that is there: its inode, and how many it holds
+
+
+class _Look(NamedTuple):
+    """What was found, and what shows that it may have changed: () where nothing shows it."""
+
+    stamps: tuple[object, ...]
+    noted: _Counts | None
+    here: _Counts
+    until: float  # on the monotonic clock: it is not looked again before that, whatever has changed
+
+    @property
+    def whole(self) -> bool:
+        return self.noted is not None and all(
+            inode == self.here.get(name, [0])[0] and count <= self.here[name][1]
+            for name, (inode, count) in self.noted.items()
+            if count
+        )
+
+
+class Marked:
+    """The note of one store."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._hosted = layout.hosted
+        self._path = str(layout.run / "marked")
+        self._folders = {name: str(layout.hosted / name) for name in ("sha256", "sha512")}
+        self._lock = threading.Lock()
+        self._last = _Look((), None, {}, 0.0)
+
+    def check(self) -> None:
+        """Raise StoreUnreadable where markers are lost: then what has none may have been pushed all the same."""
+        if not self.is_whole():
+            raise StoreUnreadable(
+                f"not all that was pushed has its marker in {self._hosted}",
+                "a running service makes them anew within minutes, and so does mirror scrub",
+                errno.ENOENT,
+                str(self._hosted),
+            )
+
+    def is_whole(self) -> bool:
+        """Tell whether no marker was lost, as far as that shows. Raises StoreUnreadable."""
+        return self._look().whole
+
+    def keep_up(self) -> None:
+        """Note what has come, so that its loss will show. Raises StoreUnreadable, OSError."""
+        found = self._look()
+        if found.whole and found.noted != found.here:
+            self.write()
+
+    def write(self, going: int = 0) -> None:
+        """Note that all markers are here, once they are durable; so many of them are going to be removed.
+
+        Raises StoreUnreadable, OSError.
+        """
+        for folder in self._folders.values():
+            if os.path.isdir(folder):
+                files.sync_folder(folder)
+        counts = {name: [inode, max(0, count - going)] for name, (inode, count) in self._count().items()}
+        files.write_atomically(self._path, json.dumps(counts).encode(), durable=False)
+
+    def _look(self) -> _Look:
+        began, looked = time.monotonic(), time.time_ns()
+        stamps = tuple(files.modified(path) for path in (self._path, *self._folders.values()))
+        with self._lock:
+            last = self._last
+        if stamps == last.stamps or (last.whole and began < last.until):
+            return last
+        noted, here = self._noted(), self._count()
+        took = time.monotonic() - began
+        newest = max((one[1] for one in stamps if one is not None), default=0)
+        found = _Look(
+            stamps if looked - newest > files.TICK else (),
+            noted,
+            here,
+            began + (_SHARE * took if took > _SHORT else 0),
+        )
+        with self._lock:
+            self._last = found
+        return found
+
+    def _noted(self) -> _Counts | None:
+        try:
+            found: Any = json.loads(files.read_record(self._path, _LIMIT) or b"")
+            return {name: [int(inode), int(count)] for name, (inode, count) in found.items()}
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            return None
+
+    def _count(self) -> _Counts:
+        statuses = ((name, files.look(folder), folder) for name, folder in self._folders.items())
+        return {name: [one.st_ino, len(files.names(folder))] for name, one, folder in statuses if one is not None}
