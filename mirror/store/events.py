@@ -14,14 +14,14 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Container, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Container, Sequence
+from contextlib import AbstractContextManager, suppress
 from typing import NamedTuple
 
 from mirror.errors import StoreError
 from mirror.store import files
 from mirror.store.layout import Layout
-from mirror.store.lock import FileLock
+from mirror.store.lock import held
 
 LARGEST = 16 * 1024  # bytes of one event
 MOST = 10_000  # events that wait for one webhook, and their bytes: the oldest of what is over it are dropped
@@ -101,15 +101,9 @@ class Events:
             os.close(fd)
         return last + 1
 
-    @contextmanager
-    def _locked(self, queue: str) -> Iterator[None]:
-        lock = FileLock(self._layout.lock(f"events {queue}"))
-        if not lock.acquire(_PATIENCE):
-            raise StoreError("another process holds the queue of events", "see whether the disk answers")
-        try:
-            yield
-        finally:
-            lock.release()
+    def _locked(self, queue: str) -> AbstractContextManager[None]:
+        error = StoreError("another process holds the queue of events", "see whether the disk answers")
+        return held(self._layout.lock(f"events {queue}"), _PATIENCE, error)
 
     # -- emptying --------------------------------------------------------------------------------------------
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 from mirror.store import files
 from mirror.store.faults import ABSENT, DISK_FAULTS
 from mirror.store.layout import Layout
-from mirror.store.lock import FileLock
+from mirror.store.lock import held
 from mirror.store.quarantine import Quarantine
 
 _DATABASE = "cache.db"  # diskcache's name for it
@@ -74,16 +73,9 @@ class IndexFolder:
             return False
         return not stat.S_ISREG(found.st_mode)
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Keep other processes from opening or replacing the database. Raises OSError if one does for too long."""
-        lock = FileLock(self._lock)
-        if not lock.acquire(_PATIENCE):
-            raise OSError("another process is opening the index")
-        try:
-            yield
-        finally:
-            lock.release()
+        return held(self._lock, _PATIENCE, OSError("another process is opening the index"))
 
     def replace(self, why: str) -> None:
         """Move everything into quarantine and make an empty folder; under the lock. Raises OSError."""

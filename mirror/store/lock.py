@@ -10,6 +10,8 @@ import errno
 import fcntl
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -98,6 +100,18 @@ class FileLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
+
+
+@contextmanager
+def held(path: Path, patience: float, otherwise: Exception) -> Iterator[None]:
+    """Hold the lock on `path`; raise `otherwise` where it does not come free within `patience` seconds. For threads."""
+    lock = FileLock(path)
+    if not lock.acquire(patience):
+        raise otherwise
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def locked_files() -> frozenset[int]:

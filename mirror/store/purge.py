@@ -9,8 +9,8 @@ that it was promised: what it reads is open, and what it looks up anew it fetche
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from mirror.errors import Corrupt, NotYet
@@ -19,7 +19,7 @@ from mirror.store import files
 from mirror.store.eviction import Eviction
 from mirror.store.hosted import Hosted
 from mirror.store.layout import Layout
-from mirror.store.lock import FileLock
+from mirror.store.lock import held
 from mirror.store.manifests import Manifests
 from mirror.store.references import References
 from mirror.store.repositories import find_repositories
@@ -142,20 +142,10 @@ class Purger:
     ) -> Purged:
         if dry_run:
             return self._take(name, Purged(len(tags), len(manifests)), manifests, contents, gone, asked, dry_run=True)
-        with self._alone():
+        # Two purges that leave to each other what they share would leave it to nobody.
+        with held(self._layout.lock("purge"), _PATIENCE, NotYet("another purge is running", "wait for it")):
             total = Purged(len(tags), self._demote(name, tags, manifests))
             return self._take(name, total, (), contents, gone, asked)
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Hold off other purges: two that leave to each other what they share would leave it to nobody."""
-        lock = FileLock(self._layout.lock("purge"))
-        if not lock.acquire(_PATIENCE):
-            raise NotYet("another purge is running", "wait for it")
-        try:
-            yield
-        finally:
-            lock.release()
 
     def _take(
         self,

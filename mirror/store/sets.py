@@ -10,8 +10,8 @@ import json
 import os
 import threading
 import time
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Collection
+from contextlib import AbstractContextManager, suppress
 from typing import Any, Literal, NamedTuple
 
 from mirror.errors import DigestInvalid, NameInvalid, StoreError, StoreUnreadable
@@ -19,7 +19,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.reference import check_set
 from mirror.store import files
 from mirror.store.layout import Layout
-from mirror.store.lock import FileLock
+from mirror.store.lock import FileLock, held
 
 _CURRENT_LIMIT = 4 * 1024 * 1024
 _PLAN_LIMIT = 256 * 1024 * 1024
@@ -166,17 +166,13 @@ class Sets:
 
     # -- locks -----------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Hold off everybody else who completes or gives up generations."""
-        with _held(self._layout, "sets"):
-            yield
+        return _held(self._layout, "sets")
 
-    @contextmanager
-    def pinning(self) -> Iterator[None]:
+    def pinning(self) -> AbstractContextManager[None]:
         """Hold off eviction for the moment in which it could take what is just being pinned."""
-        with _held(self._layout, "pins"):
-            yield
+        return _held(self._layout, "pins")
 
     def try_busy(self, name: str) -> FileLock | None:
         """Take a set for a sync or a load; None where somebody else works on it. The caller releases the lock."""
@@ -310,12 +306,6 @@ def _scan(folder: str) -> list[str]:
     return sorted(files.names(folder))
 
 
-@contextmanager
-def _held(layout: Layout, key: str) -> Iterator[None]:
-    lock = FileLock(layout.lock(key))
-    if not lock.acquire(_PATIENCE):
-        raise StoreError("another process works on the image sets of this store", "try again")
-    try:
-        yield
-    finally:
-        lock.release()
+def _held(layout: Layout, key: str) -> AbstractContextManager[None]:
+    error = StoreError("another process works on the image sets of this store", "try again")
+    return held(layout.lock(key), _PATIENCE, error)

@@ -11,7 +11,7 @@ from mirror.errors import StoreError, StoreUnreadable
 from mirror.oci.digest import Digest
 from mirror.store import files
 from mirror.store.layout import Layout
-from mirror.store.lock import FileLock
+from mirror.store.lock import held
 
 SIZE_LIMIT = 64 * 1024  # bytes of a signature; real ones have less than one KiB
 _COUNT_LIMIT = 99  # of one release; clients ask for the first nine
@@ -54,10 +54,8 @@ class Signatures:
         """
         if len(raw) > SIZE_LIMIT:
             raise StoreError(f"a signature of {digest} has {len(raw)} bytes", f"at most {SIZE_LIMIT} are kept")
-        lock = FileLock(self._layout.lock(f"signatures {digest}"))
-        if not lock.acquire(_PATIENCE):
-            raise StoreError("another process works on the signatures of this release", "try again")
-        try:
+        busy = StoreError("another process works on the signatures of this release", "try again")
+        with held(self._layout.lock(f"signatures {digest}"), _PATIENCE, busy):
             kept = dict(self.list(digest))
             for number, body in kept.items():
                 if body == raw:
@@ -68,8 +66,6 @@ class Signatures:
                 raise StoreError(f"{_COUNT_LIMIT} signatures of {digest} are here already", "remove what is not needed")
             files.write_atomically(str(self.path(digest, free)), raw, durable=True)
             return free
-        finally:
-            lock.release()
 
     def _numbers(self, digest: Digest) -> Iterator[int]:
         names = files.names(self.path(digest, 1).parent)
