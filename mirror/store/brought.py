@@ -52,30 +52,30 @@ class Brought:
     @property
     def is_kept(self) -> bool:
         """Whether it is noted who brings what: one system call. May run on the loop."""
-        return files.stamp(self._kept) is not None
+        return files.is_there(self._kept)
 
     def keep(self) -> None:
         """Have it noted from now on who brings what; what came before has to be taken over. Raises OSError."""
         self.begin_anew()
         files.write_atomically(self._kept, b"", durable=True)
 
-    def bringing(self, name: str, digest: Digest) -> bool:
-        """Note, where that is kept, that repository `name` brings `digest`, and say whether it was: before its row.
+    def note_before(self, name: str, digest: Digest) -> bool:
+        """Note, where that is kept, that repository `name` brings `digest`; say whether it was, to `note_after`.
 
-        First who brought it: a name too many counts for nothing, and one too few could open what others named. For
-        threads. Raises OSError.
+        Before its row is written: a name too many counts for nothing, and one too few could open what others named.
+        Raises OSError.
         """
-        kept = os.access(self._kept, os.F_OK)  # no exception where it is not, which is usual
-        if kept:
-            self.add(name, digest)
-        return kept
+        if not self.is_kept:
+            return False
+        self.add(name, digest)
+        return True
 
-    def brought(self, name: str, digest: Digest, kept: bool) -> None:
-        """Note it after its row, where `keep` came between: the row may be too late for whoever takes over the rest.
+    def note_after(self, name: str, digest: Digest, noted: bool) -> None:
+        """Note it once its row is written, where `keep` came between: that row may be too late to be taken over.
 
-        `kept` is what `bringing` said. For threads. Raises OSError.
+        Raises OSError.
         """
-        if not kept and os.access(self._kept, os.F_OK):
+        if not noted and self.is_kept:
             self.add(name, digest)
 
     def add(self, name: str, digest: Digest) -> None:

@@ -25,7 +25,7 @@ from mirror.errors import StoreUnreadable
 from mirror.store.faults import EXHAUSTED as EXHAUSTED
 from mirror.store.faults import check_file, damaged, noted, path_of, unreadable
 
-ON_LOOP = ("open_content", "status", "look", "modified", "stamp", "resident", "read_bytes", "read_small")
+ON_LOOP = ("open_content", "status", "look", "modified", "stamp", "is_there", "resident", "read_bytes", "read_small")
 
 NO_DESCRIPTORS = ("the mirror has no file descriptors left", "raise LimitNOFILE", 2)
 
@@ -182,6 +182,11 @@ def stamp(path: str) -> tuple[int, int, int] | None:
     except OSError as error:
         raise unreadable(path, error) from error
     return (found.st_ino, found.st_mtime_ns, found.st_size)
+
+
+def is_there(path: str) -> bool:
+    """Tell whether there is something at `path`, as cheaply as can be where there usually is not; not why."""
+    return os.access(path, os.F_OK)
 
 
 def read_bytes(fd: int, start: int, stop: int) -> bytes:

@@ -108,12 +108,12 @@ class Manifests:
         threads only. Raises StoreUnreadable, OSError.
         """
         path = self._layout.membership(name, digest)
-        kept = self._brought.bringing(name, digest)  # also again: forgotten where the content was gone for long
+        noted = self._brought.note_before(name, digest)  # also again: forgotten where the content was gone for long
         raw = files.amend(path, _ROW_LIMIT, _as_brought)
         if raw is None or not raw.endswith((_NAMED, _BROUGHT)):
             row = (_parse(raw) if raw is not None else None) or Row("", None)
             files.write_atomically(path, _dump(row._replace(brought=True)), durable=False)
-        self._brought.brought(name, digest, kept)
+        self._brought.note_after(name, digest, noted)
 
     def add_pushed(self, name: str, digest: Digest, size: int) -> None:
         """Make `digest` a blob of the repository because it was pushed there, durably. For threads only.
@@ -126,9 +126,9 @@ class Manifests:
         self._write(path, name, digest, Row(media_type, size, True), durable=True)
 
     def _write(self, path: str, name: str, digest: Digest, row: Row, *, durable: bool) -> None:
-        kept = not row.brought or self._brought.bringing(name, digest)
+        noted = not row.brought or self._brought.note_before(name, digest)
         files.write_atomically(path, _dump(row), durable=durable)
-        self._brought.brought(name, digest, kept)
+        self._brought.note_after(name, digest, noted)
 
     def remove_manifest(self, name: str, digest: Digest) -> bool:
         """Let `digest` be no manifest of the repository, durably; say whether it was one. For threads only."""

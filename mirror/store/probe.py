@@ -205,8 +205,9 @@ def _make_tree(layout: Layout, names: set[str]) -> None:
     root = os.stat(layout.root)
     if root.st_uid == os.geteuid():
         _close(layout.root)
+    lost = _lost(layout, names)
     for folder in _folders(layout):
-        if folder in _lost(layout, names):
+        if folder in lost:
             unreadable(str(folder), FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
             continue
         folder.mkdir(mode=0o700, exist_ok=True)
