@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import tarfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from tests.faults.private_bed import EMPTY, Content, image, kind_of, laboratorie
 from tests.faults.test_upgrade import ALL_RULES, LAB, NAMING, Estate, Release, is_closed, serving
 from tests.peers.images import digest_of
 from tests.tools.programs import ROOT
+from tests.unit.offline.foreign_bed import pack
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -53,12 +52,7 @@ def archive(path: Path, wanted: bytes, contents: dict[str, bytes]) -> Path:
         "index.json": json.dumps({"schemaVersion": 2, "manifests": [listed]}).encode(),
         **{f"blobs/{digest.replace(':', '/')}": body for digest, body in contents.items()},
     }
-    with tarfile.open(path, "w") as opened:
-        for name, body in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(body)
-            opened.addfile(entry, io.BytesIO(body))
-    return path
+    return pack(path, files)
 
 
 @pytest.mark.parametrize("source", ["pushed", "proxied"])

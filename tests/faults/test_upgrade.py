@@ -35,6 +35,7 @@ from tests.faults.wire import Got, ask
 from tests.peers.images import Image, digest_of, noise
 from tests.tools.mirror import Mirror
 from tests.tools.programs import ROOT
+from tests.unit.offline.foreign_bed import pack
 
 LAST = "9660217858c0fce10aa5826934fe3e640fa5857b"
 LAB, OPEN = "lab.example", "open.example"
@@ -188,12 +189,7 @@ class Estate:
         files = {"oci-layout": b'{"imageLayoutVersion": "1.0.0"}',
                  "index.json": json.dumps({"schemaVersion": 2, "manifests": [listed]}).encode()}  # fmt: skip
         files |= {f"blobs/{digest_of(one).replace(':', '/')}": one for one in (LAYOUT[0], EMPTY, LAYOUT[1])}
-        with tarfile.open(path, "w") as archive:
-            for name, body in files.items():
-                entry = tarfile.TarInfo(name)
-                entry.size = len(body)
-                archive.addfile(entry, io.BytesIO(body))
-        return path
+        return pack(path, files)
 
     async def make(self, release: Release) -> str:
         """Have all that a site comes to have; return the login of a robot."""
