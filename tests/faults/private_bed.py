@@ -272,7 +272,7 @@ class Bed:
 @contextlib.asynccontextmanager
 async def opening(folder: Path, document: Mapping[str, Any]) -> AsyncIterator[Bed]:
     bed = Bed(folder, document)
-    if not any(bed.room.layout.repositories.iterdir()):
+    if bed.room.config.clients.rules and not any(bed.room.layout.repositories.iterdir()):
         adopt_all(bed.room.layout)  # as housekeeping does, which has it done at once in a new store
     try:
         yield bed

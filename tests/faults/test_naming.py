@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mirror.oci.digest import Digest
+from mirror.store.adopt import adopt_all
 from tests.faults.private_bed import (
     EMPTY,
     FORMS,
@@ -115,6 +116,31 @@ async def test_in_any_order_and_by_another_process(
         await filled(other, labs, source)
         await refused(bed, labs.private(source), labs.absent, forms=1)
         await refused(other, labs.private(source), None, forms=1)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+async def test_what_everybody_pulled_where_it_is_named_is_private_once_a_rule_says_so(
+    tmp_path: Path, labs: Labs, source: str
+) -> None:
+    """Without rules nobody notes who brings what: having been given it there counts for nothing afterwards."""
+    content = labs.private(source)
+    async with opening(tmp_path, labs.document(clients={"anonymous": "push"})) as bed:
+        if source == HOSTED:
+            await bed.push(HOSTED, content, "")
+        else:
+            await bed.pull(PROXIED, content)
+        await named(bed, labs)
+        for _ in range(2):
+            for body in content.all:
+                assert (await bed.blob(NAMING, body)).body == body
+            for body in (content.index, content.child):
+                assert (await bed.manifest(NAMING, body)).body == body
+        await bed.settled()
+    assert not (tmp_path / "store" / "brought").exists()
+    async with opening(tmp_path, labs.document()) as bed:
+        await asyncio.to_thread(adopt_all, bed.room.layout)
+        await refused(bed, content, labs.absent, forms=1)
+        await bed.pull(source, content, "alice")
 
 
 @pytest.mark.parametrize("source", SOURCES)
