@@ -42,7 +42,8 @@ TICK = 50_000_000
 
 _log = logs.get("store.files")
 
-# The folders that each store of this process must have: one store, but in tests.
+# The folders that each store of this process must have, a slash behind each, the inner ones first: one store, but in
+# tests.
 _folders: dict[str, tuple[str, ...]] = {}
 _MOST_STORES = 8
 
@@ -52,46 +53,45 @@ def expect(root: str | os.PathLike[str], folders: Iterable[str | os.PathLike[str
     _folders.pop(os.fspath(root), None)
     while len(_folders) >= _MOST_STORES:
         del _folders[next(iter(_folders))]
-    _folders[os.fspath(root)] = tuple(os.fspath(folder) for folder in folders)
+    expect_also(root, folders)
 
 
 def expect_also(root: str | os.PathLike[str], folders: Iterable[str | os.PathLike[str]]) -> None:
     """Do that for these folders as well, of which some may be expected already."""
-    known = _folders.get(os.fspath(root), ())
-    new = tuple(os.fspath(folder) for folder in folders if os.fspath(folder) not in known)
-    if new:
-        _folders[os.fspath(root)] = (*known, *new)
+    every = {*_folders.get(os.fspath(root), ()), *(f"{os.fspath(folder)}/" for folder in folders)}
+    _folders[os.fspath(root)] = tuple(sorted(every, key=len, reverse=True))
 
 
-def _above(path: str) -> Iterator[str]:
-    """Yield the folders that a store must have for anybody to look for `path`."""
+def _expected(path: str) -> str:
+    """Return the innermost folder that a store must have for anybody to look for `path`, empty where there is none."""
     for folders in _folders.values():
         for folder in folders:
-            if path.startswith(folder) and path[len(folder) : len(folder) + 1] in ("", "/"):
-                yield folder
-
-
-def _gone(path: str) -> Iterator[str]:
-    return (folder for folder in _above(path) if not os.path.isdir(folder))
+            if path.startswith(folder):
+                return folder[:-1]
+    return ""
 
 
 def _check_absence(path: str, error: OSError) -> None:
     """Raise StoreUnreadable where nobody can tell whether there is anything at `path`; `error` found nothing."""
-    for folder in _gone(path):
+    folder = _expected(path)
+    if not folder:
+        return
+    if not os.path.isdir(folder):
         raise unreadable(folder, error) from error
     # Something else may be in the place of a folder; but in sets/ there are files beside the folders.
-    if error.errno == errno.ENOTDIR and any(not folder.endswith("/sets") for folder in _above(path)):
+    if error.errno == errno.ENOTDIR and not folder.endswith("/sets"):
         raise unreadable(path, error) from error
 
 
 def _check_place(path: str) -> None:
     """Raise FileNotFoundError where `path` may not be made: a store, or a part of it, has to come back first."""
     at_top = _folders.get(os.path.dirname(path), ())  # nothing is made there while anything else is gone
-    store = (path,) if path in _folders else ()
-    for folder in (*store, *_gone(path), *(one for one in at_top if not os.path.isdir(one))):
-        error = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder)
-        unreadable(folder, error)
-        raise error
+    store = path if path in _folders else ""
+    for folder in (store, _expected(f"{path}/"), *(one[:-1] for one in at_top)):
+        if folder and not os.path.isdir(folder):
+            error = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder)
+            unreadable(folder, error)
+            raise error
 
 
 def seal_time(size: int) -> int:
