@@ -268,7 +268,7 @@ class Housekeeping:
         if not incomplete and await self._threads.run(self._age) < self._periods.reconcile:
             return
         added, dropped = await self._reconcile()
-        tell(await self._sum(mark(self._layout, self._is_hosted)))
+        tell(await self._sum(mark(self._layout, self._marked, self._is_hosted)))
         await self._threads.run(Brought(self._layout).tidy)
         await self._threads.run(self._reconciled.touch, 0o600)
         if incomplete or added or dropped:

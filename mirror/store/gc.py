@@ -122,10 +122,9 @@ class Collector:
                 sizes = [size for digest in dead if (size := self._size(digest)) is not None]
                 self._brake.check("gc", Amount(len(sizes) * shares, sum(sizes) * shares), yes=yes, stock=stock)
             if dead and not dry_run:
-                self._marked.write(going=len(dead))
+                self._marked.expect_fewer(len(dead))
             self._take(dead, total, freed, dry_run)
-            if dead and not dry_run:
-                self._marked.write()
+            if not dry_run:
                 total.rows += self._take_dead_rows(dead)
         for name in find_repositories(self._layout):
             if self._is_hosted(name):

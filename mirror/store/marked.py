@@ -23,15 +23,15 @@ _LIMIT = 4096
 _SHORT = 0.002  # seconds of counting, below which it may be done at any time …
 _SHARE = 20  # … and of a longer one, at least so many times as long passes before the next
 
-_Counts = dict[str, list[int]]  # of each folder that is there: its inode, and how many it holds
+Counts = dict[str, list[int]]  # of each folder that is there: its inode, and how many it holds
 
 
 class _Look(NamedTuple):
     """What was found, and what shows that it may have changed: () where nothing shows it."""
 
     stamps: tuple[object, ...]
-    noted: _Counts | None
-    here: _Counts
+    noted: Counts | None
+    here: Counts
     until: float  # on the monotonic clock: it is not looked again before that, whatever has changed
 
     @property
@@ -71,17 +71,27 @@ class Marked:
         """Note what has come, so that its loss will show. Raises StoreUnreadable, OSError."""
         found = self._look()
         if found.whole and found.noted != found.here:
-            self.write()
+            self.write(found.here)
 
-    def write(self, going: int = 0) -> None:
-        """Note that all markers are here, once they are durable; so many of them are going to be removed.
+    def expect_fewer(self, going: int) -> None:
+        """Note that so many markers are going to be removed. Raises StoreUnreadable, OSError."""
+        noted = self._noted()
+        if noted is not None:
+            self.write({name: [inode, max(0, count - going)] for name, (inode, count) in noted.items()})
 
-        Raises StoreUnreadable, OSError.
+    def count(self) -> Counts:
+        """Return what is here. Raises StoreUnreadable."""
+        statuses = ((name, files.look(folder), folder) for name, folder in self._folders.items())
+        return {name: [one.st_ino, len(files.names(folder))] for name, one, folder in statuses if one is not None}
+
+    def write(self, counts: Counts) -> None:
+        """Note what was counted while all markers were here, once these are durable. Raises OSError.
+
+        What is counted later may be fewer by what somebody is just removing.
         """
         for folder in self._folders.values():
             if os.path.isdir(folder):
                 files.sync_folder(folder)
-        counts = {name: [inode, max(0, count - going)] for name, (inode, count) in self._count().items()}
         files.write_atomically(self._path, json.dumps(counts).encode(), durable=False)
 
     def _look(self) -> _Look:
@@ -91,7 +101,7 @@ class Marked:
             last = self._last
         if stamps == last.stamps or (last.whole and began < last.until):
             return last
-        noted, here = self._noted(), self._count()
+        noted, here = self._noted(), self.count()
         took = time.monotonic() - began
         newest = max((one[1] for one in stamps if one is not None), default=0)
         found = _Look(
@@ -104,13 +114,9 @@ class Marked:
             self._last = found
         return found
 
-    def _noted(self) -> _Counts | None:
+    def _noted(self) -> Counts | None:
         try:
             found: Any = json.loads(files.read_record(self._path, _LIMIT) or b"")
             return {name: [int(inode), int(count)] for name, (inode, count) in found.items()}
         except (ValueError, TypeError, AttributeError, RecursionError):
             return None
-
-    def _count(self) -> _Counts:
-        statuses = ((name, files.look(folder), folder) for name, folder in self._folders.items())
-        return {name: [one.st_ino, len(files.names(folder))] for name, one, folder in statuses if one is not None}

@@ -16,18 +16,27 @@ from mirror.store.marked import Marked
 from mirror.store.references import References
 from mirror.store.repositories import find_repositories
 
+_PASSES = 8  # where markers go as fast as they are made, whoever asks for this asks again
+
 _log = logs.get("marking")
 
 
-def mark(layout: Layout, is_hosted: Callable[[str], bool]) -> Iterator[int]:
+def mark(layout: Layout, marked: Marked, is_hosted: Callable[[str], bool]) -> Iterator[int]:
     """Mark what repositories have that are pushed to; yield after each how many markers were missing. For threads.
 
-    `is_hosted` tells them by their canonical names. Raises StoreUnreadable, OSError.
+    Until none is missing: somebody may be removing them at this very moment, in the folder's order. `is_hosted` tells
+    those repositories by their canonical names. Raises StoreUnreadable, OSError.
     """
     hosted = Hosted(layout)
-    for name in find_repositories(layout):
-        yield sum(map(hosted.mark_again, _content(layout, name))) if is_hosted(name) else 0
-    Marked(layout).write()
+    for _ in range(_PASSES):
+        here, missing = marked.count(), 0
+        for name in find_repositories(layout):
+            count = sum(map(hosted.mark_again, _content(layout, name))) if is_hosted(name) else 0
+            missing += count
+            yield count
+        if not missing:
+            marked.write(here)
+            return
 
 
 def mark_if_lost(layout: Layout, marked: Marked, is_hosted: Callable[[str], bool]) -> Iterator[int]:
@@ -38,7 +47,7 @@ def mark_if_lost(layout: Layout, marked: Marked, is_hosted: Callable[[str], bool
     if marked.is_whole():
         marked.keep_up()
     elif not files.is_read_only(layout.root):
-        yield from mark(layout, is_hosted)
+        yield from mark(layout, marked, is_hosted)
 
 
 def tell(count: int) -> None:

@@ -61,7 +61,7 @@ def prepare(layout: Layout) -> tuple[str, ...]:
             _make_tree(layout, names)
             if is_new:
                 if not names & {folder.name for folder in _holding(layout)}:
-                    Marked(layout).write()  # nothing was pushed yet
+                    Marked(layout).write({})  # nothing was pushed yet
                 # Last, so that a store which has it has all of its folders.
                 content = json.dumps({"format": FORMAT}).encode() + b"\n"
                 files.write_atomically(str(layout.format), content, durable=True)

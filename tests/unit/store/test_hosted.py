@@ -89,7 +89,7 @@ def test_a_new_store_has_all_of_its_markers(layout: Layout) -> None:
 def test_what_may_have_lost_its_marker_is_not_said_to_have_none(layout: Layout, lose: Callable[[Layout], None]) -> None:
     hosted = Hosted(layout)
     hosted.add(ONE)
-    Marked(layout).write()
+    Marked(layout).keep_up()
     assert not hosted.has(OTHER)
     lose(layout)
     for one in (hosted, Hosted(layout)):
@@ -145,3 +145,27 @@ async def test_garbage_collection_may_take_the_last_marker(shelf: Shelf) -> None
     _, gone = await asyncio.to_thread(shelf.collect)
     assert set(gone) == {str(spare)}
     assert not await asyncio.to_thread(Hosted(shelf.layout).has, spare)
+
+
+async def test_who_removes_markers_while_they_are_made_anew_is_noticed(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow `rm -r` goes on behind the one who marks: then not all is there that was just made."""
+    for seed in range(3):
+        await shelf.image(seed, f"v{seed}")
+    await mark_again(shelf)
+    marked, real = shelf.marked(), Hosted.mark_again
+    empty(shelf.layout.hosted)
+    made: list[Digest] = []
+
+    def mark_and_lose(self: Hosted, digest: Digest) -> bool:
+        found = real(self, digest)
+        made.append(digest)
+        if len(made) == len(marked):
+            empty(shelf.layout.hosted)
+        return found
+
+    monkeypatch.setattr(Hosted, "mark_again", mark_and_lose)
+    await mark_again(shelf)
+    await mark_again(shelf)
+    assert shelf.marked() == marked
