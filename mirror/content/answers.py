@@ -9,18 +9,17 @@ from typing import Literal, Protocol
 
 from mirror.errors import MirrorError, StoreFull
 from mirror.oci.digest import Digest
+from mirror.store.faults import NO_ROOM
 
 # DESIGN's words for where the bytes came from, sent as X-Cache.
 Cache = Literal["HIT", "MISS", "JOINED", "STALE", "BYPASS"]
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 def why_not_kept(error: StoreFull | OSError) -> str:
     """Return what the request log says of an answer that was passed through because the store did not take it."""
     cause = error if isinstance(error, OSError) else error.__cause__
     number = cause.errno if isinstance(cause, OSError) else errno.ENOSPC
-    return "store read-only" if number == errno.EROFS else "store full" if number in _NO_ROOM else "store unwritable"
+    return "store read-only" if number == errno.EROFS else "store full" if number in NO_ROOM else "store unwritable"
 
 
 @dataclass(frozen=True, slots=True)

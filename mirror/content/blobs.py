@@ -135,7 +135,7 @@ class Blobs:
         try:
             found = await self.here(digest)
         except StoreUnreadable:
-            if not self._may_ask(target):
+            if not self._members.may_ask(target):
                 raise
             return await self._head_upstream(target, digest)
         if found is not None:
@@ -216,7 +216,7 @@ class Blobs:
             if await self._members.find(target, digest, may_pull) is not None:
                 return
         except StoreUnreadable:
-            if not self._may_ask(target):
+            if not self._members.may_ask(target):
                 raise
         await self._members.prove(self._client(target), target, digest)
 
@@ -347,9 +347,6 @@ class Blobs:
 
     def _client(self, target: Target) -> UpstreamClient | None:
         return self._clients.get(target.upstream)
-
-    def _may_ask(self, target: Target) -> bool:
-        return target.upstream in self._clients and not self._offline
 
     def _asked(self, target: Target, digest: Digest) -> UpstreamClient:
         """Return the upstream to ask for a blob that is not here; raise NotHere where none may be asked."""

@@ -170,7 +170,7 @@ class Manifests:
             try:
                 media_type, member = await self._belongs(target, digest, content, row, may_pull)
             except NotHere:
-                if damaged is None or self._may_ask(target):
+                if damaged is None or self._members.may_ask(target):
                     raise
                 raise damaged from None  # it may have said that it is the repository's
             answer = ManifestAnswer(digest, media_type, len(content), content, "HIT", target.upstream)
@@ -219,10 +219,15 @@ class Manifests:
             find = self._members.named if target.hosted else self._members.find
             member = await find(target, digest, may_pull)
         except StoreUnreadable:
-            if not self._may_ask(target):
+            if not self._members.may_ask(target):
                 raise
             member = None
-        if member is None and row is not None and not target.hosted and await self._members.is_shared(digest, may_pull):
+        if (
+            member is None
+            and row is not None
+            and not target.hosted
+            and await self._members.is_shared(digest, may_pull, target)
+        ):
             member = Membership(row.media_type, row.size, False, row.brought)
         declared = member.media_type if member is not None else ""
         if member is None:
@@ -335,9 +340,6 @@ class Manifests:
         if len(content) <= _REMEMBERED_SIZE:
             return manifest.parse(content, declared)
         return await self._writers.run(manifest.parse, content, declared)
-
-    def _may_ask(self, target: Target) -> bool:
-        return target.upstream in self._clients and not self._offline
 
     def _asked(self, target: Target, what: str) -> UpstreamClient:
         client = self._clients.get(target.upstream)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from mirror import logs
@@ -74,7 +74,10 @@ def not_here(target: Target, digest: Digest) -> NotHere:
 
 
 class Members:
-    """Membership of blobs and manifests. `lacking`: what is pushed may name what its repository does not have."""
+    """Membership of blobs and manifests. `clients`: the upstreams that may be asked, none of them if `offline`.
+
+    `lacking`: what is pushed may name what its repository does not have.
+    """
 
     def __init__(
         self,
@@ -82,6 +85,7 @@ class Members:
         brought: Brought,
         readers: Readers,
         writers: Threads,
+        clients: Mapping[str, UpstreamClient],
         *,
         offline: bool,
         lacking: Lacking | None = None,
@@ -91,6 +95,7 @@ class Members:
         self._lacking = lacking
         self._readers = readers
         self._writers = writers
+        self._clients = clients
         self._offline = offline
         self._proofs: Coalesced[tuple[str, Digest], int] = Coalesced()
         self._rebuilt: OrderedDict[str, tuple[int, ...]] = OrderedDict()
@@ -129,7 +134,7 @@ class Members:
             if stamp is not None and (row.brought is True or bringers is not None):
                 self._remember((target.name, digest), (stamp, None if row.brought is True else bringers))
             return Membership(row.media_type, row.size, True, row.brought)
-        shared = await self.is_shared(digest, may_pull)
+        shared = await self.is_shared(digest, may_pull, target)
         return Membership(row.media_type, row.size, False, row.brought) if shared else None
 
     async def named(self, target: Target, digest: Digest, may_pull: MayPull) -> Membership | None:
@@ -138,7 +143,7 @@ class Members:
         None where this client may not be given it. Nothing is noted: naming makes nothing of it the repository's.
         Raises StoreUnreadable.
         """
-        if self._lacking is None or not await self.is_shared(digest, may_pull):
+        if self._lacking is None or not await self.is_shared(digest, may_pull, target):
             return None
         named = await self._writers.run(self._lacking.names, target.name, digest)
         return Membership("", None, False, False) if named else None
@@ -148,7 +153,9 @@ class Members:
 
         It was brought there, or by a repository from which everybody may pull. Raises StoreUnreadable, NotYet.
         """
-        return await self._is_brought(target, digest, row) or await self.is_shared(digest, self._readers.anybody)
+        return await self._is_brought(target, digest, row) or await self.is_shared(
+            digest, self._readers.anybody, target
+        )
 
     async def stands(self, target: Target, digest: Digest) -> bool:
         """Tell whether the repository will be given a blob whatever becomes of others, and of the rules.
@@ -158,10 +165,10 @@ class Members:
         row = self._rows.member(target.name, digest)
         return row is not None and (row.brought is True or await self._is_old_and_good(target, digest, row))
 
-    async def is_shared(self, digest: Digest, may_pull: MayPull, *, patient: bool = True) -> bool:
+    async def is_shared(self, digest: Digest, may_pull: MayPull, target: Target | None) -> bool:
         """Tell whether the client may pull a repository that brought `digest`: a bounded look-up.
 
-        Raises NotYet where that is not known yet, after a while if `patient`.
+        `target` is for whom that is asked. Raises NotYet where it is not known yet: see `_adopted`.
         """
         if may_pull is nobody:
             return False
@@ -171,8 +178,7 @@ class Members:
             return True
         if self._brought.is_complete:
             return False
-        await self._adopted(_ADOPTED if patient else 0)
-        return await self._is_bringers(digest, may_pull)
+        return await self._adopted(target) and await self._is_bringers(digest, may_pull)
 
     def _is_anywhere(self, digest: Digest, may_pull: MayPull) -> bool:
         """Tell whether any repository that the client may pull has a digest: where nobody notes who brought it."""
@@ -203,26 +209,36 @@ class Members:
         if row.brought is not None:
             return False
         # What an earlier release has of hosted repositories was pushed to them.
-        return self._readers.everybody or target.hosted or await self._is_open(target.name, digest)
+        return self._readers.everybody or target.hosted or await self._is_open(target, digest)
 
-    async def _is_open(self, name: str, digest: Digest) -> bool:
+    async def _is_open(self, target: Target, digest: Digest) -> bool:
         """Tell whether all repositories that have `digest` have the same readers: then an old row tells nothing new."""
-        await self._adopted()
+        name = target.name
+        if not await self._adopted(target):
+            return False
         names, every = await self._writers.run(self._brought.by, digest)
         if every and name not in names and self._brought.is_here(digest):
             # The earlier release has served this store again meanwhile, and noted of nobody what it brought.
             await self._writers.run(self._brought.begin_anew)
-            await self._adopted()
+            if not await self._adopted(target):
+                return False
             names, every = await self._writers.run(self._brought.by, digest)
         return every and name in names and len({self._readers.of(one) for one in names}) == 1
 
-    async def _adopted(self, patience: float = _ADOPTED) -> None:
-        """Wait until what earlier releases noted is taken over, which is housekeeping's; raise NotYet if it is long."""
-        until = time.monotonic() + patience
+    async def _adopted(self, target: Target | None) -> bool:
+        """Tell whether what earlier releases noted is taken over, which is housekeeping's, waiting for it.
+
+        Where an upstream says the same of `target` nobody waits: it is asked as for what is not here, so that nothing
+        tells the two apart. Raises NotYet after a while, without a target at once.
+        """
+        until = time.monotonic() + (_ADOPTED if target is not None else 0)
         while not self._brought.is_complete:
+            if target is not None and self.may_ask(target):
+                return False
             if time.monotonic() > until:
                 raise NotYet("what an earlier release noted of repositories is being taken over", "ask again")
             await asyncio.sleep(_LOOK_AGAIN)
+        return True
 
     def _has(self, name: str, digest: Digest) -> bool:
         """Tell whether a repository surely brought a digest."""
@@ -254,6 +270,10 @@ class Members:
         return row or self._rows.member(target.name, digest)
 
     # -- by upstream -----------------------------------------------------------------------------------------
+
+    def may_ask(self, target: Target) -> bool:
+        """Tell whether there is an upstream that can be asked about a repository."""
+        return target.upstream in self._clients and not self._offline
 
     async def prove(self, client: UpstreamClient | None, target: Target, digest: Digest) -> int:
         """Ask upstream whether the repository has `digest` and remember it; return its size in bytes.

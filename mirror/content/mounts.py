@@ -47,7 +47,7 @@ class Mounts:
                 return None
             os.close(found.fd)
             if source is None:
-                granted = await self._members.is_shared(digest, may_pull, patient=False)
+                granted = await self._members.is_shared(digest, may_pull, None)
             else:
                 member = await self._members.find(source, digest, may_pull) if may_pull(source.name) else None
                 granted = member is not None

@@ -98,7 +98,9 @@ class Content:
         rows = Rows(layout)
         readers = Readers(config.clients.anonymous, config.clients.rules)
         lacking = Lacking(layout) if config.storage.sparse_indexes else None
-        self._members = Members(rows, Brought(layout), readers, writers, offline=config.offline, lacking=lacking)
+        self._members = Members(
+            rows, Brought(layout), readers, writers, clients, offline=config.offline, lacking=lacking
+        )
         self._fetcher = Fetcher(
             Workshop(
                 layout,

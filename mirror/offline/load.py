@@ -7,7 +7,6 @@ what comes; then content, each verified; the set is completed last. Whatever sto
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,8 +16,7 @@ from mirror.offline.carrying import Carrying, Stopped
 from mirror.offline.found_parts import Found, Group, find_parts
 from mirror.offline.load_generation import LoadGeneration, Receiver
 from mirror.offline.load_report import Loaded, LoadReport
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+from mirror.store.faults import NO_ROOM
 
 
 def load(
@@ -66,7 +64,7 @@ def load(
         except MirrorError as error:
             one.error = error
         except OSError as error:
-            kind = StoreFull if error.errno in _NO_ROOM else StoreError
+            kind = StoreFull if error.errno in NO_ROOM else StoreError
             one.error = kind(f"the store cannot be written ({error.strerror})", "check its disk, then load again")
     return report
 

@@ -16,13 +16,13 @@ from mirror.offline.carrying import Carrying
 from mirror.offline.part import PartDamaged, PartUnsupported
 from mirror.offline.part_file import NotAPart, PartFile
 from mirror.outside import Outside
+from mirror.store.faults import NO_ROOM
 
 SUMS, README = "SHA256SUMS", "README.txt"
 _UNFINISHED = ".partial"
 _STEP = 1024 * 1024
 _SUMS_LIMIT = 16 * 1024 * 1024
 _SUM = re.compile(r"([0-9a-f]{64}) [ *]([^/\x00-\x1f]+)")
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 _README_TEXT = """\
 These files carry sets of container images to a place without a network. `mirror save` wrote them.
@@ -160,7 +160,7 @@ class Target:
         return self.folder / f"{name}{_UNFINISHED}"
 
     def _failed(self, error: OSError, what: str) -> MirrorError:
-        if error.errno in _NO_ROOM:
+        if error.errno in NO_ROOM:
             return StoreFull(f"{self.folder} is full ({error.strerror})", "go on with --to on another disk")
         if error.errno == errno.EFBIG:
             return TargetFailed(

@@ -71,9 +71,9 @@ _LINK = (
     "or mirror scrub brings the file again"
 )
 # No room is no fault of the disk: space.py says what would help.
-_ROOM = (errno.ENOSPC, errno.EDQUOT)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _NO_FAULT = frozenset(
-    (*_ROOM, *ABSENT, *EXHAUSTED, errno.EEXIST, errno.EWOULDBLOCK, errno.EINTR, errno.ENOTEMPTY, errno.ECANCELED)
+    (*NO_ROOM, *ABSENT, *EXHAUSTED, errno.EEXIST, errno.EWOULDBLOCK, errno.EINTR, errno.ENOTEMPTY, errno.ECANCELED)
 )
 
 _EVENTS: Mapping[Operation, str] = {
@@ -301,5 +301,5 @@ def _writes(path: str, number: int) -> bool:
             with suppress(OSError):
                 os.unlink(probe)
     except OSError as error:
-        return error.errno in (*ABSENT, *_ROOM)
+        return error.errno in (*ABSENT, *NO_ROOM)
     return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
@@ -15,11 +14,10 @@ from typing import NamedTuple
 from mirror.errors import StoreError, StoreFull
 from mirror.oci.digest import Digest
 from mirror.store import files
-from mirror.store.faults import noted
+from mirror.store.faults import NO_ROOM, noted
 from mirror.store.layout import Layout
 
 _NOTE_LIMIT = 1024 * 1024
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Waiting(NamedTuple):
@@ -169,7 +167,7 @@ def writing(digest: Digest) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _NO_ROOM:
+        if error.errno in NO_ROOM:
             raise StoreFull(
                 f"the store's disk became full while {digest} came ({error.strerror})", "make room, then run it again"
             ) from error

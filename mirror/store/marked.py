@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from mirror.errors import StoreUnreadable
 from mirror.store import files
+from mirror.store.faults import NO_ROOM, noted
 from mirror.store.layout import Layout
 
 _LIMIT = 4096
@@ -75,9 +76,16 @@ class Marked:
 
     def expect_fewer(self, going: int) -> None:
         """Note that so many markers are going to be removed. Raises StoreUnreadable, OSError."""
-        noted = self._noted()
-        if noted is not None:
-            self.write({name: [inode, max(0, count - going)] for name, (inode, count) in noted.items()})
+        before = self._noted()
+        if before is None:
+            return
+        fewer = {name: [inode, max(0, count - going)] for name, (inode, count) in before.items()}
+        try:
+            self.write(fewer)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            self._write_over(fewer)  # what is going makes room, so it needs none
 
     def count(self) -> Counts:
         """Return what is here. Raises StoreUnreadable."""
@@ -93,6 +101,15 @@ class Marked:
             if os.path.isdir(folder):
                 files.sync_folder(folder)
         files.write_atomically(self._path, json.dumps(counts).encode(), durable=False)
+
+    def _write_over(self, counts: Counts) -> None:
+        """Put a note in the place of one that is at least as long, in one step for whoever reads it."""
+        with noted("write", self._path):
+            fd = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                os.pwrite(fd, json.dumps(counts).encode().ljust(os.fstat(fd).st_size), 0)
+            finally:
+                os.close(fd)
 
     def _look(self) -> _Look:
         began, looked = time.monotonic(), time.time_ns()

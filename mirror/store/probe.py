@@ -19,7 +19,7 @@ from pathlib import Path
 from mirror.errors import StoreFull, StoreUnreadable, StoreUnusable
 from mirror.outside import may_begin, owner_of
 from mirror.store import files
-from mirror.store.faults import unreadable
+from mirror.store.faults import NO_ROOM, unreadable
 from mirror.store.layout import Layout
 from mirror.store.lock import FileLock
 from mirror.store.marked import Marked
@@ -31,7 +31,6 @@ _FORMAT_WRITE = re.compile(r"format\.[0-9]+-[0-9a-f]{8}~")
 # What a store may hold beside the folders that every one has, and what a file system puts into its own root.
 _KNOWN = frozenset(("format", "pins", "signatures", "graph", "hosted", "brought", "events", "tokens", "lost+found"))
 _READ_ONLY = "mount it writable; a unit of systemd needs it in ReadWritePaths=, and not in ReadOnlyPaths="
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 # SQLite's shared memory and locks are not to be trusted there; the index is disposable, so it is only said.
 _NETWORKED = frozenset(("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.glusterfs", "fuse.sshfs"))
 
@@ -73,9 +72,9 @@ def prepare(layout: Layout) -> tuple[str, ...]:
                 what = f"the store {root} is on a read-only file system: what is here is served, nothing can be kept"
                 return (what,)
             raise StoreUnusable(f"the store {root} cannot be written ({error.strerror})", _READ_ONLY) from error
-        if error.errno in _FULL and made:
+        if error.errno in NO_ROOM and made:
             return (f"the file system of the store {root} is full ({error.strerror}); it could not be probed",)
-        if error.errno in _FULL:
+        if error.errno in NO_ROOM:
             raise StoreFull(f"there is no room for a store in {root} ({error.strerror})", "free some space") from error
         remedy = f"look at {error.filename}" if error.filename else "see storage.path"
         raise StoreUnusable(f"the store {root} cannot be used ({error.strerror})", remedy) from error
@@ -273,7 +272,7 @@ def _probe(layout: Layout) -> None:
             try:
                 kept = keeps(folder)
             except OSError as error:
-                if error.errno in (*_FULL, errno.EROFS):
+                if error.errno in (*NO_ROOM, errno.EROFS):
                     raise
                 kept = False
             if not kept:

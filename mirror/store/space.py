@@ -17,6 +17,7 @@ from mirror.errors import StoreError, StoreFull
 from mirror.oci.digest import Digest
 from mirror.store import files
 from mirror.store.eviction import Eviction, Room
+from mirror.store.faults import NO_ROOM
 from mirror.store.hosted import Hosted
 from mirror.store.index import Index
 from mirror.store.layout import Layout
@@ -33,7 +34,6 @@ _LARGEST_BAND = 10 << 30
 _BAND_SHARE = 100
 _INODE_SHARE = 1000
 _MOST_INODES_KEPT = 1024
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Disk(NamedTuple):
@@ -326,7 +326,7 @@ class Space:
         try:
             commit()
         except OSError as error:
-            if error.errno in _NO_ROOM:
+            if error.errno in NO_ROOM:
                 raise StoreFull(
                     f"there is no room for {coming.what} ({error.strerror})", self._remedy(coming)
                 ) from error

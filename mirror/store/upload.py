@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, Any
 from mirror.errors import MirrorError, NotYet, StoreError, StoreFull, StoreReadOnly
 from mirror.oci.digest import Digest
 from mirror.store import files
-from mirror.store.faults import noted
+from mirror.store.faults import NO_ROOM, noted
 from mirror.store.layout import Layout
 
 if TYPE_CHECKING:
     from hashlib import _Hash
 
 IDLE = 0  # the size that promises nothing
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +164,7 @@ class writing:  # noqa: N801 - it reads as what it does, and is no generator bec
 
 
 def _refusal(name: str, error: OSError) -> MirrorError:
-    if error.errno in _NO_ROOM:
+    if error.errno in NO_ROOM:
         return StoreFull(
             f"the store's disk became full during a push to {name} ({error.strerror})", "make room, then push again"
         )

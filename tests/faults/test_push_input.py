@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -362,9 +362,7 @@ def fill_the_disk(root: Path) -> None:
     refusals = 0
     with (root / "foreign").open("wb", buffering=0) as foreign:
         while refusals < 4:
-            with contextlib.suppress(OSError):
-                while foreign.write(bytes(KIB)):
-                    pass
+            take_the_rest(foreign)
             body = b"a few bytes more: %d" % len(squeezed)
             status = push_blob(mirror, "apps/other", body).status
             assert status in (201, 413, 503), status
@@ -376,17 +374,26 @@ def fill_the_disk(root: Path) -> None:
     for body in taken:
         got = send(mirror, "GET", f"/v2/apps/web/blobs/{Digest.of(body)}")
         assert (got.status, got.body == body) == (200, True)
-    (root / "foreign").unlink()
     for body in taken:
         assert send(mirror, "DELETE", f"/v2/apps/web/blobs/{Digest.of(body)}").status == 202
     # What is young may be named by a manifest that is still to come, so its room comes back tomorrow.
     for marker in (mirror.store / "hosted").rglob("sha256/*"):
         os.utime(marker, (0, 0))
+    with (root / "foreign").open("ab", buffering=0) as foreign:
+        take_the_rest(foreign)
     run([*mirror.program, "gc", "--yes", "--config", str(mirror.configuration)])
+    (root / "foreign").unlink()
     assert _free(root) > 18 * MIB
     assert push_blob(mirror, "apps/web", taken[0]).status == 201
     assert mirror.stop() == 0
     assert "Traceback" not in mirror.log
+
+
+def take_the_rest(foreign: BinaryIO) -> None:
+    """Write to a file until its disk has no byte left."""
+    with contextlib.suppress(OSError):
+        while foreign.write(bytes(KIB)):
+            pass
 
 
 def fill(mirror: Mirror, size: int) -> list[bytes]:
