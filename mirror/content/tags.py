@@ -102,10 +102,11 @@ class Tags:
 
     def now(self, target: Target, tag: str) -> TagState | None:
         """Return what the tag means if that is known and fresh: no wait, one system call."""
-        pinned = self._sets.known.tags.get((target.name, tag))
+        known = self._sets.known
+        pinned = known.tags.get((target.name, tag))
         if pinned is not None:
             return TagState(pinned, why="set")
-        if self._sets.known.unreadable is not None:
+        if known.unreadable is not None:
             return None
         try:
             record = self._known(target, tag)

@@ -58,16 +58,21 @@ def expect(root: str | os.PathLike[str], folders: Iterable[str | os.PathLike[str
 
 def expect_also(root: str | os.PathLike[str], folders: Iterable[str | os.PathLike[str]]) -> None:
     """Do that for these folders as well, of which some may be expected already."""
-    every = {*_folders.get(os.fspath(root), ()), *(f"{os.fspath(folder)}/" for folder in folders)}
-    _folders[os.fspath(root)] = tuple(sorted(every, key=len, reverse=True))
+    known = _folders.get(os.fspath(root), ())
+    new = {f"{os.fspath(folder)}/" for folder in folders}.difference(known)
+    if new or not known:
+        _folders[os.fspath(root)] = tuple(sorted((*known, *new), key=len, reverse=True))
 
 
 def _expected(path: str) -> str:
-    """Return the innermost folder that a store must have for anybody to look for `path`, empty where there is none."""
+    """Return the innermost folder that a store must have for anybody to look for `path`, empty where there is none.
+
+    With a slash behind it: `is_there` says of such a path whether it is a folder.
+    """
     for folders in _folders.values():
         for folder in folders:
             if path.startswith(folder):
-                return folder[:-1]
+                return folder
     return ""
 
 
@@ -76,21 +81,21 @@ def _check_absence(path: str, error: OSError) -> None:
     folder = _expected(path)
     if not folder:
         return
-    if not os.path.isdir(folder):
-        raise unreadable(folder, error) from error
+    if not is_there(folder):
+        raise unreadable(folder[:-1], error) from error
     # Something else may be in the place of a folder; but in sets/ there are files beside the folders.
-    if error.errno == errno.ENOTDIR and not folder.endswith("/sets"):
+    if error.errno == errno.ENOTDIR and not folder.endswith("/sets/"):
         raise unreadable(path, error) from error
 
 
 def _check_place(path: str) -> None:
     """Raise FileNotFoundError where `path` may not be made: a store, or a part of it, has to come back first."""
     at_top = _folders.get(os.path.dirname(path), ())  # nothing is made there while anything else is gone
-    store = path if path in _folders else ""
-    for folder in (store, _expected(f"{path}/"), *(one[:-1] for one in at_top)):
-        if folder and not os.path.isdir(folder):
-            error = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder)
-            unreadable(folder, error)
+    store = f"{path}/" if path in _folders else ""
+    for folder in (store, _expected(f"{path}/"), *at_top):
+        if folder and not is_there(folder):
+            error = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder[:-1])
+            unreadable(folder[:-1], error)
             raise error
 
 
@@ -166,8 +171,14 @@ def modified(path: str) -> tuple[int, int, int] | None:
 
     Every write in the store is a rename, so a changed file has another inode.
     """
-    found = look(path)
-    return None if found is None else (found.st_ino, found.st_mtime_ns, found.st_size)
+    try:
+        found = os.stat(path, follow_symlinks=False)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        _check_absence(path, error)
+        return None
+    except OSError as error:
+        raise unreadable(path, error) from error
+    return (found.st_ino, found.st_mtime_ns, found.st_size)
 
 
 def stamp(path: str) -> tuple[int, int, int] | None:

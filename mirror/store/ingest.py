@@ -71,14 +71,14 @@ class Part:
         self.fd = fd
         self.locked = False
         self._layout = layout
-        self._path = str(layout.part(digest))
-        self._note_path = str(layout.part_note(digest))
+        self._path = layout.part(digest)
+        self._note_path = layout.part_note(digest)
 
     @classmethod
     def open(cls, layout: Layout, digest: Digest, *, create: bool) -> Part | None:
         """Open the part of `digest`; without `create`, None where there is none. Raises OSError."""
         flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
-        path = str(layout.part(digest))
+        path = layout.part(digest)
         try:
             return cls(layout, digest, os.open(path, flags, 0o600))
         except FileNotFoundError:
@@ -128,24 +128,25 @@ class Part:
         """Keep what is known of this download; the space that it promises counts from now on."""
         files.write_atomically(self._note_path, note.dump(), durable=False)
 
-    def recover(self, boot: str) -> tuple[int, bool]:
-        """Make a part that was left behind fit to go on with, holding its lock; return its size and its mark.
+    def recover(self, boot: str) -> tuple[int, bool, PartNote | None]:
+        """Make a part that was left behind fit to go on with, holding its lock; return its size, its mark and its note.
 
         One of another boot loses its mark and is cut back to what surely was on disk: the only truncation there is.
         """
         size, marked, _ = self.status
         note = self.note()
         if note is not None and note.boot == boot:
-            return size, marked
+            return size, marked, note
         if note is None and size == 0 and not marked:
-            return 0, False
+            return 0, False, None
         os.fchmod(self.fd, 0o600)
         self._reopen()
         kept = min(size, note.synced) if note is not None else 0
         os.ftruncate(self.fd, kept)
         if note is not None:
-            self.write_note(PartNote(note.size, note.upstream, note.repository, boot, kept, note.who))
-        return kept, False
+            note = PartNote(note.size, note.upstream, note.repository, boot, kept, note.who)
+            self.write_note(note)
+        return kept, False, note
 
     def _reopen(self) -> None:
         """Get a descriptor that writes, where the part was opened while it was marked; the lock moves with it."""
@@ -210,7 +211,7 @@ class Part:
 def store_bytes(layout: Layout, digest: Digest, content: bytes) -> None:
     """Commit a whole small content (a manifest) whose digest has been checked. Raises OSError. For threads only."""
     target = layout.blob(digest)
-    temporary = str(layout.ingest / f"{digest.algorithm}-{digest.hex}.{os.urandom(6).hex()}.tmp")
+    temporary = f"{layout.ingest}/{digest.algorithm}-{digest.hex}.{os.urandom(6).hex()}.tmp"
     with noted("write", target):
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:

@@ -73,26 +73,29 @@ class Layout:
         self._repositories = f"{self.repositories}/"
         self._hosted = f"{self.hosted}/"
         self._brought = f"{self.brought}/"
+        self._ingest = f"{self.ingest}/"
+        self._uploads = f"{self.uploads}/"
+        self._locks = f"{self.locks}/"
 
     def blob(self, digest: Digest) -> str:
         """Return where the content of `digest` is kept."""
         return f"{self._blobs}{digest.algorithm}/{digest.hex}"
 
-    def part(self, digest: Digest) -> Path:
+    def part(self, digest: Digest) -> str:
         """Return where a download of `digest` grows."""
-        return self.ingest / f"{digest.algorithm}-{digest.hex}.part"
+        return f"{self._ingest}{digest.algorithm}-{digest.hex}.part"
 
-    def part_note(self, digest: Digest) -> Path:
+    def part_note(self, digest: Digest) -> str:
         """Return where it is noted what is known of the download of `digest`."""
-        return self.ingest / f"{digest.algorithm}-{digest.hex}.json"
+        return f"{self._ingest}{digest.algorithm}-{digest.hex}.json"
 
     def upload(self, identity: str) -> str:
         """Return where the bytes of an upload grow; `identity` is a UUID in its plain form."""
-        return f"{self.uploads}/{identity}.part"
+        return f"{self._uploads}{identity}.part"
 
     def upload_note(self, identity: str) -> str:
         """Return where it is noted what is known of an upload."""
-        return f"{self.uploads}/{identity}.json"
+        return f"{self._uploads}{identity}.json"
 
     def marker(self, digest: Digest) -> str:
         """Return the file that says of `digest` that it was pushed here."""
@@ -163,6 +166,6 @@ class Layout:
         """Return where the update graph of a channel for an architecture is kept; both are of the tag's grammar."""
         return self.graphs / f"{architecture}-{channel}.json"
 
-    def lock(self, key: str) -> Path:
+    def lock(self, key: str) -> str:
         """Return the file that is flocked for `key`, e.g. "space" or "tag quay.io/org/app:latest"."""
-        return self.locks / hashlib.sha256(key.encode()).hexdigest()[:32]
+        return f"{self._locks}{hashlib.sha256(key.encode()).hexdigest()[:32]}"

@@ -95,8 +95,8 @@ class Leftovers:
             if not part.try_lock() or part.moved:
                 return False
             # The note first: once the part is gone another process may begin anew and write a note of its own.
-            files.remove(str(self._layout.part_note(digest)))
-            return files.remove(str(self._layout.part(digest)))
+            files.remove(self._layout.part_note(digest))
+            return files.remove(self._layout.part(digest))
         finally:
             part.close()
 

@@ -24,8 +24,8 @@ class FileLock:
     Exclusive, or `shared` with others that are.
     """
 
-    def __init__(self, path: Path, *, shared: bool = False) -> None:
-        self._path = path
+    def __init__(self, path: str | os.PathLike[str], *, shared: bool = False) -> None:
+        self._path = os.fspath(path)
         self._how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         self._fd = -1
 
@@ -62,7 +62,7 @@ class FileLock:
     def _make_folders(self) -> None:
         # run/ holds nothing that must last, and somebody may have removed it under a running service. Nothing above
         # it is made: where the store itself is gone (not mounted, say), another one must not come up in its place.
-        folders = list(self._path.parents)
+        folders = list(Path(self._path).parents)
         run = next((place for place, folder in enumerate(folders) if folder.name == "run"), -1)
         for folder in reversed(folders[: run + 1]):
             folder.mkdir(0o700, exist_ok=True)
@@ -93,7 +93,7 @@ class FileLock:
 
     def __enter__(self) -> FileLock:
         if not self.acquire(30):
-            raise TimeoutError(f"{self._path.name} was not free within 30 s")
+            raise TimeoutError(f"{os.path.basename(self._path)} was not free within 30 s")
         return self
 
     def __exit__(
@@ -103,7 +103,7 @@ class FileLock:
 
 
 @contextmanager
-def held(path: Path, patience: float, otherwise: Exception) -> Iterator[None]:
+def held(path: str, patience: float, otherwise: Exception) -> Iterator[None]:
     """Hold the lock on `path`; raise `otherwise` where it does not come free within `patience` seconds. For threads."""
     lock = FileLock(path)
     if not lock.acquire(patience):

@@ -93,10 +93,10 @@ class Manifests:
             if descriptor.foreign:
                 continue
             path = self._layout.membership(name, descriptor.digest)
-            row, found = _row(descriptor), _read(path)
-            if found is None and files.begin(path, _dump(row._replace(brought=False))):
+            row = _row(descriptor)
+            if files.begin(path, _dump(row._replace(brought=False))):
                 continue
-            found = found or _read(path)
+            found = _read(path)
             if found is None or (found.size is None and row.size is not None):
                 brought = found.brought if found is not None else False
                 files.write_atomically(path, _dump(row._replace(brought=brought)), durable=False)

@@ -218,7 +218,7 @@ def _make_tree(layout: Layout, names: set[str]) -> None:
             )
     # Made now, because what makes room on a full disk needs them.
     for lock in (layout.lock("space"), layout.lock("pins"), layout.lock("index"), layout.housekeeping_lock):
-        lock.touch(mode=0o600)
+        Path(lock).touch(mode=0o600)
 
 
 def mend(layout: Layout) -> None:
@@ -229,7 +229,7 @@ def mend(layout: Layout) -> None:
     """
     files.expect_also(layout.root, _lasting(layout))
     for folder in (*_working(layout), layout.hosted, layout.brought):
-        if os.path.isdir(folder):
+        if files.is_there(f"{folder}/"):
             continue
         if os.path.lexists(folder):
             unreadable(f"{folder}/", NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)))
@@ -238,10 +238,10 @@ def mend(layout: Layout) -> None:
                 files.make_folders(str(folder))
 
 
-def _lasting(layout: Layout) -> list[Path]:
+def _lasting(layout: Layout) -> list[str]:
     """Return those folders that are made when they are needed first, and are there now."""
-    lasting = (layout.blobs / "sha256", layout.blobs / "sha512", layout.pins, layout.signatures, layout.tokens)
-    return [folder for folder in lasting if os.path.isdir(folder)]
+    lasting = (f"{layout.blobs}/sha256", f"{layout.blobs}/sha512", layout.pins, layout.signatures, layout.tokens)
+    return [str(folder) for folder in lasting if files.is_there(f"{folder}/")]
 
 
 def _lost(layout: Layout, names: set[str]) -> tuple[Path, ...]:

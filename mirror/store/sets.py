@@ -193,6 +193,7 @@ class Pins:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._sets = Sets(layout)
+        self._folders = (str(layout.pins), str(layout.sets))
         self._lock = threading.Lock()
         self._stamp: tuple[object, ...] | None = None
         self._plans: dict[tuple[str, int], tuple[object, dict[str, int]]] = {}
@@ -257,8 +258,7 @@ class Pins:
 
     def _look(self) -> tuple[tuple[object, ...], int]:
         """Return what changes when something is pinned or given up: the folders' times; and the latest of them."""
-        folders = [str(self._layout.pins), str(self._layout.sets)]
-        folders += [str(self._layout.set(name)) for name in _scan(str(self._layout.sets))]
+        folders = [*self._folders, *(f"{self._folders[1]}/{name}" for name in _scan(self._folders[1]))]
         found = [(folder, files.modified(folder)) for folder in folders]
         return tuple(found), max((stamp[1] for _, stamp in found if stamp is not None), default=0)
 

@@ -117,6 +117,7 @@ class Space:
         self._cache_size = storage.cache_size
         self._keep_free = storage.keep_free
         self._offline = offline
+        self._lock = layout.lock("space")
         self._turn = threading.Lock()  # threads of one process need not look at the lock's file again and again
         self._leftovers = Leftovers(layout)
         self._log = logs.get("space")
@@ -186,7 +187,7 @@ class Space:
         `commit` makes the promise known by writing the note that holds the size. It is called once, while no other
         process can promise anything; so it should be short. Content is evicted only where that is enough.
         """
-        self._reserve(_Coming(str(digest), str(self._layout.part(digest)), str(digest)), size, commit, timeout)
+        self._reserve(_Coming(str(digest), self._layout.part(digest), str(digest)), size, commit, timeout)
 
     def reserve_upload(
         self,
@@ -368,7 +369,7 @@ class Space:
     def _locked(self, until: float) -> Iterator[None]:
         if not self._turn.acquire(timeout=max(0.0, until - time.monotonic())):
             raise StoreFull("others did not make room in time", "try again")
-        lock = FileLock(self._layout.lock("space"))
+        lock = FileLock(self._lock)
         try:
             try:
                 taken = lock.acquire(max(0.0, until - time.monotonic()))

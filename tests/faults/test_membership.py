@@ -76,10 +76,10 @@ async def test_what_somebody_has_left_behind(
     service: Service, upstream: ScriptedRegistry, state: str, up: bool
 ) -> None:
     layout, digest = service.room.layout, Digest.parse(DIGEST)
-    layout.part(digest).write_bytes(SECRET[:150_000] if state == "begun" else SECRET)
+    Path(layout.part(digest)).write_bytes(SECRET[:150_000] if state == "begun" else SECRET)
     if state == "marked":
-        layout.part(digest).chmod(files.SEALED_MODE)
-    layout.part_note(digest).write_bytes(PartNote(len(SECRET), "lab", "team/app", boot_id()).dump())
+        Path(layout.part(digest)).chmod(files.SEALED_MODE)
+    Path(layout.part_note(digest)).write_bytes(PartNote(len(SECRET), "lab", "team/app", boot_id()).dump())
     if not up:
         await upstream.stop(returning=True)
     await refused(service)

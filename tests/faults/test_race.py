@@ -137,7 +137,7 @@ async def test_a_worker_killed_in_the_middle(services: list[Mirror], upstream: R
     content = noise(SIZE)
     target = f"{NAME}/blobs/{layer(upstream)}"
     layout = Layout(tmp_path / "store")
-    part = layout.part(Digest.parse(layer(upstream)))
+    part = Path(layout.part(Digest.parse(layer(upstream))))
     upstream.fail("blob", "Drip", {"size": 256 * 1024, "every": 0.03}, times=1)
 
     async def persistent(where: tuple[str, int]) -> bytes:
@@ -174,7 +174,7 @@ async def test_a_service_that_is_stopped_leaves_its_download_to_the_next(
 ) -> None:
     content = noise(SIZE)
     target = f"{NAME}/blobs/{layer(upstream)}"
-    part = Layout(tmp_path / "store").part(Digest.parse(layer(upstream)))
+    part = Path(Layout(tmp_path / "store").part(Digest.parse(layer(upstream))))
     upstream.fail("blob", "Drip", {"size": 256 * 1024, "every": 0.05}, times=1)
     leaving = asyncio.create_task(leave(address(services[0]), target, 1 * MIB))
     async with asyncio.timeout(20):

@@ -400,7 +400,7 @@ class TestFiles:
         victim.write_bytes(b"precious")
         layout = service.room.layout
         digest = Digest.parse(digest_of(LAYER))
-        for path in (layout.part(digest), layout.part_note(digest)):
+        for path in (Path(layout.part(digest)), Path(layout.part_note(digest))):
             path.symlink_to(victim)
         got = await service.get(BLOB)
         assert (got.status, got.clean, got.body == LAYER) == (200, True, True)
@@ -448,11 +448,11 @@ class TestAnotherBoot:
         layout, digest = service.room.layout, Digest.parse(digest_of(LAYER))
         # What came after the last sync may be anything: here zeros, as file systems leave them.
         size = len(LAYER) if marked else 150_000
-        layout.part(digest).write_bytes(LAYER[:synced] + bytes(size - synced))
+        Path(layout.part(digest)).write_bytes(LAYER[:synced] + bytes(size - synced))
         if marked:
-            layout.part(digest).chmod(files.SEALED_MODE)
+            Path(layout.part(digest)).chmod(files.SEALED_MODE)
         note = PartNote(len(LAYER), "lab", "team/app", "another boot", synced, "x")
-        layout.part_note(digest).write_bytes(note.dump())
+        Path(layout.part_note(digest)).write_bytes(note.dump())
         got = await service.get(BLOB)
         assert (got.status, got.clean, got.body == LAYER) == (200, True, True)
         await service.settled()
@@ -462,22 +462,22 @@ class TestAnotherBoot:
 
     async def test_of_this_boot_it_goes_on_from_its_end(self, service: Service, upstream: ScriptedRegistry) -> None:
         layout, digest = service.room.layout, Digest.parse(digest_of(LAYER))
-        layout.part(digest).write_bytes(LAYER[:150_000])
-        layout.part_note(digest).write_bytes(PartNote(len(LAYER), "lab", "team/app", boot_id()).dump())
+        Path(layout.part(digest)).write_bytes(LAYER[:150_000])
+        Path(layout.part_note(digest)).write_bytes(PartNote(len(LAYER), "lab", "team/app", boot_id()).dump())
         assert (await service.get(BLOB)).body == LAYER
         assert upstream.sent("blob") == 50_000
 
     async def test_without_a_note_it_begins_anew(self, service: Service, upstream: ScriptedRegistry) -> None:
         layout, digest = service.room.layout, Digest.parse(digest_of(LAYER))
-        layout.part(digest).write_bytes(bytes(150_000))
+        Path(layout.part(digest)).write_bytes(bytes(150_000))
         assert (await service.get(BLOB)).body == LAYER
         assert upstream.sent("blob") == len(LAYER)
 
     async def test_bad_bytes_of_this_boot_cost_one_pull(self, service: Service, events: list[Any]) -> None:
         """They are found by the digest, put aside, and the next pull is right."""
         layout, digest = service.room.layout, Digest.parse(digest_of(LAYER))
-        layout.part(digest).write_bytes(bytes(150_000))
-        layout.part_note(digest).write_bytes(PartNote(len(LAYER), "lab", "team/app", boot_id()).dump())
+        Path(layout.part(digest)).write_bytes(bytes(150_000))
+        Path(layout.part_note(digest)).write_bytes(PartNote(len(LAYER), "lab", "team/app", boot_id()).dump())
         first = await service.get(BLOB)
         assert not first.clean or first.body == LAYER
         await service.settled()

@@ -176,7 +176,7 @@ async def test_content_over_its_bound_goes_and_is_counted(tmp_path: Path) -> Non
 
 async def test_leftovers_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     house = House(tmp_path)
-    part = house.layout.part(digest(1))
+    part = Path(house.layout.part(digest(1)))
     part.write_bytes(bytes(10))
     now = time.time
     monkeypatch.setattr(time, "time", lambda: now() + 90_000)

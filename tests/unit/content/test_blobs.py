@@ -293,8 +293,8 @@ async def test_a_part_of_another_boot_is_cut_back(make_room: Callable[..., Room]
     one = make_room()
     content = noise(2 * MIB)
     digest = Digest.parse(upstream.add_blob("team/app", content))
-    one.layout.part(digest).write_bytes(content[: MIB // 2] + bytes(MIB))
-    one.layout.part_note(digest).write_text(
+    Path(one.layout.part(digest)).write_bytes(content[: MIB // 2] + bytes(MIB))
+    Path(one.layout.part_note(digest)).write_text(
         f'{{"size": {len(content)}, "upstream": "lab", "repository": "team/app", '
         f'"boot": "before", "synced": {MIB // 2}, "who": "x"}}'
     )
@@ -308,11 +308,11 @@ async def test_a_marked_part_of_this_boot_is_committed_without_upstream(
     one = make_room()
     content = noise(MIB)
     digest = Digest.parse(upstream.add_blob("team/app", content))
-    part = one.layout.part(digest)
+    part = Path(one.layout.part(digest))
     part.write_bytes(content)
     part.chmod(0o440)
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    one.layout.part_note(digest).write_text(
+    Path(one.layout.part_note(digest)).write_text(
         f'{{"size": {MIB}, "upstream": "lab", "repository": "team/app", "boot": "{boot}", "synced": 0, "who": ""}}'
     )
     assert (await get(one, digest))[1] == content

@@ -78,7 +78,7 @@ def test_a_part_of_this_boot_goes_on_as_it_is(layout: Layout) -> None:
     part.try_lock()
     part.append(0, (CONTENT[:500],), DIGEST.hasher())
     part.write_note(note("now"))
-    assert part.recover("now") == (500, False)
+    assert part.recover("now") == (500, False, note("now"))
     part.close()
 
 
@@ -91,8 +91,9 @@ def test_a_part_of_another_boot_keeps_what_was_synced(layout: Layout, synced: in
     part.write_note(note("before", synced))
     if marked:
         part.mark()
-    assert part.recover("now") == (kept, False)
-    found = part.note()
+    *recovered, found = part.recover("now")
+    assert recovered == [kept, False]
+    assert found == part.note()
     assert found is not None
     assert (found.boot, found.synced) == ("now", kept)
     assert part.status[:2] == (kept, False)
@@ -100,12 +101,12 @@ def test_a_part_of_another_boot_keeps_what_was_synced(layout: Layout, synced: in
 
 
 def test_bytes_that_nobody_vouches_for_are_dropped(layout: Layout) -> None:
-    layout.part(DIGEST).write_bytes(b"whose?")
+    Path(layout.part(DIGEST)).write_bytes(b"whose?")
     part = begin(layout)
     part.try_lock()
-    assert part.recover("now") == (0, False)
+    assert part.recover("now") == (0, False, None)
     part.close()
-    layout.part_note(DIGEST).write_bytes(b'{"size": "many"}')
+    Path(layout.part_note(DIGEST)).write_bytes(b'{"size": "many"}')
     part = begin(layout)
     assert part.note() is None
     part.close()
@@ -118,7 +119,7 @@ def test_bad_content_goes_another_way(layout: Layout) -> None:
     bad = part.give_away()
     assert part.moved
     assert Path(bad).exists()
-    assert not layout.part_note(DIGEST).exists()
+    assert not Path(layout.part_note(DIGEST)).exists()
     part.close()
 
 

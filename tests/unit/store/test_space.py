@@ -61,8 +61,8 @@ class Store:
         return sorted(int(name, 16) for name in os.listdir(self.layout.blobs / "sha256"))
 
     def note_part(self, number: int, size: int | None, written: int = 0) -> None:
-        self.layout.part(digest(number)).write_bytes(bytes(written))
-        self.layout.part_note(digest(number)).write_text(json.dumps({"size": size}))
+        Path(self.layout.part(digest(number))).write_bytes(bytes(written))
+        Path(self.layout.part_note(digest(number))).write_text(json.dumps({"size": size}))
 
     def reserve(self, number: int, size: int | None, **options: Any) -> None:
         self.space.reserve(digest(number), size, lambda: self.note_part(number, size), **options)
@@ -106,7 +106,7 @@ def test_what_fits_is_promised_and_nothing_is_evicted(make: Make) -> None:
 def test_promise_shrinks_as_the_part_grows(make: Make) -> None:
     store = make()
     store.reserve(1, 10 * MIB)
-    part = store.layout.part(digest(1))
+    part = Path(store.layout.part(digest(1)))
     part.write_bytes(os.urandom(4 * MIB))
     assert 6 * MIB - 64 * 1024 <= store.space.promised() <= 6 * MIB
     part.write_bytes(os.urandom(10 * MIB))
@@ -117,7 +117,7 @@ def test_unknown_totals_promise_a_unit_at_a_time(make: Make) -> None:
     store = make()
     store.reserve(1, None)
     assert store.space.promised() == UNIT
-    store.layout.part(digest(1)).write_bytes(os.urandom(MIB))
+    Path(store.layout.part(digest(1))).write_bytes(os.urandom(MIB))
     assert UNIT - MIB - 64 * 1024 <= store.space.promised() <= UNIT - MIB
 
 
@@ -125,8 +125,8 @@ def test_unreadable_notes_count_as_unknown_and_foreign_files_as_nothing(make: Ma
     store = make()
     store.note_part(1, 5 * MIB)
     for number, text in ((2, "{"), (3, '{"size": -5}'), (4, '{"size": true}'), (5, "[]"), (6, "[" * 5000)):
-        store.layout.part(digest(number)).touch()
-        store.layout.part_note(digest(number)).write_text(text)
+        Path(store.layout.part(digest(number))).touch()
+        Path(store.layout.part_note(digest(number))).write_text(text)
     (store.layout.ingest / "sha256-abc.part.1234.bad").write_bytes(bytes(MIB))
     (store.layout.ingest / "sha256-abc.part").write_bytes(bytes(MIB))
     assert store.space.promised() == 5 * MIB + 5 * UNIT
@@ -135,7 +135,7 @@ def test_unreadable_notes_count_as_unknown_and_foreign_files_as_nothing(make: Ma
 def test_a_note_that_outlived_its_commit_promises_nothing(make: Make) -> None:
     store = make()
     store.note_part(1, 5 * MIB)
-    store.layout.part(digest(1)).unlink()
+    Path(store.layout.part(digest(1))).unlink()
     assert store.space.promised() == 5 * MIB, "its file is about to be made"
     store.put(1)
     assert store.space.promised() == 0
@@ -165,7 +165,7 @@ def test_cache_size_counts_downloads_under_way(make: Make) -> None:
     assert store.here() == [1, 2, 3]
     store.reserve(101, MIB)
     assert store.here() == [2, 3]
-    store.layout.part(digest(100)).write_bytes(os.urandom(7 * MIB))
+    Path(store.layout.part(digest(100))).write_bytes(os.urandom(7 * MIB))
     store.reserve(102, MIB)
     assert store.here() == [3], "written or not, a download counts once"
 
@@ -228,7 +228,7 @@ def test_pinned_and_growing_content_stays(make: Make) -> None:
     store = make(cache_size=3 * MIB)
     pin(store, "prod", 1, {1: MIB})
     store.put(1, 2, 3, 4, size=MIB)
-    store.layout.part(digest(2)).touch()
+    Path(store.layout.part(digest(2))).touch()
     store.reserve(100, MIB)
     assert store.here() == [1, 2, 4]
 
@@ -245,8 +245,8 @@ def test_cache_size_bounds_nothing_that_is_pinned(make: Make) -> None:
     for number in range(100, 110):
         store.reserve(number, MIB)
         store.put(number, size=MIB)
-        store.layout.part_note(digest(number)).unlink()
-        store.layout.part(digest(number)).unlink(missing_ok=True)
+        Path(store.layout.part_note(digest(number))).unlink()
+        Path(store.layout.part(digest(number))).unlink(missing_ok=True)
     assert store.here() == [1, 2, *range(100, 110)]
     store.reserve(3, MIB)
     assert store.here() == [2, *range(100, 110)]
@@ -400,14 +400,19 @@ def test_leftovers_go_after_a_day_unless_somebody_holds_them(make: Make, two_day
     for number in (1, 2):
         store.note_part(number, MIB, written=8192)
     store.note_part(3, MIB)
-    store.layout.part(digest(3)).unlink()
+    Path(store.layout.part(digest(3))).unlink()
     for name in ("sha256-aa.1234.tmp", "sha256-aa.part.12.bad", "sha256-aa.json.1-ff~", "unknown", "sha256-aa.part"):
         (store.layout.ingest / name).write_bytes(bytes(8192))
-    with store.layout.part(digest(2)).open("rb") as held:
+    with Path(store.layout.part(digest(2))).open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         assert store.space.remove_leftovers() == 4 * 8192
     names = set(os.listdir(store.layout.ingest))
-    kept = {store.layout.part(digest(2)).name, store.layout.part_note(digest(2)).name, "unknown", "sha256-aa.part"}
+    kept = {
+        Path(store.layout.part(digest(2))).name,
+        Path(store.layout.part_note(digest(2))).name,
+        "unknown",
+        "sha256-aa.part",
+    }
     assert names == kept
 
 
@@ -427,7 +432,7 @@ def test_abandoned_downloads_go_before_content(make: Make, two_days_on: None) ->
     store.note_part(50, 3 * MIB, written=2 * MIB)
     store.reserve(100, MIB)
     assert store.here() == [1]
-    assert store.promises() == [store.layout.part_note(digest(100)).name]
+    assert store.promises() == [Path(store.layout.part_note(digest(100))).name]
 
 
 # On disks of their own
@@ -528,7 +533,7 @@ def promise_from_two_processes(root: Path) -> None:
     assert len(made) >= 18
     # And it is true: all of it can be written.
     for number in made:
-        with store.layout.part(digest(number)).open("r+b") as part:
+        with Path(store.layout.part(digest(number))).open("r+b") as part:
             part.write(os.urandom(3 * MIB))
     store.index.close()
 
