@@ -15,6 +15,7 @@ from pathlib import Path
 from mirror import logs
 from mirror.config import Config
 from mirror.errors import ConfigurationError, Problem
+from mirror.store.faults import NO_ROOM
 from mirror.store.lock import FileLock
 
 _log = logs.get("admin.socket")
@@ -39,14 +40,14 @@ class AdminSocket:
 
     @classmethod
     def open(cls, config: Config) -> AdminSocket | None:
-        """Listen where the configuration says; in memory where the store's file system is read-only; None, and a line
-        in the log, where it has no room or no sockets. Raises ConfigurationError for a stated path that cannot be
+        """Listen where the configuration says; in memory where the store's file system is read-only or full; None, and
+        a line in the log, where it has no sockets. Raises ConfigurationError for a stated path that cannot be
         listened at.
         """
         try:
             return cls._open(config.admin_socket)
         except OSError as error:
-            if error.errno == errno.EROFS and config.admin.socket is None:
+            if error.errno in (errno.EROFS, *NO_ROOM) and config.admin.socket is None:
                 with suppress(OSError):
                     return cls._open(_in_memory(config))
             what = f"cannot listen on {config.admin_socket}: {error.strerror or error}"
@@ -90,7 +91,7 @@ class AdminSocket:
 
 
 def second(config: Config) -> Path | None:
-    """Return where the service listens whose store is read-only; None where nobody of ours made that folder."""
+    """Return where the service listens whose store is read-only or full; None where nobody of ours made that folder."""
     path = _memory_path(config)
     try:
         folder, store = os.lstat(path.parent), os.stat(config.storage.path)
@@ -105,7 +106,7 @@ def _memory_path(config: Config) -> Path:
 
 
 def _in_memory(config: Config) -> Path:
-    """Make the folder of the socket of a read-only store, and return its path. Raises OSError."""
+    """Make the folder of the socket of a store that takes none, and return its path. Raises OSError."""
     path = _memory_path(config)
     with suppress(FileExistsError):
         path.parent.mkdir(0o700)

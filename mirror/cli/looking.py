@@ -22,9 +22,9 @@ from mirror.cli.naming import is_image
 from mirror.cli.outcome import INCOMPLETE, UNVERIFIED, Outcome, size_text, table
 from mirror.cli.planning import read_keyring
 from mirror.cli.progress import Step, shown
-from mirror.errors import ConfigurationError, NotYet, Problem
+from mirror.errors import ConfigurationError, NotYet, Problem, StoreError, StoreUnreadable
 from mirror.oci.digest import Digest
-from mirror.offline.complete import refresh_graphs
+from mirror.offline.complete import refresh_graphs, stored_plan
 from mirror.offline.plan import Plan
 from mirror.offline.saves import Saves
 from mirror.offline.signatures import remedy as signature_remedy
@@ -295,6 +295,11 @@ async def unpin(desk: Desk, given: str, outcome: Outcome, *, now: bool, dry_run:
     if busy is None:
         raise NotYet(f"a sync or load of set {name} is running", "wait for it")
     try:
+        if await asyncio.to_thread(_give_up_unknown, desk, given, now=now, dry_run=dry_run):
+            word = "would be given up" if dry_run else "is given up"
+            outcome.facts |= {"set": given, "unpinned_bytes": 0, "deleted": False, "dry_run": dry_run}
+            outcome.say(f"{given} {word}: its plan is damaged or lost, so all that it alone needed becomes cache")
+            return
         one = await asyncio.to_thread(choose_stored, desk, given, complete=False)
         if desk.config.offline and not (now or dry_run):
             what = "nothing is evicted while offline, so what is given up would stay for good"
@@ -315,6 +320,31 @@ async def unpin(desk: Desk, given: str, outcome: Outcome, *, now: bool, dry_run:
         outcome.say(f"{one}: {size_text(freed)} {what}")
     finally:
         busy.release()
+
+
+def _give_up_unknown(desk: Desk, given: str, *, now: bool, dry_run: bool) -> bool:
+    """Give a generation up of which nobody can say any more what it needs; False where there is no such one.
+
+    Raises ConfigurationError where it is to be deleted `now`, StoreUnreadable.
+    """
+    name, _, written = given.partition("@")
+    number = int(written) if written.isdecimal() else 0
+    complete = any((one.set, one.generation) == (name, number) for one in desk.sets.current())
+    if not complete and number not in (desk.sets.generations(name) if name in desk.sets.names() else ()):
+        return False
+    try:
+        if stored_plan(desk.sets, name, number) is not None:
+            return False
+    except StoreUnreadable:
+        raise
+    except StoreError:
+        pass  # it is damaged
+    if now:
+        what = f"the plan of {given} is damaged or lost, so nobody knows what to delete"
+        raise ConfigurationError([Problem("no_plan", what, given, "leave out --now: all that it needed becomes cache")])
+    if not dry_run:
+        desk.sets.remove(name, number)
+    return True
 
 
 def _alone(desk: Desk, one: Stored) -> dict[Digest, int]:

@@ -30,6 +30,14 @@ NO_SPACE = 5
 TEMPORARY = 75  # EX_TEMPFAIL of sysexits.h
 INVALID = 78  # EX_CONFIG
 _CLOSED = (errno.EACCES, errno.EPERM)
+_ROOM = "make room on its file system: bytes, or inodes (df, df -i)"
+_DESCRIPTORS = "let it open more files (ulimit -n, or LimitNOFILE= of a unit)"
+_REMEDIES = {
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EMFILE: _DESCRIPTORS,
+    errno.ENFILE: "raise fs.file-max",
+}
 _TELLING = (INVALID, UNVERIFIED, NO_SPACE, INCOMPLETE, TEMPORARY, FAILED)
 
 
@@ -91,7 +99,8 @@ class Outcome:
         elif error.errno in _CLOSED:
             self.note(INVALID, "store_unusable", f"this is refused ({what})", where, "look at its owner and mode")
         else:
-            self.note(FAILED, "failed", f"this failed ({what})", where, "look at its disk, and at `dmesg`")
+            remedy = _REMEDIES.get(error.errno or 0, "look at its disk, and at `dmesg`")
+            self.note(FAILED, "failed", f"this failed ({what})", where, remedy)
 
     def say(self, *lines: str) -> None:
         """Print lines for people; nothing where the report is JSON, or quiet."""

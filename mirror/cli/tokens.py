@@ -117,8 +117,12 @@ def _list(tokens: Tokens, outcome: Outcome) -> None:
         }
         for robot, used in found
     ]
+    wrong = tokens.damaged()
+    for error in wrong.values():
+        outcome.note_error(error)
     if not found:
-        outcome.say("There are no tokens.")
+        if not wrong:
+            outcome.say("There are no tokens.")
         return
     rows: list[tuple[str, ...]] = [("ID", "ROBOT", "MAY", "REPOSITORIES", "EXPIRES", "LAST USED")]
     rows += [
@@ -141,7 +145,10 @@ def _revoke(tokens: Tokens, name: str, outcome: Outcome) -> None:
     outcome.facts["revoked"] = [{"id": robot.id, "user": robot.user} for robot in revoked]
     for robot in revoked:
         outcome.say(f"{robot.user} ({robot.id}) is revoked.")
-    if not found:
+    if not found and name in tokens.damaged() and tokens.revoke(name):
+        outcome.facts["revoked"] = [{"id": name, "user": ""}]
+        outcome.say(f"{name} is revoked; its record was damaged, so whose it was is not known.")
+    elif not found:
         outcome.note(FAILED, "no_such_token", f"there is no token {name}", "", "see: mirror token list")
 
 

@@ -15,12 +15,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mirror import logs
-from mirror.errors import DigestInvalid, MirrorError, StoreUnreadable
+from mirror.errors import DigestInvalid, MirrorError, RecordDamaged, StoreUnreadable
 from mirror.oci.digest import Digest
 from mirror.store.sets import Complete, Sets
 from mirror.store.threads import Threads
 
 _AGAIN = 0.5  # seconds between tries to read what could not be read
+
+# Of a generation: name, digest and tags of every image, and all digests that each name needs, as bytes.
+_Plan = tuple[list[tuple[str, Digest, list[str]]], dict[str, frozenset[bytes]]]
 
 _log = logs.get("content.sets")
 
@@ -37,6 +40,8 @@ class Known:
     holders: tuple[tuple[str, Mapping[str, frozenset[bytes]]], ...] = ()
     # Why sets are missing here that the store has: their records could not be read yet.
     unreadable: StoreUnreadable | None = None
+    # Why one is missing of which a plan is damaged, or lost: it may be for good, and others need not wait for it.
+    damaged: RecordDamaged | None = None
 
     def holder(self, name: str, digest: Digest) -> str:
         """Return a complete generation that needs `digest` for a repository, as `set@n`; empty where none does.
@@ -63,7 +68,8 @@ class ContentSets:
         if self._again and time.monotonic() < self._again:
             return True
         try:
-            return self._sets.modified() == self._known.stamp and self._known.unreadable is None
+            known = self._known
+            return self._sets.modified() == known.stamp and known.unreadable is None and known.damaged is None
         except StoreUnreadable:
             self._again = time.monotonic() + _AGAIN
             return True
@@ -79,10 +85,11 @@ class ContentSets:
             async with self._loading:
                 if not self.fresh:
                     found = await self._threads.run(self._read)
-                    if found.unreadable is not None:
+                    if found.unreadable is not None or found.damaged is not None:
                         self._again = time.monotonic() + _AGAIN
-                        if self._known.stamp is not None and self._known.unreadable is None:
-                            return self._known  # which is the last that was whole
+                    was_readable = self._known.stamp is not None and self._known.unreadable is None
+                    if found.unreadable is not None and was_readable:
+                        return self._known  # which is the last that was whole
                     self._known = found
         return self._known
 
@@ -94,6 +101,7 @@ class ContentSets:
         tags: dict[tuple[str, str], Digest] = {}
         names: dict[str, set[str]] = {}
         unreadable: StoreUnreadable | None = None
+        damaged: RecordDamaged | None = None
         complete: tuple[Complete, ...] = ()
         stamp = None
         try:
@@ -107,6 +115,8 @@ class ContentSets:
         for one in complete:
             try:
                 plans[one] = self._plan(one)
+            except RecordDamaged as error:
+                damaged = error
             except StoreUnreadable as error:
                 unreadable = error
         unknown = {one.set for one in complete if one not in plans}
@@ -120,28 +130,29 @@ class ContentSets:
                     tags.setdefault((name, tag), digest)
         listed = {name: sorted(found) for name, found in names.items()}
         spaces = frozenset(name.partition("/")[0] for name in listed)
-        return Known(stamp, tags, listed, spaces, tuple(holders), unreadable)
+        return Known(stamp, tags, listed, spaces, tuple(holders), unreadable, damaged)
 
-    def _plan(self, one: Complete) -> tuple[list[tuple[str, Digest, list[str]]], dict[str, frozenset[bytes]]]:
-        """Return (name, digest, tags) of every image of a generation, and all digests that each name needs.
+    def _plan(self, one: Complete) -> _Plan:
+        found = self._sets.read_whole(one, _parse)
+        if found is None:
+            self._sets.check_plan(one)
+        return found or ([], {})
 
-        Raises StoreUnreadable.
-        """
-        raw = self._sets.read(one.set, one.generation)
-        try:
-            plan: Any = json.loads(raw or b"")
-            images = [
-                (image["name"], Digest.parse(image["image"].rpartition("@")[2]), list(image["tags"]))
-                for image in plan["images"]
-            ]
-            needed: defaultdict[str, set[bytes]] = defaultdict(set)
-            for entry in plan["manifests"]:
-                named = (entry["digest"], *entry.get("manifests", ()), *entry.get("blobs", ()))
-                needed[entry.get("name", "")].update(bytes.fromhex(Digest.parse(digest).hex) for digest in named)
-            return images, {name: frozenset(digests) for name, digests in needed.items()}
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError, DigestInvalid):
-            _log.error("plan_damaged", set=str(one), remedy="load or sync that set again")
-            return [], {}
+
+def _parse(raw: bytes) -> _Plan | None:
+    try:
+        plan: Any = json.loads(raw)
+        images = [
+            (image["name"], Digest.parse(image["image"].rpartition("@")[2]), list(image["tags"]))
+            for image in plan["images"]
+        ]
+        needed: defaultdict[str, set[bytes]] = defaultdict(set)
+        for entry in plan["manifests"]:
+            named = (entry["digest"], *entry.get("manifests", ()), *entry.get("blobs", ()))
+            needed[entry.get("name", "")].update(bytes.fromhex(Digest.parse(digest).hex) for digest in named)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, DigestInvalid):
+        return None
+    return images, {name: frozenset(digests) for name, digests in needed.items()}
 
 
 def precedence(complete: tuple[Complete, ...]) -> list[Complete]:

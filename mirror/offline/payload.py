@@ -101,7 +101,7 @@ def read(layer: int | Iterable[bytes]) -> Payload | None:
             _read_manifest(member.name, member.content, scopes, kubevirt, warnings)
     if _REFERENCES not in needed:
         if removed:
-            raise PayloadInvalid("the release's top layer removes its image-references")
+            raise PayloadInvalid("a layer of the release removes its image-references")
         return None
     version, components = _references(needed[_REFERENCES])
     metadata = _metadata(needed.get(_METADATA), version)

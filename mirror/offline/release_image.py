@@ -1,7 +1,8 @@
 """Which images are releases, told by their repository, by the label of their configuration, or by their payload.
 
-`oc adm release new` labels what it makes, and `oc adm release info` reads the top layer alone. None of this is believed
-of a release: it decides of which images a signature is demanded, so whatever speaks for a release makes one.
+`oc adm release new` labels what it makes, and `oc adm release info` reads the top layer alone; a cluster runs what all
+layers come to. None of this is believed of a release: it decides of which images a signature is demanded, so whatever
+speaks for a release makes one.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ COMPONENTS = "quay.io/openshift-release-dev/ocp-v4.0-art-dev"
 LABEL = "io.openshift.release"
 LAYERS_LIMIT = 16  # layers that are looked at from the top
 LAYER_LIMIT = 256 * 1024 * 1024  # bytes of a layer that is looked at; a release's top layer has some 20 MiB
+LOWER_LAYER_LIMIT = 64 * 1024 * 1024  # bytes of one below the top that is looked at: to unpack all would take long
 CONFIGURATION_LIMIT = 4 * 1024 * 1024  # bytes
 
 # How release tags and boot images spell architectures that Go spells otherwise.
@@ -85,11 +87,15 @@ class Configuration:
             return cls()
         if not isinstance(found, dict):
             return cls()
-        inner = found.get("config")
-        labels = inner.get("Labels") if isinstance(inner, dict) else None
-        label = labels.get(LABEL) if isinstance(labels, dict) else None
+        labels = [label for inner in _fields(found, "config") for label in _fields(inner, "labels")]
+        label = next((one[LABEL] for one in labels if isinstance(one, dict) and LABEL in one), None)
         architecture = found.get("architecture")
         return cls(architecture if isinstance(architecture, str) else "", str(label) if label is not None else None)
+
+
+def _fields(document: object, name: str) -> list[Any]:
+    """Return the fields of this name, in whichever case it is spelled: Go's JSON reads them all."""
+    return [value for key, value in document.items() if key.lower() == name] if isinstance(document, dict) else []
 
 
 def layers_of(manifest: Manifest) -> list[Descriptor]:
@@ -109,7 +115,7 @@ class Recogniser:
         self._known: dict[Digest, bool] = {}
 
     def is_release(self, manifest: Manifest, *, by_label_alone: bool = False) -> bool:
-        """Tell whether an image (no index) is a release by its label or by what its top layer holds."""
+        """Tell whether an image (no index) is a release by its label or by what its layers hold."""
         if self.configuration(manifest).release is not None:
             return True
         return not by_label_alone and self._has_payload(manifest)
@@ -138,10 +144,12 @@ class Recogniser:
         return None
 
     def _has_payload(self, manifest: Manifest) -> bool:
-        layers = layers_of(manifest)
-        if not layers or layers[-1].size > LAYER_LIMIT:
-            return False
-        digest = layers[-1].digest
+        top, *below = layers_of(manifest)[: -LAYERS_LIMIT - 1 : -1] or (None,)
+        if top is not None and top.size <= LAYER_LIMIT and self._holds_payload(top.digest):
+            return True
+        return any(self._holds_payload(layer.digest) for layer in below if layer.size <= LOWER_LAYER_LIMIT)
+
+    def _holds_payload(self, digest: Digest) -> bool:
         if digest not in self._known:
             with self._open(digest) as read:
                 self._known[digest] = read is not None and payloads.is_in(_pieces(read), limit=self._limit)

@@ -88,7 +88,7 @@ def unsigned(
 ) -> dict[Digest, str]:
     """Return the releases of a plan for which no signature in the store vouches, each as people know it.
 
-    Whatever is here of the plan is looked into: labels, and top layers but for images that `by_label_alone` says, whose
+    Whatever is here of the plan is looked into: labels, and layers but for images that `by_label_alone` says, whose
     unpacking would take long for nothing. `step` is called for each image, and may raise. For threads. Raises
     StoreError.
     """

@@ -56,12 +56,18 @@ def expect(root: str | os.PathLike[str], folders: Iterable[str | os.PathLike[str
     expect_also(root, folders)
 
 
-def expect_also(root: str | os.PathLike[str], folders: Iterable[str | os.PathLike[str]]) -> None:
-    """Do that for these folders as well, of which some may be expected already."""
+def expect_also(root: str | os.PathLike[str], folders: Iterable[str | os.PathLike[str]]) -> bool:
+    """Do that for these folders as well; tell whether there is one among them that was not expected."""
     known = _folders.get(os.fspath(root), ())
     new = {f"{os.fspath(folder)}/" for folder in folders}.difference(known)
     if new or not known:
         _folders[os.fspath(root)] = tuple(sorted((*known, *new), key=len, reverse=True))
+    return bool(new)
+
+
+def missing(root: str | os.PathLike[str]) -> list[str]:
+    """Return the folders that a store must have and has not."""
+    return [folder[:-1] for folder in _folders.get(os.fspath(root), ()) if not is_there(folder)]
 
 
 def _expected(path: str) -> str:
@@ -470,6 +476,14 @@ def sync_folder(path: str) -> None:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+
+def lacks_inodes(folder: str | os.PathLike[str]) -> bool:
+    """Tell whether the file system of a folder takes no file more, but bytes; False where that cannot be said."""
+    with suppress(OSError):
+        found = os.statvfs(folder)
+        return found.f_files > 0 and found.f_favail == 0 and found.f_bavail > 0
+    return False
 
 
 def is_read_only(folder: str | os.PathLike[str]) -> bool:

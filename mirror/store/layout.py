@@ -25,6 +25,7 @@
     ├── events/<queue>/<sequence>-<line>.json   what a webhook has not been told yet
     ├── tokens/<id>.json, .used                 a robot's token, and when it was used last; tokens/key signs our own
     ├── run/                                    sockets, housekeeping.lock, scrub.json
+    │   ├── lasting                             folders that were made when they were needed first; derived
     │   ├── marked                              that no marker of hosted/ is lost; derived
     │   ├── pushed                              sizes of what was pushed lately, for quotas; derived
     │   └── locks/<hash>                        what is flocked; never renamed or deleted while anything runs
@@ -66,6 +67,7 @@ class Layout:
         self.housekeeping_lock = root / "run" / "housekeeping.lock"
         self.scrub = root / "run" / "scrub.json"
         self.ledger = root / "run" / "pushed"
+        self.lasting = root / "run" / "lasting"
         self.index = root / "index"
         self.quarantine = root / "quarantine"
         # The hot path joins strings: a Path costs ten times as much.

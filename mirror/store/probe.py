@@ -12,7 +12,7 @@ import shlex
 import stat
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -65,6 +65,8 @@ def prepare(layout: Layout) -> tuple[str, ...]:
                 content = json.dumps({"format": FORMAT}).encode() + b"\n"
                 files.write_atomically(str(layout.format), content, durable=True)
         _probe(layout)
+        if not set(_lasting(layout)).issubset(_lasted(layout)):
+            _note_lasting(layout, _lasting(layout))
     except OSError as error:
         made = all(os.access(path, os.F_OK) for path in (layout.format, *_working(layout)))
         if error.errno == errno.EROFS:
@@ -73,13 +75,14 @@ def prepare(layout: Layout) -> tuple[str, ...]:
                 return (what,)
             raise StoreUnusable(f"the store {root} cannot be written ({error.strerror})", _READ_ONLY) from error
         if error.errno in NO_ROOM and made:
-            return (f"the file system of the store {root} is full ({error.strerror}); it could not be probed",)
+            lacks = "is out of inodes" if files.lacks_inodes(root) else f"is full ({error.strerror})"
+            return (f"the file system of the store {root} {lacks}; it could not be probed",)
         if error.errno in NO_ROOM:
             raise StoreFull(f"there is no room for a store in {root} ({error.strerror})", "free some space") from error
         remedy = f"look at {error.filename}" if error.filename else "see storage.path"
         raise StoreUnusable(f"the store {root} cannot be used ({error.strerror})", remedy) from error
     finally:
-        files.expect(root, (*_holding(layout), *_lasting(layout)))
+        files.expect(root, (*_holding(layout), *_lasting(layout), *_lasted(layout)))
     kind = file_system_type(layout.root)
     if kind in _NETWORKED:
         return (f"the store {root} is on {kind}: only one machine may use it, and a local disk is faster and safer",)
@@ -217,8 +220,9 @@ def _make_tree(layout: Layout, names: set[str]) -> None:
                 "put the whole store on one file system",
             )
     # Made now, because what makes room on a full disk needs them.
-    for lock in (layout.lock("space"), layout.lock("pins"), layout.lock("index"), layout.housekeeping_lock):
-        Path(lock).touch(mode=0o600)
+    for key in ("space", "pins", "index", "sets", "purge", "gc", "gc turn", "gc run"):
+        Path(layout.lock(key)).touch(mode=0o600)
+    layout.housekeeping_lock.touch(mode=0o600)
 
 
 def mend(layout: Layout) -> None:
@@ -227,7 +231,12 @@ def mend(layout: Layout) -> None:
     What is in the place of a folder is noted (faults.py), and what has come by now may not go. For threads; it takes
     microseconds.
     """
-    files.expect_also(layout.root, _lasting(layout))
+    lasting = _lasting(layout)
+    if files.expect_also(layout.root, lasting):
+        with suppress(OSError, StoreUnreadable):  # where nothing can be written, nothing has come
+            _note_lasting(layout, lasting)
+    for gone in files.missing(layout.root):
+        unreadable(gone, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
     for folder in (*_working(layout), layout.hosted, layout.brought):
         if files.is_there(f"{folder}/"):
             continue
@@ -238,10 +247,27 @@ def mend(layout: Layout) -> None:
                 files.make_folders(str(folder))
 
 
+_LASTING = ("blobs/sha256", "blobs/sha512", "pins", "signatures", "tokens")
+
+
 def _lasting(layout: Layout) -> list[str]:
     """Return those folders that are made when they are needed first, and are there now."""
-    lasting = (f"{layout.blobs}/sha256", f"{layout.blobs}/sha512", layout.pins, layout.signatures, layout.tokens)
-    return [str(folder) for folder in lasting if files.is_there(f"{folder}/")]
+    return [folder for name in _LASTING if files.is_there(f"{(folder := f'{layout.root}/{name}')}/")]
+
+
+def _lasted(layout: Layout) -> list[str]:
+    """Return those that were there when this store was served last, as far as that is known."""
+    with suppress(StoreUnreadable):
+        noted = (files.read_record(str(layout.lasting), _FORMAT_LIMIT) or b"").decode("ascii", "replace").split()
+        return [f"{layout.root}/{name}" for name in _LASTING if name in noted]
+    return []
+
+
+def _note_lasting(layout: Layout, here: Iterable[str]) -> None:
+    """Note that these folders have come, for whoever serves this store next. Raises OSError, StoreUnreadable."""
+    folders = {*here, *_lasted(layout)}
+    names = [name for name in _LASTING if f"{layout.root}/{name}" in folders]
+    files.write_atomically(str(layout.lasting), "".join(f"{name}\n" for name in names).encode(), durable=False)
 
 
 def _lost(layout: Layout, names: set[str]) -> tuple[Path, ...]:

@@ -1,4 +1,4 @@
-"""Do the records of repositories say what they must: tags, and the rows of manifests?
+"""Do the records say what they must: tags, the rows of manifests, tokens?
 
 One that was cut short by a loss of power reads as well as any other, and is found out only by what it says. What is
 wrong with one is noted (faults.py), which `mirror status` says. For threads.
@@ -16,6 +16,7 @@ from mirror.store.layout import Layout
 from mirror.store.manifests import Manifests
 from mirror.store.repositories import find_repositories
 from mirror.store.tags import Tags
+from mirror.store.tokens import Tokens
 
 
 def ill(layout: Layout, names: Iterable[str] | None = None) -> Iterator[StoreUnreadable]:
@@ -34,6 +35,9 @@ def ill(layout: Layout, names: Iterable[str] | None = None) -> Iterator[StoreUnr
 def look(layout: Layout, path: str) -> Iterator[StoreUnreadable]:
     """Read one record, at `path`; yield what is wrong with it. Nothing, where it is gone, or no such record."""
     folder, last = os.path.split(path)
+    if folder == str(layout.tokens):
+        yield from _wrong(partial(_read_token, Tokens(layout.tokens), last))
+        return
     if os.path.basename(folder) == "_tags":
         yield from _wrong(partial(Tags(layout).read, _name(layout, folder), last))
         return
@@ -44,6 +48,13 @@ def look(layout: Layout, path: str) -> Iterator[StoreUnreadable]:
         except DigestInvalid:
             return
         yield from _wrong(partial(Manifests(layout).read_manifest, _name(layout, manifests), digest))
+
+
+def _read_token(tokens: Tokens, entry: str) -> None:
+    if entry == "key":
+        tokens.key()
+    elif entry.endswith(".json"):
+        tokens.find(entry.removesuffix(".json"))
 
 
 def _name(layout: Layout, folder: str) -> str:

@@ -10,14 +10,15 @@ import json
 import os
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Container
 from contextlib import AbstractContextManager, suppress
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from mirror.errors import DigestInvalid, NameInvalid, StoreError, StoreUnreadable
 from mirror.oci.digest import Digest
 from mirror.oci.reference import check_set
 from mirror.store import files
+from mirror.store.faults import damaged
 from mirror.store.layout import Layout
 from mirror.store.lock import FileLock, held
 
@@ -29,6 +30,7 @@ _LOOK_SHARE = 20  # of the time that looking takes, at least this many times it 
 _PATIENCE = 30.0  # seconds for a lock that is held for a few file writes
 
 How = Literal["synced", "loaded"]
+_Record = TypeVar("_Record")
 
 
 class Complete(NamedTuple):
@@ -94,6 +96,34 @@ class Sets:
         found = [one for one in self.current() if one.set == name]
         return max(found, key=lambda one: one.generation, default=None)
 
+    def check_plans(self, known: Container[tuple[str, int]] = ()) -> None:
+        """Raise RecordDamaged where a complete generation, but for those `known`, has lost its plan.
+
+        What it needs is not known then, and may be all that is here. Raises StoreUnreadable.
+        """
+        try:
+            complete = self.current()
+        except StoreUnreadable:
+            raise
+        except StoreError:
+            return  # which are complete nobody knows
+        for one in complete:
+            if (one.set, one.generation) not in known:
+                self.check_plan(one)
+
+    def check_plan(self, one: Complete) -> None:
+        """Raise RecordDamaged where the plan of a complete generation is not here, unless it was just given up."""
+        if self._is_lost(one):
+            raise damaged(
+                self.path(one.set, one.generation),
+                f"the plan of {one}, which is complete, is not in the store",
+                f"put that file back, or sync or load that set again; to do without it: mirror unpin {one}",
+                lambda: not self._is_lost(one),
+            )
+
+    def _is_lost(self, one: Complete) -> bool:
+        return one in self.current() and files.modified(self.path(one.set, one.generation)) is None
+
     # -- generations -----------------------------------------------------------------------------------------
 
     def names(self) -> list[str]:
@@ -118,6 +148,14 @@ class Sets:
     def read(self, name: str, number: int) -> bytes | None:
         """Return the plan of a generation as it was written, None where there is none. Raises StoreUnreadable."""
         return files.read_record(str(self._layout.generation(name, number)), _PLAN_LIMIT)
+
+    def read_whole(self, one: Complete, parse: Callable[[bytes], _Record | None]) -> _Record | None:
+        """Return what `parse` makes of a generation's plan, None where there is none.
+
+        Raises StoreUnreadable, RecordDamaged where it makes nothing of it.
+        """
+        what, remedy = f"the plan of {one}", "put it back, or sync or load that set again"
+        return files.read_whole(self.path(one.set, one.generation), _PLAN_LIMIT, parse, what, remedy)
 
     def path(self, name: str, number: int) -> str:
         """Return the path of a generation's plan."""
@@ -208,6 +246,7 @@ class Pins:
             stamp, newest = self._look()
             if stamp != self._stamp:
                 self._read()
+                self._sets.check_plans(self._plans)
                 self._stamp = stamp if looked - newest > files.TICK else None
             return self._sizes
 
@@ -287,19 +326,19 @@ def _sizes(path: str) -> dict[str, int]:
 
     One that is damaged, or cannot be read, stops eviction: better a full disk than a set with holes.
     """
+    what = f"the record of what is pinned, {path},"
+    remedy = "put it back; if it is lost, remove it, then sync or load that set, or pin that image, again"
+    return files.read_whole(path, _PLAN_LIMIT, _parse_sizes, what, remedy) or {}
+
+
+def _parse_sizes(raw: bytes) -> dict[str, int] | None:
     try:
-        raw = files.read_small(path, _PLAN_LIMIT)
-        if raw is None:
-            return {}
         found: Any = json.loads(raw)
         return {
             str(Digest.parse(one["digest"])): int(one["size"]) for kind in ("manifests", "blobs") for one in found[kind]
         }
-    except (OSError, ValueError, LookupError, TypeError, RecursionError, DigestInvalid) as error:
-        raise StoreError(
-            f"the record of what is pinned, {path}, is damaged",
-            "remove it, then sync or load that set, or pin that image, again",
-        ) from error
+    except (ValueError, LookupError, TypeError, RecursionError, DigestInvalid):
+        return None
 
 
 def _scan(folder: str) -> list[str]:

@@ -6,7 +6,7 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import MappingProxyType
 from typing import NamedTuple
@@ -230,7 +230,7 @@ class Space:
         Content goes down to cache_size if it is over it; and what is free goes up to keep_free and a hundredth of the
         disk when half of that is used.
         """
-        waiting = promised(self._layout, pinned=self._pins.digests())
+        waiting = promised(self._layout, pinned=self._pinned())
         disk = self.disk()
         band = min(disk.total // _BAND_SHARE, _LARGEST_BAND)
         spare = disk.free - waiting.owed - self._keep_free.of(disk.total)
@@ -284,7 +284,7 @@ class Space:
         written = allocated(coming.part)
         wanted = owed(size, written)
         # Promises before free space: a part that grows in between is then counted twice and never not at all.
-        pinned = self._pins.digests()
+        pinned = self._pinned() if coming.cache else ()
         waiting = promised(self._layout, besides=coming.note, pinned=pinned)
         disk = self.disk()
         lack = wanted + waiting.owed + self._keep_free.of(disk.total) - disk.free
@@ -292,6 +292,10 @@ class Space:
             cached = self.eviction.cached() + waiting.cached + written
             lack = max(lack, cached + wanted - self._cache_size)
         return Lack(lack, disk.inodes_lacking)
+
+    def _pinned(self) -> Container[str]:
+        """Return what does not count for cache_size; where there is none nobody has to know it. Raises StoreError."""
+        return self._pins.digests() if self._cache_size is not None else ()
 
     def _settled_lack(self, coming: _Coming, size: int | None) -> Lack:
         """Return `_lack` once the file system has counted what was deleted, so that no more goes than must."""
@@ -363,7 +367,8 @@ class Space:
     def _remedy(self, coming: _Coming) -> str:
         own = "raise storage.cache_size, " if self._cache_size is not None and coming.cache else ""
         online = "unpin --now what is not needed" if self._offline else "unpin what is not needed"
-        return f"{own}lower storage.keep_free, give the store's file system more room, or {online}"
+        kept = "lower storage.keep_free, " if self._keep_free.of(self.disk().total) else ""
+        return f"{own}{kept}give the store's file system more room, or {online}"
 
     @contextmanager
     def _locked(self, until: float) -> Iterator[None]:

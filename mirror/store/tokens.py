@@ -18,14 +18,16 @@ import re
 import secrets
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mirror import logs
 from mirror.config.access import ROBOT, VERBS, Verb, check_robot
 from mirror.config.patterns import Matcher, parse_pattern
-from mirror.errors import StoreError, StoreUnreadable
+from mirror.errors import RecordDamaged, StoreError, StoreUnreadable
 from mirror.store import files
 
 # A secret says by itself what it is, so that scanners of published files find it.
@@ -96,7 +98,7 @@ class Tokens:
     def find(self, identity: str) -> Robot | None:
         """Return the token of an id, the same object as long as its file is the same; None where there is none.
 
-        `identity` is of the grammar. Raises StoreUnreadable.
+        `identity` is of the grammar. Raises StoreUnreadable, RecordDamaged.
         """
         path = f"{self._folder}{identity}.json"
         modified = files.modified(path)
@@ -131,18 +133,18 @@ class Tokens:
     def key(self) -> bytes:
         """Return the key that all processes of this store sign with, made by whoever needs it first.
 
-        Raises StoreUnreadable; KeyNotMade where there is none and none can be made; StoreError where it is damaged.
+        Raises StoreUnreadable, RecordDamaged; KeyNotMade where there is none and none can be made.
         """
         path = f"{self._folder}key"
-        content = files.read_record(path, _KEY_BYTES)
-        if content is None and files.look(path) is None:
+        content = self._read_key(path)
+        if content is None:
             try:
                 self._make_key(path)
             except OSError as error:
                 raise KeyNotMade(f"tokens/key in the store cannot be made ({error.strerror})") from error
-            content = files.read_record(path, _KEY_BYTES)
-        if content is None or len(content) != _KEY_BYTES:
-            raise StoreError("tokens/key in the store is damaged", "remove that file and restart: clients log in again")
+            content = self._read_key(path)
+        if content is None:
+            raise KeyNotMade("tokens/key in the store goes as soon as it is made")
         return content
 
     def create(
@@ -172,16 +174,27 @@ class Tokens:
         return robot
 
     def all(self) -> list[Robot]:
-        """Return all tokens, expired ones too, by name and age. What is damaged is logged and left out.
+        """Return all tokens, expired ones too, by name and age, but for those that are `damaged`.
 
         Raises StoreUnreadable.
         """
         found = []
         for identity in self._identities():
-            robot = self._read(identity, f"{self._folder}{identity}.json")
-            if robot is not None:
-                found.append(robot)
+            with suppress(RecordDamaged):
+                robot = self._read(identity, f"{self._folder}{identity}.json")
+                if robot is not None:
+                    found.append(robot)
         return sorted(found, key=lambda robot: (robot.name, robot.created, robot.id))
+
+    def damaged(self) -> dict[str, RecordDamaged]:
+        """Return what is wrong with records of tokens that make no sense, by id. Raises StoreUnreadable."""
+        found = {}
+        for identity in sorted(self._identities()):
+            try:
+                self._read(identity, f"{self._folder}{identity}.json")
+            except RecordDamaged as error:
+                found[identity] = error
+        return found
 
     def any(self) -> bool:
         """Tell whether there is a token."""
@@ -216,21 +229,31 @@ class Tokens:
         return [found["id"] for entry in files.names(self._root) if (found := _FILE.fullmatch(entry)) is not None]
 
     def _read(self, identity: str, path: str) -> Robot | None:
-        """Return what a file says, None where it is gone or damaged: then the token is as good as revoked.
+        """Return what a file says, None where it is gone: then the token is revoked.
 
-        Raises StoreUnreadable: of one that cannot be read that is not known.
+        Raises StoreUnreadable, RecordDamaged: of one that cannot be read, or makes no sense, that is not known.
         """
-        content = files.read_record(path, _RECORD_LIMIT)
-        if content is None:
-            return None
-        try:
-            return _parse(identity, json.loads(content))
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            _log.error("token_damaged", path=path, why=type(error).__name__)
-            return None
+        remedy = f"put that file back, or do without it: mirror token revoke {identity}"
+        what = f"the record of the token {identity}"
+        return files.read_whole(path, _RECORD_LIMIT, partial(_parse_whole, identity), what, remedy)
+
+    def _read_key(self, path: str) -> bytes | None:
+        remedy = "put that file back, or move it away and restart: clients log in again"
+        return files.read_whole(path, _KEY_BYTES, _parse_key, "the key that bearer tokens are signed with", remedy)
 
     def _make_key(self, path: str) -> None:
         files.write_once(path, new_key(), durable=True)  # of two processes that make one, the first wins
+
+
+def _parse_key(raw: bytes) -> bytes | None:
+    return raw if len(raw) == _KEY_BYTES else None
+
+
+def _parse_whole(identity: str, raw: bytes) -> Robot | None:
+    try:
+        return _parse(identity, json.loads(raw))
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return None
 
 
 def _parse(identity: str, record: dict[str, Any]) -> Robot:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any, BinaryIO
 import pytest
 
 from mirror.oci.digest import Digest
+from mirror.store.layout import Layout
 from tests.faults.forked import ForkedMirror
 from tests.faults.wire import Got, ask
 from tests.tools import images, mounts
@@ -415,3 +418,44 @@ def _free(root: Path) -> int:
 
 def test_a_full_disk(tmp_path: Path) -> None:
     mounts.on_small_disk(fill_the_disk, tmp_path, "24m")
+
+
+def use_up_the_inodes(root: Path) -> None:
+    """Work in a store whose disk has room, and no inode: what would give some back, and what tells of it."""
+    document = {
+        "workers": 1,
+        "clients": {"anonymous": "push"},
+        "storage": {"path": str(root / "store"), "keep_free": "1B"},
+    }
+    mirror = Mirror(root, document)
+    mirror.start()
+    body = b"x" * 1000
+    assert push_blob(mirror, "apps/web", body).status == 201
+    os.utime(Layout(mirror.store).marker(Digest.of(body)), (0, 0))
+    assert mirror.stop() == 0
+    (root / "foreign").mkdir()
+    for number in itertools.count():
+        try:
+            (root / "foreign" / f"{number}").touch()
+        except OSError:
+            break
+    mirror.start()
+    told = ask_about(mirror, "status")
+    assert "StoreFull" in told.stdout, told
+    for command in ("du", "gc --dry-run", "gc --yes"):
+        told = ask_about(mirror, command)
+        assert told.returncode == 0, told
+        assert "is out of inodes" in told.stderr
+        assert "dmesg" not in told.stderr
+    assert send(mirror, "GET", f"/v2/apps/web/blobs/{Digest.of(body)}").status == 404
+    assert mirror.stop() == 0
+    assert "Traceback" not in mirror.log
+
+
+def ask_about(mirror: Mirror, command: str) -> subprocess.CompletedProcess[str]:
+    arguments = [*mirror.program, *command.split(), "--config", str(mirror.configuration)]
+    return subprocess.run(arguments, capture_output=True, text=True, check=False)
+
+
+def test_a_disk_out_of_inodes(tmp_path: Path) -> None:
+    mounts.on_small_disk(use_up_the_inodes, tmp_path, "24m", inodes=400)

@@ -1,4 +1,4 @@
-"""What makes an image a release: its repository, its label, what its top layer holds; not what merely looks so."""
+"""What makes an image a release: its repository, its label, what its layers hold; not what merely looks so."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 from mirror.oci import manifest as manifests
 from mirror.oci.digest import Digest
 from mirror.offline import payload as payloads
+from mirror.offline import release_image
 from mirror.offline.release_image import Configuration, Read, Recogniser, is_published_in, release_tag, runs
 from tests.tools import images
 from tests.tools.images import DOCKER_LAYER, Content, Manifest
@@ -96,13 +97,27 @@ def test_a_component_of_a_release_is_none() -> None:
     assert not recognised(images.image(layers, docker=True, labels=labels))
 
 
-def test_only_the_top_layer_counts() -> None:
+def test_a_payload_counts_in_any_layer_that_is_not_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster runs what all layers come to: an empty one on top makes no other image of a release."""
     top = images.layer(images.tree({"app": b"x"}), docker=True)
     payload = release_bed.release(label=False).blobs[-1]
     assert isinstance(payload, images.Layer)
     assert recognised(images.image([top, payload], docker=True))
+    assert recognised(images.image([payload, top], docker=True))
+    assert recognised(images.image([payload, *[top] * 15], docker=True))
+    assert not recognised(images.image([payload, *[top] * 16], docker=True))
+    monkeypatch.setattr(release_image, "LOWER_LAYER_LIMIT", len(payload.body) - 1)
+    assert recognised(images.image([top, payload], docker=True))
     assert not recognised(images.image([payload, top], docker=True))
-    assert recognised(images.image([payload, top, payload], docker=True))
+
+
+@pytest.mark.parametrize("inner", ["config", "Config", "CONFIG"])
+@pytest.mark.parametrize("labels", ["Labels", "labels", "LABELS"])
+def test_a_label_counts_however_its_field_is_spelled(inner: str, labels: str) -> None:
+    """Go reads the fields of JSON whatever their case, and each of two that differ by it alone."""
+    said = {inner: {labels: {"io.openshift.release": "4.16.3"}}}
+    assert Configuration.parse(json.dumps(said).encode()).release == "4.16.3"
+    assert Configuration.parse(json.dumps({"config": {"Labels": {}}, **said}).encode()).release == "4.16.3"
 
 
 def test_what_is_said_of_a_layer_does_not_hide_what_it_holds() -> None:

@@ -500,3 +500,31 @@ def test_a_folder_of_which_nothing_can_be_said_does_not_stop_a_start(
     monkeypatch.setattr(probe, "_first_levels", lambda *_: [sick])
     probe.check_owners(layout, 4242)
     assert [one["path"] for one in DISK_FAULTS.told()] == [str(sick)]
+
+
+@pytest.mark.parametrize("name", ["pins", "signatures", "tokens", "blobs/sha256"])
+@pytest.mark.parametrize("noted", ["at a start", "while it runs"])
+def test_a_folder_that_came_later_is_missed_at_the_next_start(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch, name: str, noted: str
+) -> None:
+    """Where it is gone before a start, nobody takes what was in it for absent: pins, say, whose content would go."""
+    prepare(layout)
+    folder = layout.root / name
+    folder.mkdir()
+    if noted == "at a start":
+        prepare(layout)
+    else:
+        probe.mend(layout)
+    folder.rmdir()
+    monkeypatch.setattr(files, "_folders", {})  # as in another process
+    assert prepare(layout) == ()
+    assert not folder.exists()
+    with pytest.raises(StoreUnreadable):
+        files.look(str(folder / "x"))
+    DISK_FAULTS.over("read", str(folder))
+    probe.mend(layout)  # whether or not anybody asks
+    assert [row["path"] for row in DISK_FAULTS.told()] == [str(folder)]
+    folder.mkdir()
+    DISK_FAULTS.retry()
+    assert not DISK_FAULTS
+    assert files.look(str(folder / "x")) is None

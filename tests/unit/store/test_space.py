@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from mirror.config import Amount, Storage
-from mirror.errors import StoreError, StoreFull
+from mirror.errors import RecordDamaged, StoreFull
 from mirror.oci.digest import Digest
 from mirror.store import eviction as eviction_module
+from mirror.store.faults import DISK_FAULTS
 from mirror.store.index import Index
 from mirror.store.layout import Layout
 from mirror.store.lock import FileLock
@@ -287,9 +288,56 @@ def test_a_damaged_plan_stops_eviction_rather_than_losing_its_set(make: Make) ->
     store = make()
     store.put(1, size=MIB)
     Sets(store.layout).write("prod", 1, b"{")
-    with pytest.raises(StoreError, match="damaged"):
-        store.space.eviction.free(MIB)
+    assert store.space.eviction.free(MIB) == 0
     assert store.here() == [1]
+    [told] = DISK_FAULTS.told()
+    assert (told["operation"], told["path"]) == ("parse", Sets(store.layout).path("prod", 1))
+
+
+def test_where_there_is_room_nobody_has_to_know_what_is_pinned(make: Make) -> None:
+    store = make()
+    Sets(store.layout).write("prod", 1, b"{")
+    store.reserve(1, MIB)
+    store.space.reserve_upload("0" * 8, "apps/web", MIB)
+    bounded = make(cache_size=100 * MIB)
+    bounded.space.reserve_upload("1" * 8, "apps/web", MIB)
+    with pytest.raises(RecordDamaged):
+        bounded.reserve(2, MIB)
+
+
+@pytest.mark.parametrize("lost", ["the plan", "the set", "while it runs"])
+def test_a_complete_generation_without_its_plan_stops_eviction(make: Make, lost: str) -> None:
+    """Whoever takes a folder of sets/ away, or mounts it too late, loses nothing of what it needs."""
+    store = make()
+    store.put(1, 2, size=MIB)
+    pin(store, "prod", 1, {1: MIB})
+    sets = Sets(store.layout)
+    sets.complete("prod", 1, digest(9), "loaded")
+    if lost == "while it runs":
+        assert str(digest(1)) in store.space.eviction._pins.digests()
+    folder, away = store.layout.set("prod"), store.layout.root.parent / "away"
+    plan = Path(sets.path("prod", 1))
+    content = plan.read_bytes()
+    if lost == "the plan":
+        plan.unlink()
+    else:
+        folder.rename(away)
+    assert store.space.eviction.free(2 * MIB) == 0
+    assert store.here() == [1, 2]
+    [told] = DISK_FAULTS.told()
+    assert (told["operation"], told["path"]) == ("parse", str(plan))
+    if lost == "the plan":
+        plan.write_bytes(content)
+    else:
+        away.rename(folder)
+    DISK_FAULTS.retry()
+    assert not DISK_FAULTS
+    assert store.space.eviction.free(2 * MIB)
+    assert store.here() == [1]
+    plan.unlink()
+    sets.remove("prod", 1)  # nobody is asked for a plan to do without it
+    assert store.space.eviction.free(2 * MIB)
+    assert store.here() == []
 
 
 def test_a_row_without_a_file_is_forgotten_and_counts_nothing(make: Make) -> None:
