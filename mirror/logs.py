@@ -259,6 +259,7 @@ class RequestLog:
         self._json = format == "json"
         self._mark = '"' if self._json else ""
         self._known: dict[str, str] = {}
+        self._digests: dict[str, str] = {}
         self._second = 0
         self._stamp = ""
 
@@ -292,10 +293,11 @@ class RequestLog:
             client, method, name, why, agent = known[client], known[method], known[name], known[why], known[agent]
         except KeyError:
             client, method, name, why, agent = map(self._quote, (client, method, name, why, agent))
-        # Most requests have an id and a digest of their own: remembering those would only push out the others.
+        # Most requests have an id of their own: remembering those would only push out the others.
         mark = self._mark
         id = f"{mark}{id}{mark}" if _WORD(id) else self._form(id)  # noqa: A001 - the field's name
-        digest = f"{mark}{digest}{mark}" if _WORD(digest) else self._form(digest)
+        shown = self._digests.get(digest)
+        digest = self._digest(digest) if shown is None else shown
         if self._json:
             self._write(
                 f'{{"time":"{stamp}","level":"info","event":"request","id":{id},"client":{client},"method":{method},'
@@ -318,6 +320,15 @@ class RequestLog:
                 self._known.clear()
             known = self._known[value] = self._form(value)
         return known
+
+    def _digest(self, value: str) -> str:
+        shown = f"{self._mark}{value}{self._mark}" if _WORD(value) else self._form(value)
+        if len(value) <= _LONGEST:
+            # Beside the others, which a client that asks for a great many would push out.
+            if len(self._digests) >= _KNOWN:
+                self._digests.clear()
+            self._digests[value] = shown
+        return shown
 
     def _form(self, value: str) -> str:
         if _HARMLESS(value):

@@ -15,11 +15,12 @@ from mirror.store.threads import Threads
 class WholeFile:
     """A verified file; closes its descriptor with itself. Reading it raises StoreUnreadable."""
 
-    __slots__ = ("_cache", "_size", "_threads", "fd")
+    __slots__ = ("_cache", "_loaded", "_size", "_threads", "fd")
 
     def __init__(self, fd: int, size: int, cache: PageCache, threads: Threads) -> None:
         self.fd = fd
         self._size = size
+        self._loaded = (0, 0)  # from and to which byte
         self._cache = cache
         self._threads = threads
 
@@ -32,9 +33,12 @@ class WholeFile:
         return self._size
 
     async def load(self, start: int, stop: int) -> None:
-        """Make sure that the bytes are in the page cache."""
+        """Make sure that the bytes are in the page cache; those that this loaded last are."""
+        if self._loaded[0] <= start and stop <= self._loaded[1]:
+            return
         if not self._cache.resident(self.fd, start, stop):
             await self._threads.run(files.read_ahead, self.fd, start, stop)
+        self._loaded = (start, stop)
 
     def read(self, start: int, stop: int) -> bytes:
         """Return bytes start..stop."""

@@ -87,16 +87,17 @@ class Blobs:
         status, framing = _framing(found, wanted)
         fields = f"{framing}{_fields(route, found.cache)}"
         file, start, stop = found.file, found.start, found.stop
-        whole = file is not None and stop is not None and file.ready() >= stop
-        if file is not None and whole and stop is not None:
-            await file.load(start, min(stop, start + SMALL))  # before the head: a disk that gives nothing is an error
-        if file is not None and whole and stop is not None and stop - start <= SMALL:
-            body = file.read(start, stop)
-            if len(body) != stop - start:
-                raise Corrupt("a stored blob is shorter than it was")
-            answer = self._responses.compose(request, status, fields, body)
-            answer.cache, answer.upstream, answer.why = found.cache, found.upstream, found.why
-            return answer
+        if file is not None and stop is not None and file.ready() >= stop:
+            if stop - start > SMALL:
+                await self._sender.prepare(file, start, stop)  # before the head: a disk that gives nothing is an error
+            else:
+                await file.load(start, stop)
+                body = file.read(start, stop)
+                if len(body) != stop - start:
+                    raise Corrupt("a stored blob is shorter than it was")
+                answer = self._responses.compose(request, status, fields, body)
+                answer.cache, answer.upstream, answer.why = found.cache, found.upstream, found.why
+                return answer
         delimited = stop is not None or request.version >= HttpVersion11
         if stop is None and delimited:
             fields += "Transfer-Encoding: chunked\r\n"

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable
 from email.utils import formatdate
+from functools import lru_cache
 from http import HTTPStatus
 
 from aiohttp import HttpVersion11, web
@@ -122,6 +123,7 @@ class Responses:
         )
 
 
+@lru_cache(256)
 def field_value(text: str, otherwise: str) -> str:
     """Return `text` if it can stand in a field as it is, else `otherwise`. For what an upstream or a file supplied."""
     return text if _FIELD_VALUE.fullmatch(text) is not None else otherwise

@@ -31,6 +31,10 @@ class Sender:
         self._window = window
         self._step = step
 
+    async def prepare(self, file: Readable, start: int, stop: int) -> None:
+        """Have the first of what `file` is to send in the page cache. Raises what reading the file does."""
+        await file.load(start, min(stop, start + self._window))
+
     async def file(
         self, request: web.BaseRequest, answer: Answer, file: Readable, start: int, stop: int, divert: _Divert | None
     ) -> None:
