@@ -9,6 +9,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -22,7 +23,7 @@ from mirror.cli.naming import is_image
 from mirror.cli.outcome import INCOMPLETE, UNVERIFIED, Outcome, size_text, table
 from mirror.cli.planning import read_keyring
 from mirror.cli.progress import Step, shown
-from mirror.errors import ConfigurationError, NotYet, Problem, StoreError, StoreUnreadable
+from mirror.errors import ConfigurationError, NotYet, Problem, RecordDamaged
 from mirror.oci.digest import Digest
 from mirror.offline.complete import refresh_graphs, stored_plan
 from mirror.offline.plan import Plan
@@ -332,18 +333,16 @@ def _give_up_unknown(desk: Desk, given: str, *, now: bool, dry_run: bool) -> boo
     complete = any((one.set, one.generation) == (name, number) for one in desk.sets.current())
     if not complete and number not in (desk.sets.generations(name) if name in desk.sets.names() else ()):
         return False
-    try:
+    with suppress(RecordDamaged):
         if stored_plan(desk.sets, name, number) is not None:
             return False
-    except StoreUnreadable:
-        raise
-    except StoreError:
-        pass  # it is damaged
     if now:
         what = f"the plan of {given} is damaged or lost, so nobody knows what to delete"
         raise ConfigurationError([Problem("no_plan", what, given, "leave out --now: all that it needed becomes cache")])
     if not dry_run:
         desk.sets.remove(name, number)
+        with suppress(RecordDamaged):  # of another generation: whoever mends that writes the graphs
+            refresh_graphs(desk.store, desk.sets)
     return True
 
 

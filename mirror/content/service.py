@@ -215,8 +215,7 @@ class Content:
         try:
             return self._resolver.resolve(name, ns, prefix)
         except NameUnknown as error:
-            known = self._sets.known
-            raise known.unreadable or known.damaged or error from error
+            raise self._sets.known.lacking or error from error
 
     def decide(self, name: str, ns: str | None) -> tuple[Target, str]:
         """Return what a client's name means, whether it may be pulled or not, and what decided that, in words.
@@ -272,9 +271,8 @@ class Content:
     def _explained(self, error: NotHere, target: Target, reference: Digest | str) -> MirrorError:
         """Say of content that should be here which set needs it, and what finds out more."""
         known = self._sets.known
-        unknown = known.unreadable or known.damaged
-        if unknown is not None and not target.upstream:
-            return unknown  # it may be here, by what could not be read
+        if known.lacking is not None and not self._members.may_ask(target):
+            return known.lacking  # it may be here, by what could not be read
         if target.hosted:
             return error  # sets hold nothing of what is pushed here, and what they hold is not for everybody to know
         digest = reference if isinstance(reference, Digest) else known.tags.get((target.name, reference))

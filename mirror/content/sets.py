@@ -17,6 +17,7 @@ from typing import Any
 from mirror import logs
 from mirror.errors import DigestInvalid, MirrorError, RecordDamaged, StoreUnreadable
 from mirror.oci.digest import Digest
+from mirror.store import files
 from mirror.store.sets import Complete, Sets
 from mirror.store.threads import Threads
 
@@ -38,10 +39,12 @@ class Known:
     spaces: frozenset[str] = frozenset()  # the first components of the names
     # Generations, with the digests that each of their names needs, as bytes.
     holders: tuple[tuple[str, Mapping[str, frozenset[bytes]]], ...] = ()
-    # Why sets are missing here that the store has: their records could not be read yet.
+    # Why sets are missing here that the store has: what says what they are cannot be read, is damaged or lost.
+    lacking: StoreUnreadable | None = None
+    # The same where it could not be read: that passes, and until then nobody knows what a set says of a tag.
     unreadable: StoreUnreadable | None = None
-    # Why one is missing of which a plan is damaged, or lost: it may be for good, and others need not wait for it.
-    damaged: RecordDamaged | None = None
+    # Files that are damaged or lost, as they were: this is for good until they change.
+    ill: tuple[tuple[str, tuple[int, int, int] | None], ...] = ()
 
     def holder(self, name: str, digest: Digest) -> str:
         """Return a complete generation that needs `digest` for a repository, as `set@n`; empty where none does.
@@ -69,7 +72,9 @@ class ContentSets:
             return True
         try:
             known = self._known
-            return self._sets.modified() == known.stamp and known.unreadable is None and known.damaged is None
+            if self._sets.modified() != known.stamp or known.unreadable is not None:
+                return False
+            return not known.ill or all(files.modified(path) == before for path, before in known.ill)
         except StoreUnreadable:
             self._again = time.monotonic() + _AGAIN
             return True
@@ -85,11 +90,10 @@ class ContentSets:
             async with self._loading:
                 if not self.fresh:
                     found = await self._threads.run(self._read)
-                    if found.unreadable is not None or found.damaged is not None:
+                    if found.unreadable is not None:
                         self._again = time.monotonic() + _AGAIN
-                    was_readable = self._known.stamp is not None and self._known.unreadable is None
-                    if found.unreadable is not None and was_readable:
-                        return self._known  # which is the last that was whole
+                        if self._known.stamp is not None and self._known.unreadable is None:
+                            return self._known  # which is the last that was whole
                     self._known = found
         return self._known
 
@@ -101,24 +105,28 @@ class ContentSets:
         tags: dict[tuple[str, str], Digest] = {}
         names: dict[str, set[str]] = {}
         unreadable: StoreUnreadable | None = None
-        damaged: RecordDamaged | None = None
+        lacking: StoreUnreadable | None = None
+        ill: list[tuple[str, tuple[int, int, int] | None]] = []
         complete: tuple[Complete, ...] = ()
         stamp = None
         try:
             stamp = self._sets.modified()
             complete = self._sets.current()
         except StoreUnreadable as error:
-            return Known(unreadable=error)
+            return Known(lacking=error, unreadable=error)
         except MirrorError as error:
             _log.error("sets_unreadable", why=error.what, remedy=error.remedy)
         plans = {}
         for one in complete:
+            path, before = self._sets.path(one.set, one.generation), None
             try:
+                before = files.modified(path)
                 plans[one] = self._plan(one)
             except RecordDamaged as error:
-                damaged = error
+                lacking = error
+                ill.append((path, before))
             except StoreUnreadable as error:
-                unreadable = error
+                lacking = unreadable = error
         unknown = {one.set for one in complete if one not in plans}
         holders: list[tuple[str, Mapping[str, frozenset[bytes]]]] = []
         for one in precedence(tuple(one for one in complete if one.set not in unknown)):
@@ -130,10 +138,10 @@ class ContentSets:
                     tags.setdefault((name, tag), digest)
         listed = {name: sorted(found) for name, found in names.items()}
         spaces = frozenset(name.partition("/")[0] for name in listed)
-        return Known(stamp, tags, listed, spaces, tuple(holders), unreadable, damaged)
+        return Known(stamp, tags, listed, spaces, tuple(holders), lacking, unreadable, tuple(ill))
 
     def _plan(self, one: Complete) -> _Plan:
-        found = self._sets.read_whole(one, _parse)
+        found = self._sets.read_whole(one.set, one.generation, _parse)
         if found is None:
             self._sets.check_plan(one)
         return found or ([], {})

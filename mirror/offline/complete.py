@@ -107,15 +107,15 @@ def _complete_plans(sets: Sets) -> Iterator[Plan]:
 
 
 def stored_plan(sets: Sets, name: str, number: int) -> Plan | None:
-    """Return the plan of a generation, None where there is none. Raises StoreError where its file is damaged."""
-    raw = sets.read(name, number)
+    """Return the plan of a generation, None where there is none. Raises StoreUnreadable, RecordDamaged."""
+    return sets.read_whole(name, number, _parse_plan)
+
+
+def _parse_plan(raw: bytes) -> Plan | None:
     try:
-        return None if raw is None else Plan.parse(raw)
-    except PlanInvalid as error:
-        raise StoreError(
-            f"the record of {name}@{number}, {sets.path(name, number)}, is damaged",
-            f"remove that file, then sync or load set {name} again",
-        ) from error
+        return Plan.parse(raw)
+    except PlanInvalid:
+        return None
 
 
 def refresh_graphs(store: Store, sets: Sets) -> None:

@@ -87,7 +87,7 @@ class Configuration:
             return cls()
         if not isinstance(found, dict):
             return cls()
-        labels = [label for inner in _fields(found, "config") for label in _fields(inner, "labels")]
+        labels = (labels for inner in _fields(found, "config") for labels in _fields(inner, "labels"))
         label = next((one[LABEL] for one in labels if isinstance(one, dict) and LABEL in one), None)
         architecture = found.get("architecture")
         return cls(architecture if isinstance(architecture, str) else "", str(label) if label is not None else None)
@@ -144,10 +144,12 @@ class Recogniser:
         return None
 
     def _has_payload(self, manifest: Manifest) -> bool:
-        top, *below = layers_of(manifest)[: -LAYERS_LIMIT - 1 : -1] or (None,)
-        if top is not None and top.size <= LAYER_LIMIT and self._holds_payload(top.digest):
-            return True
-        return any(self._holds_payload(layer.digest) for layer in below if layer.size <= LOWER_LAYER_LIMIT)
+        most = LAYER_LIMIT
+        for layer in reversed(layers_of(manifest)[-LAYERS_LIMIT:]):
+            if layer.size <= most and self._holds_payload(layer.digest):
+                return True
+            most = LOWER_LAYER_LIMIT
+        return False
 
     def _holds_payload(self, digest: Digest) -> bool:
         if digest not in self._known:

@@ -177,14 +177,8 @@ def modified(path: str) -> tuple[int, int, int] | None:
 
     Every write in the store is a rename, so a changed file has another inode.
     """
-    try:
-        found = os.stat(path, follow_symlinks=False)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        _check_absence(path, error)
-        return None
-    except OSError as error:
-        raise unreadable(path, error) from error
-    return (found.st_ino, found.st_mtime_ns, found.st_size)
+    found = look(path)
+    return None if found is None else (found.st_ino, found.st_mtime_ns, found.st_size)
 
 
 def stamp(path: str) -> tuple[int, int, int] | None:

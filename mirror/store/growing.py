@@ -169,7 +169,7 @@ def writing(digest: Digest) -> Iterator[None]:
     except OSError as error:
         if error.errno in NO_ROOM:
             raise StoreFull(
-                f"the store's disk has no room left while {digest} came ({error.strerror})",
+                f"the store's disk ran out of room while {digest} came ({error.strerror})",
                 "make room (see df, df -i), then run it again",
             ) from error
         raise StoreError(f"the store's disk failed while {digest} came ({error.strerror})") from error

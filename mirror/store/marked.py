@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 from mirror.errors import StoreUnreadable
 from mirror.store import files
-from mirror.store.faults import NO_ROOM, noted
 from mirror.store.layout import Layout
 
 _LIMIT = 4096
@@ -76,16 +75,16 @@ class Marked:
 
     def expect_fewer(self, going: int) -> None:
         """Note that so many markers are going to be removed. Raises StoreUnreadable, OSError."""
-        before = self._noted()
-        if before is None:
-            return
-        fewer = {name: [inode, max(0, count - going)] for name, (inode, count) in before.items()}
-        try:
-            self.write(fewer)
-        except OSError as error:
-            if error.errno not in NO_ROOM:
-                raise
-            self._write_over(fewer)  # what is going makes room, so it needs none
+
+        def fewer(raw: bytes) -> bytes | None:
+            noted = _parse(raw)
+            if noted is None:
+                return None
+            left = {name: [inode, max(0, count - going)] for name, (inode, count) in noted.items()}
+            return json.dumps(left).encode().ljust(len(raw))
+
+        # In its place: what is going makes room, so this must need none.
+        files.amend(self._path, _LIMIT, fewer)
 
     def count(self) -> Counts:
         """Return what is here. Raises StoreUnreadable."""
@@ -101,15 +100,6 @@ class Marked:
             if os.path.isdir(folder):
                 files.sync_folder(folder)
         files.write_atomically(self._path, json.dumps(counts).encode(), durable=False)
-
-    def _write_over(self, counts: Counts) -> None:
-        """Put a note in the place of one that is at least as long, in one step for whoever reads it."""
-        with noted("write", self._path):
-            fd = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            try:
-                os.pwrite(fd, json.dumps(counts).encode().ljust(os.fstat(fd).st_size), 0)
-            finally:
-                os.close(fd)
 
     def _look(self) -> _Look:
         began, looked = time.monotonic(), time.time_ns()
@@ -132,8 +122,12 @@ class Marked:
         return found
 
     def _noted(self) -> Counts | None:
-        try:
-            found: Any = json.loads(files.read_record(self._path, _LIMIT) or b"")
-            return {name: [int(inode), int(count)] for name, (inode, count) in found.items()}
-        except (ValueError, TypeError, AttributeError, RecursionError):
-            return None
+        return _parse(files.read_record(self._path, _LIMIT) or b"")
+
+
+def _parse(raw: bytes) -> Counts | None:
+    try:
+        found: Any = json.loads(raw)
+        return {name: [int(inode), int(count)] for name, (inode, count) in found.items()}
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return None

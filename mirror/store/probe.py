@@ -12,7 +12,7 @@ import shlex
 import stat
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -30,6 +30,8 @@ _FORMAT_LIMIT = 4096
 _FORMAT_WRITE = re.compile(r"format\.[0-9]+-[0-9a-f]{8}~")
 # What a store may hold beside the folders that every one has, and what a file system puts into its own root.
 _KNOWN = frozenset(("format", "pins", "signatures", "graph", "hosted", "brought", "events", "tokens", "lost+found"))
+# Folders that are made when they are needed first, and hold what nobody can tell from nothing once they are gone.
+_LASTING = ("blobs/sha256", "blobs/sha512", "pins", "signatures", "tokens")
 _READ_ONLY = "mount it writable; a unit of systemd needs it in ReadWritePaths=, and not in ReadOnlyPaths="
 # SQLite's shared memory and locks are not to be trusted there; the index is disposable, so it is only said.
 _NETWORKED = frozenset(("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.glusterfs", "fuse.sshfs"))
@@ -65,8 +67,7 @@ def prepare(layout: Layout) -> tuple[str, ...]:
                 content = json.dumps({"format": FORMAT}).encode() + b"\n"
                 files.write_atomically(str(layout.format), content, durable=True)
         _probe(layout)
-        if not set(_lasting(layout)).issubset(_lasted(layout)):
-            _note_lasting(layout, _lasting(layout))
+        _note_lasting(layout)
     except OSError as error:
         made = all(os.access(path, os.F_OK) for path in (layout.format, *_working(layout)))
         if error.errno == errno.EROFS:
@@ -231,10 +232,9 @@ def mend(layout: Layout) -> None:
     What is in the place of a folder is noted (faults.py), and what has come by now may not go. For threads; it takes
     microseconds.
     """
-    lasting = _lasting(layout)
-    if files.expect_also(layout.root, lasting):
-        with suppress(OSError, StoreUnreadable):  # where nothing can be written, nothing has come
-            _note_lasting(layout, lasting)
+    if files.expect_also(layout.root, _lasting(layout)):
+        with suppress(OSError):  # where nothing can be written, nothing has come
+            _note_lasting(layout)
     for gone in files.missing(layout.root):
         unreadable(gone, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
     for folder in (*_working(layout), layout.hosted, layout.brought):
@@ -247,27 +247,29 @@ def mend(layout: Layout) -> None:
                 files.make_folders(str(folder))
 
 
-_LASTING = ("blobs/sha256", "blobs/sha512", "pins", "signatures", "tokens")
-
-
 def _lasting(layout: Layout) -> list[str]:
     """Return those folders that are made when they are needed first, and are there now."""
-    return [folder for name in _LASTING if files.is_there(f"{(folder := f'{layout.root}/{name}')}/")]
+    return [folder for folder in _those_that_last(layout) if files.is_there(f"{folder}/")]
 
 
 def _lasted(layout: Layout) -> list[str]:
     """Return those that were there when this store was served last, as far as that is known."""
     with suppress(StoreUnreadable):
         noted = (files.read_record(str(layout.lasting), _FORMAT_LIMIT) or b"").decode("ascii", "replace").split()
-        return [f"{layout.root}/{name}" for name in _LASTING if name in noted]
+        return [folder for folder in _those_that_last(layout) if os.path.relpath(folder, layout.root) in noted]
     return []
 
 
-def _note_lasting(layout: Layout, here: Iterable[str]) -> None:
-    """Note that these folders have come, for whoever serves this store next. Raises OSError, StoreUnreadable."""
-    folders = {*here, *_lasted(layout)}
-    names = [name for name in _LASTING if f"{layout.root}/{name}" in folders]
-    files.write_atomically(str(layout.lasting), "".join(f"{name}\n" for name in names).encode(), durable=False)
+def _note_lasting(layout: Layout) -> None:
+    """Note which of those folders have come, for whoever serves this store next. Raises OSError."""
+    noted = _lasted(layout)
+    if new := [folder for folder in _lasting(layout) if folder not in noted]:
+        names = sorted(os.path.relpath(folder, layout.root) for folder in (*noted, *new))
+        files.write_atomically(str(layout.lasting), "".join(f"{name}\n" for name in names).encode(), durable=False)
+
+
+def _those_that_last(layout: Layout) -> tuple[str, ...]:
+    return tuple(f"{layout.root}/{name}" for name in _LASTING)
 
 
 def _lost(layout: Layout, names: set[str]) -> tuple[Path, ...]:

@@ -36,7 +36,7 @@ def look(layout: Layout, path: str) -> Iterator[StoreUnreadable]:
     """Read one record, at `path`; yield what is wrong with it. Nothing, where it is gone, or no such record."""
     folder, last = os.path.split(path)
     if folder == str(layout.tokens):
-        yield from _wrong(partial(_read_token, Tokens(layout.tokens), last))
+        yield from _wrong(partial(Tokens(layout.tokens).check, last))
         return
     if os.path.basename(folder) == "_tags":
         yield from _wrong(partial(Tags(layout).read, _name(layout, folder), last))
@@ -48,13 +48,6 @@ def look(layout: Layout, path: str) -> Iterator[StoreUnreadable]:
         except DigestInvalid:
             return
         yield from _wrong(partial(Manifests(layout).read_manifest, _name(layout, manifests), digest))
-
-
-def _read_token(tokens: Tokens, entry: str) -> None:
-    if entry == "key":
-        tokens.key()
-    elif entry.endswith(".json"):
-        tokens.find(entry.removesuffix(".json"))
 
 
 def _name(layout: Layout, folder: str) -> str:

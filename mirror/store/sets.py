@@ -96,7 +96,7 @@ class Sets:
         found = [one for one in self.current() if one.set == name]
         return max(found, key=lambda one: one.generation, default=None)
 
-    def check_plans(self, known: Container[tuple[str, int]] = ()) -> None:
+    def check_plans(self, known: Container[tuple[str, int]]) -> None:
         """Raise RecordDamaged where a complete generation, but for those `known`, has lost its plan.
 
         What it needs is not known then, and may be all that is here. Raises StoreUnreadable.
@@ -117,7 +117,7 @@ class Sets:
             raise damaged(
                 self.path(one.set, one.generation),
                 f"the plan of {one}, which is complete, is not in the store",
-                f"put that file back, or sync or load that set again; to do without it: mirror unpin {one}",
+                f"put that file back, or sync or load that set again{_without(str(one))}",
                 lambda: not self._is_lost(one),
             )
 
@@ -149,13 +149,14 @@ class Sets:
         """Return the plan of a generation as it was written, None where there is none. Raises StoreUnreadable."""
         return files.read_record(str(self._layout.generation(name, number)), _PLAN_LIMIT)
 
-    def read_whole(self, one: Complete, parse: Callable[[bytes], _Record | None]) -> _Record | None:
+    def read_whole(self, name: str, number: int, parse: Callable[[bytes], _Record | None]) -> _Record | None:
         """Return what `parse` makes of a generation's plan, None where there is none.
 
         Raises StoreUnreadable, RecordDamaged where it makes nothing of it.
         """
-        what, remedy = f"the plan of {one}", "put it back, or sync or load that set again"
-        return files.read_whole(self.path(one.set, one.generation), _PLAN_LIMIT, parse, what, remedy)
+        path = self.path(name, number)
+        remedy = f"put it back whole; or remove it, then sync or load that set again{_without(f'{name}@{number}')}"
+        return files.read_whole(path, _PLAN_LIMIT, parse, f"the plan of {name}@{number}, {path},", remedy)
 
     def path(self, name: str, number: int) -> str:
         """Return the path of a generation's plan."""
@@ -308,7 +309,9 @@ class Pins:
                 path = str(self._layout.generation(name, number))
                 stamp = files.modified(path)
                 old = self._plans.get((name, number))
-                plans[(name, number)] = old if old is not None and old[0] == stamp else (stamp, _sizes(path))
+                found = old if old is not None and old[0] == stamp else (stamp, _sizes(path))
+                # Kept at once: where a later one is damaged, this one need not be read again.
+                plans[name, number] = self._plans[name, number] = found
         images: dict[str, tuple[object, dict[str, int]]] = {}
         for entry in _scan(str(self._layout.pins)):
             if entry.endswith(".json"):
@@ -319,6 +322,10 @@ class Pins:
         self._plans, self._images = plans, images
         every = (*plans.values(), *images.values())
         self._sizes = {digest: size for _, found in every for digest, size in found.items()}
+
+
+def _without(generation: str) -> str:
+    return f"; to do without it: mirror unpin {generation}"
 
 
 def _sizes(path: str) -> dict[str, int]:

@@ -367,7 +367,7 @@ class Space:
     def _remedy(self, coming: _Coming) -> str:
         own = "raise storage.cache_size, " if self._cache_size is not None and coming.cache else ""
         online = "unpin --now what is not needed" if self._offline else "unpin what is not needed"
-        kept = "lower storage.keep_free, " if self._keep_free.of(self.disk().total) else ""
+        kept = "lower storage.keep_free, " if self._keep_free.percent or self._keep_free.bytes else ""
         return f"{own}{kept}give the store's file system more room, or {online}"
 
     @contextmanager

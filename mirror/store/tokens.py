@@ -196,6 +196,14 @@ class Tokens:
                 found[identity] = error
         return found
 
+    def check(self, entry: str) -> None:
+        """Raise StoreUnreadable, RecordDamaged where what the file of this name says is not known. Makes nothing."""
+        found = _FILE.fullmatch(entry)
+        if found is not None:
+            self._read(found["id"], f"{self._folder}{entry}")
+        elif entry == "key":
+            self._read_key(f"{self._folder}{entry}")
+
     def any(self) -> bool:
         """Tell whether there is a token."""
         return bool(self._identities())
@@ -233,12 +241,12 @@ class Tokens:
 
         Raises StoreUnreadable, RecordDamaged: of one that cannot be read, or makes no sense, that is not known.
         """
-        remedy = f"put that file back, or do without it: mirror token revoke {identity}"
+        remedy = f"put that file back, or give the token up with mirror token revoke {identity}"
         what = f"the record of the token {identity}"
         return files.read_whole(path, _RECORD_LIMIT, partial(_parse_whole, identity), what, remedy)
 
     def _read_key(self, path: str) -> bytes | None:
-        remedy = "put that file back, or move it away and restart: clients log in again"
+        remedy = "put that file back, or move it away and restart: clients then log in again"
         return files.read_whole(path, _KEY_BYTES, _parse_key, "the key that bearer tokens are signed with", remedy)
 
     def _make_key(self, path: str) -> None:

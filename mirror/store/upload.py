@@ -166,7 +166,7 @@ class writing:  # noqa: N801 - it reads as what it does, and is no generator bec
 def _refusal(name: str, error: OSError) -> MirrorError:
     if error.errno in NO_ROOM:
         return StoreFull(
-            f"the store's disk has no room left during a push to {name} ({error.strerror})",
+            f"the store's disk ran out of room during a push to {name} ({error.strerror})",
             "make room (see df, df -i), then push again",
         )
     if error.errno == errno.EROFS:

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mirror.store.layout import Layout
+from mirror.store.sets import Sets
 from tests.offline import world
 from tests.offline.here import Here, codes
 from tests.offline.site import Site
@@ -73,6 +75,27 @@ def test_a_set_is_planned_synced_looked_at_and_given_up(here: Here, prod: Path, 
     assert 0 < tried["unpinned_bytes"] <= gone["freed_bytes"]
     assert here.report("ls")["sets"] == []
     assert here.report("inventory")["digests"] == 0
+
+
+@pytest.mark.parametrize("how", ["damaged", "lost"])
+def test_a_generation_whose_plan_is_not_known_is_given_up_without_it(here: Here, prod: Path, how: str) -> None:
+    here.report("sync", prod)
+    layout = Layout(here.site.store)
+    sets = Sets(layout)
+    content = sorted(os.listdir(layout.blobs / "sha256"))
+    if how == "lost":
+        layout.generation("prod", 1).unlink()
+    else:
+        layout.generation("prod", 1).write_bytes(b"{")
+    refused = here.report("unpin", "prod@1", "--now", code=78)
+    assert codes(refused) == ["no_plan"]
+    assert here.report("unpin", "prod@1", "--dry-run")["dry_run"]
+    assert [str(one) for one in sets.current()] == ["prod@1"]
+    given_up = here.report("unpin", "prod@1")
+    assert (given_up["set"], given_up["deleted"]) == ("prod@1", False)
+    assert sets.current() == ()
+    assert sorted(os.listdir(layout.blobs / "sha256")) == content, "all of it is cache now"
+    assert here.report("sync", prod)["fetched"]["bytes"] == 0
 
 
 def test_a_newer_plan_is_a_newer_generation_and_keep_gives_up_the_older(here: Here, prod: Path) -> None:

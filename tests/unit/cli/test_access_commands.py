@@ -133,6 +133,20 @@ def test_lists_tell_what_is_over_and_when_each_was_used(run: Run, store: Path) -
     assert "(expired)" in run("token", "list").output
 
 
+def test_a_token_whose_record_is_damaged_is_listed_and_can_be_revoked(run: Run, store: Path) -> None:
+    whole, ill = (report(run, *CREATE)["id"] for _ in range(2))
+    (store / "tokens" / f"{ill}.json").write_bytes(b"")
+    listed = report(run, "token", "list", code=1)
+    assert [one["id"] for one in listed["tokens"]] == [whole]
+    assert [one["code"] for one in listed["problems"]] == ["record_damaged"]
+    assert f"mirror token revoke {ill}" in listed["problems"][0]["remedy"]
+    assert whole in run("token", "list", code=1).output
+    assert report(run, "token", "revoke", ill)["revoked"] == [{"id": ill, "user": ""}]
+    assert [one["id"] for one in report(run, "token", "list")["tokens"]] == [whole]
+    (store / "tokens" / f"{whole}.json").write_bytes(b"{")
+    assert "There are no tokens" not in run("token", "list", code=1).output
+
+
 def test_revoked_by_id_or_by_robot(run: Run, store: Path) -> None:
     ids = [report(run, *CREATE)["id"] for _ in range(3)]
     assert "is revoked" in run("token", "revoke", ids[0]).output

@@ -9,10 +9,11 @@ import pytest
 
 from mirror.content.answers import Target
 from mirror.content.sets import precedence
-from mirror.errors import NameUnknown, NotHere
+from mirror.errors import NameUnknown, NotHere, RecordDamaged
 from mirror.oci import media_types
 from mirror.oci.digest import Digest
 from mirror.offline.plan import Image, Plan, PlannedBlob, PlannedManifest
+from mirror.store import files
 from mirror.store.ingest import store_bytes
 from mirror.store.manifests import Manifests
 from mirror.store.sets import Complete, Sets
@@ -128,6 +129,44 @@ async def test_a_damaged_plan_takes_only_its_own_tags_away(make_room: Callable[.
     room.layout.generation("prod", 1).write_bytes(b"{")
     await room.content.settle()
     assert (await room.content.tags(LAB, None, "")).tags == ("v2",)
+
+
+@pytest.mark.parametrize("how", ["damaged", "lost", "its folder lost"])
+async def test_a_set_whose_plan_is_not_known_is_not_unknown(
+    make_room: Callable[..., Room], monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Its names are not denied, nobody else waits, and it is read again when its file has changed, not before."""
+    room = make_room(extra="offline: true\n")
+    pinned = pin(room, "below/app", "v1")
+    other = pin(room, LAB.name, "v2", set_name="other")
+    plan, away = room.layout.generation("prod", 1), room.layout.root.parent / "away"
+    whole = plan.read_bytes()
+    if how == "its folder lost":
+        plan.parent.rename(away)
+    elif how == "lost":
+        plan.unlink()
+    else:
+        plan.write_bytes(b"{")
+    await room.content.settle()
+    with pytest.raises(RecordDamaged, match="mirror unpin prod@1"):
+        await room.content.manifest(room.content.resolve("below/app", None, None), "v1", head=False)
+    assert (await room.content.manifest(LAB, "v2", head=False)).digest == other
+    reads: list[str] = []
+    read_whole = files.read_whole
+    monkeypatch.setattr(files, "read_whole", lambda *args: reads.append(args[0]) or read_whole(*args))
+    for _ in range(3):
+        assert room.content.settled
+        await room.content.settle()
+    assert reads == []
+    if how == "its folder lost":
+        away.rename(plan.parent)
+    else:
+        plan.write_bytes(whole)
+    assert not room.content.settled
+    await room.content.settle()
+    assert reads
+    target = room.content.resolve("below/app", None, None)
+    assert (await room.content.manifest(target, "v1", head=False)).digest == pinned
 
 
 def test_precedence_is_newest_of_the_set_completed_last() -> None:

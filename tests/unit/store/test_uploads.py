@@ -317,7 +317,7 @@ def test_a_full_disk_is_a_full_store(store: Store, monkeypatch: pytest.MonkeyPat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "pwrite", full)
-    with pytest.raises(StoreFull, match="has no room left"):
+    with pytest.raises(StoreFull, match="ran out of room"):
         upload.append(5, BODY, hashlib.sha256())
     monkeypatch.setattr(os, "pwrite", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error")))
     with pytest.raises(StoreError, match="failed during a push"):
