@@ -110,7 +110,8 @@ class Sender:
                     answer.sent += sent
                     if position < end:
                         await writable(out, transport)
-                await asyncio.sleep(0)  # one window a turn of the loop
+                if position < stop:
+                    await asyncio.sleep(0)  # one window a turn of the loop
         finally:
             os.close(out)
 
