@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from mirror.errors import DigestInvalid, InvalidRequest, NameInvalid, TagInvalid
 from mirror.oci.digest import Digest
-from mirror.oci.reference import check_name, check_tag, parse_reference
+from mirror.oci.reference import check_name, check_tag, is_name, parse_reference
 
 # CVE-2023-2253 was an unbounded n: no page is longer than this.
 PAGE_LIMIT = 1000
@@ -21,8 +21,8 @@ _PATH = re.compile(r"/[!-\"$&->@-~]*")
 _ESCAPED_COLON = re.compile(r"(sha256|sha512)%3[Aa]")
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
 _KEYS = frozenset(("ns", "n", "last", "artifactType"))
-_MANIFEST_QUERY_LIMIT = 8192  # some dozens of tags, each of 128 characters
-_UPLOAD_KEYS = frozenset(("ns", "digest", "mount", "from", "digest-algorithm"))
+_LONG_QUERY_LIMIT = 8192  # some dozens of tags, each of 128 characters; a name to mount from that is none
+_UPLOAD_KEYS = frozenset(("ns", "digest", "digest-algorithm"))
 _NUMBER = re.compile(r"[0-9]{1,19}")
 _NAMESPACE = re.compile(r"(?:[A-Za-z0-9]+(?:[._-]+[A-Za-z0-9]+)*|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 # Cincinnati's policy engine, and what update services call it; the query stays with who answers.
@@ -64,7 +64,7 @@ _LAST: Mapping[Kind, tuple[Callable[[str], object], str]] = {
 class Wishes:
     """What the query of an upload asks for: `digest` to finish it, `mount` of a blob, `source` the name after `from`.
 
-    `algorithm` is that of the digest to come, as far as the client says.
+    `algorithm` is that of the digest to come, as far as the client says. A mount that cannot be done is none.
     """
 
     digest: Digest | None = None
@@ -133,9 +133,9 @@ def parse(target: str) -> Route:
         return Route(Kind.NOWHERE, path, folder=path)
     kind, name, reference = _parse_rest(rest)
     if kind is Kind.UPLOAD:
-        found = _split_query(query, _UPLOAD_KEYS)
+        found = _split_query(query, _UPLOAD_KEYS, _LONG_QUERY_LIMIT)
         upload = rest.rpartition("/")[2]
-        wishes = _parse_wishes(found)
+        wishes = _parse_wishes(found, query)
         if rest.endswith("/blobs/uploads"):
             upload = ""
         return Route(kind, path, prefix, name, ns=_check_namespace(found), folder=path, upload=upload, wishes=wishes)
@@ -185,7 +185,7 @@ def _parse_query(query: str, kind: Kind) -> tuple[str | None, int | None, str, s
     """Return (ns, n, last, artifactType) of a query."""
     if not query:
         return None, None, "", None
-    found = _split_query(query, _KEYS, _MANIFEST_QUERY_LIMIT if kind is Kind.MANIFEST else _QUERY_LIMIT)
+    found = _split_query(query, _KEYS, _LONG_QUERY_LIMIT if kind is Kind.MANIFEST else _QUERY_LIMIT)
     number, last, artifact_type = (found.get(key) for key in ("n", "last", "artifactType"))
     ns = _check_namespace(found)
     if number is not None and _NUMBER.fullmatch(number) is None:
@@ -207,20 +207,39 @@ def _parse_tags(query: str) -> tuple[str, ...]:
     return tuple(check_tag(_unescape(value)) for key, _, value in pairs if key == "tag")
 
 
-def _parse_wishes(found: Mapping[str, str]) -> Wishes:
-    """Return what the query of an upload asks for (distribution-spec, Pushing blobs). Raises DigestInvalid and others.
+def _parse_wishes(found: Mapping[str, str], query: str) -> Wishes:
+    """Return what the query of an upload asks for (distribution-spec, Pushing blobs). Raises DigestInvalid.
 
     Without digest-algorithm, a digest that is given says which one the bytes will be hashed with.
     """
-    digest, mount = (Digest.parse(found[key]) if key in found else None for key in ("digest", "mount"))
+    digest = Digest.parse(found["digest"]) if "digest" in found else None
+    mount, source = _parse_mount(query)
     known = digest or mount
     algorithm = found.get("digest-algorithm", known.algorithm if known is not None else "sha256")
     if algorithm not in ("sha256", "sha512"):
         raise DigestInvalid(
             f"'{algorithm[:40]}' is no algorithm that digests are made with here", "use sha256 or sha512"
         )
-    source = found.get("from", "")
-    return Wishes(digest, mount, check_name(source) if source else "", algorithm)
+    return Wishes(digest, None if source is None else mount, source or "", algorithm)
+
+
+def _parse_mount(query: str) -> tuple[Digest | None, str | None]:
+    """Return which blob is to be mounted, and from where; None for what is given and cannot be meant.
+
+    Clients mount from wherever they know a blob to be, another registry with its port included. A mount that cannot be
+    done is an upload and no error (distribution-spec, Mounting a blob from another repository).
+    """
+    if "mount=" not in query:
+        return None, None
+    given = [pair.partition("=")[::2] for pair in query.split("&")]
+    mounts = [_unescape(value) for key, value in given if key == "mount"]
+    sources = [_unescape(value) for key, value in given if key == "from"] or [""]
+    try:
+        mount = Digest.parse(mounts[0]) if len(mounts) == 1 else None
+    except DigestInvalid:
+        mount = None
+    is_usable = len(sources) == 1 and (not sources[0] or is_name(sources[0]))
+    return mount, sources[0] if is_usable else None
 
 
 def _split_query(query: str, keys: frozenset[str], limit: int = _QUERY_LIMIT) -> dict[str, str]:
