@@ -1,4 +1,7 @@
-"""The audit log: one structured line for each push, each deletion, and each login or right that was refused."""
+"""The audit log: one structured line for each push, each deletion, and each login or right that was refused.
+
+A login that was wrong and did not matter has one for each client that shows it.
+"""
 
 from __future__ import annotations
 
@@ -47,5 +50,20 @@ def refused(
         digest=digest,
         result="refused",
         why=why.what if isinstance(why, MirrorError) else why,
+        told_apart=True,
+    )
+
+
+def overlooked(who: str, client: str, why: MirrorError) -> None:
+    """Note that a login was not taken, and that its client pulls what anybody may pull; `who` as for `refused`."""
+    _log.info(
+        "audit",
+        who=who[:_LONGEST],
+        client=client,
+        verb="login",
+        name="",
+        digest="",
+        result="overlooked",
+        why=why.what,
         told_apart=True,
     )

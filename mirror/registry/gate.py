@@ -9,12 +9,15 @@ What a client without the right is told, where R is reading, W pushing or deleti
     a token for less            401 Bearer, insufficient_scope  the same
     logged in, R                404, as for what is not here    the same
     logged in, W                403 DENIED                      the same
-    a wrong login               401 after a second              the same
+    a wrong login               after a second: 401, or as      401 after a second
+                                anonymous where anybody may R
     a token that is over        401 Bearer, invalid_token       401 Basic
 
 containers/image takes the way to log in from /v2/ alone, containerd from what it asked for, Docker from either; after a
 Basic challenge skopeo sends an empty login where it has none, and Docker gives up: hence Bearer wherever something is
-open (protocol.md 2.1, 2.3). Where nobody can log in there is no challenge to meet: reading is 404, writing 403.
+open (protocol.md 2.1, 2.3). Docker sends the login of Docker Hub to its mirrors (moby#30880), and passes one over that
+refuses it: so a wrong login is no reason to refuse what needs none. `podman login` asks /v2/, which says the truth.
+Where nobody can log in there is no challenge to meet: reading is 404, writing 403.
 """
 
 from __future__ import annotations
@@ -26,13 +29,14 @@ from aiohttp import web
 
 from mirror.config.access import Verb
 from mirror.content.answers import Target
-from mirror.errors import Denied, Forbidden, InvalidRequest, MirrorError, NameUnknown, NotHere
+from mirror.errors import Denied, Forbidden, InvalidRequest, MirrorError, NameUnknown, NotHere, NotYet
 from mirror.registry import audit, scopes
 from mirror.registry.access import CATALOG, Access
 from mirror.registry.certificates import Certificates
 from mirror.registry.clients import ANONYMOUS, Clients, Principal, set_principal
 from mirror.registry.errors import Unauthorized, Unsupported
 from mirror.registry.logins import LoginRefused, Logins
+from mirror.registry.overlooked import Overlooked, Refusal, refusal_of, set_refusal
 from mirror.registry.patience import Patience
 from mirror.registry.routes import Kind, Route
 
@@ -46,12 +50,15 @@ VERBS: Mapping[Kind, Mapping[str, Verb]] = {
     Kind.TAGS: {"GET": "pull", "HEAD": "pull"},
     Kind.REFERRERS: {"GET": "pull", "HEAD": "pull"},
 }
+# What anybody may be let read whose login is wrong.
+_PULLS = frozenset(kind for kind, verbs in VERBS.items() if verbs.get("GET") == "pull")
 # What stays open to load balancers and to whoever watches over the service.
 PROBES = frozenset({Kind.LIVE, Kind.READY})
 # What needs nothing but to be let in.
 _UNNAMED = frozenset({Kind.PING, Kind.GRAPH, Kind.SIGNATURE, Kind.NOWHERE, Kind.TOKEN})
 # What everybody may read where everybody may pull everything.
 _OPEN = frozenset({Kind.MANIFEST, Kind.BLOB, Kind.TAGS, Kind.REFERRERS, Kind.GRAPH, Kind.SIGNATURE, Kind.NOWHERE})
+_READS = frozenset({"GET", "HEAD"})
 _ACTIONS: Mapping[Verb, str] = {"pull": "pull", "push": "pull,push", "delete": "delete"}
 
 
@@ -78,6 +85,7 @@ class Gate:
         self._resolve = resolve
         self._certificates = Certificates() if certificates else None
         self._external = tuple(external_url.split("://", 1)) if external_url else None
+        self.overlooked = Overlooked()
         # GET and HEAD of these are answered as they come: one look at this set is all that an open mirror pays. Where
         # there are only robots beside anonymous clients, what anybody may read is not worth a look at a login either.
         is_free = access.is_open and not certificates and (logins is None or not logins.has_users)
@@ -86,17 +94,19 @@ class Gate:
     async def identify(self, request: web.BaseRequest, route: Route, client: str, arrived: float) -> Principal:
         """Return who sends a request from the address `client`; `principal_of` says it from then on.
 
-        It came at `arrived` on the loop's clock.
+        It came at `arrived` on the loop's clock. Whose login is wrong is anonymous as far as that may be a pull that
+        anybody may do, which `authorise` and /token then see to.
 
-        Raise Unauthorized where a login is wrong, or must be shown first.
+        Raise Unauthorized where a login is wrong, or must be shown first; NotYet.
         """
         given = request.headers.getall("Authorization", ())
         if len(given) > 1:
             raise InvalidRequest("the request has more than one Authorization field")
         principal = ANONYMOUS
         if given:
-            principal = await self._log_in(request, given[0], client, arrived)
-        if principal.is_anonymous and self._certificates is not None:
+            principal = await self._log_in(request, route, given[0], client, arrived)
+        refused = refusal_of(request) is not None
+        if principal.is_anonymous and self._certificates is not None and not refused:
             principal = self._certificates.principal(request) or principal
         if principal.is_anonymous and route.kind is not Kind.TOKEN:
             asks = route.kind is Kind.PING and not given and await self._login_exists()
@@ -120,7 +130,11 @@ class Gate:
         verb = VERBS[route.kind].get(request.method)
         if verb is None:
             raise Unsupported("this is no method of this route", "", tuple(VERBS[route.kind]))
-        name = self._canonical(route, verb, asks_only=request.method in ("GET", "HEAD"))
+        refusal = refusal_of(request)
+        if refusal is not None:
+            self._overlook(route, refusal)
+            return
+        name = self._canonical(route, verb, asks_only=request.method in _READS)
         if not self.access.may(principal, verb, name):
             raise await self._refusal(request, principal, verb, name, client)
 
@@ -139,7 +153,9 @@ class Gate:
             return scopes.BASIC
         return scopes.challenge(self._clients.scheme(request), found, scope, error)
 
-    async def _log_in(self, request: web.BaseRequest, header: str, client: str, arrived: float) -> Principal:
+    async def _log_in(
+        self, request: web.BaseRequest, route: Route, header: str, client: str, arrived: float
+    ) -> Principal:
         if self.logins is None:
             return ANONYMOUS
         known = self.logins.recall(header)
@@ -150,10 +166,27 @@ class Gate:
         try:
             async with Patience(arrived):
                 return await self.logins.identify(header)
-        except LoginRefused as error:
-            audit.refused("login", error.who, client, error)
-            by_token = error.error if header[:7].lower() == "bearer " else ""
-            raise Unauthorized(error.what, error.remedy, self.challenge(request, error=by_token)) from None
+        except (LoginRefused, NotYet) as error:
+            why = error
+        is_basic = header[:6].lower() == "basic "
+        by_token = why.error if isinstance(why, LoginRefused) and not is_basic else ""
+        refusal = Refusal(header, client, why, self.challenge(request, error=by_token))
+        reads = route.kind is Kind.TOKEN or (route.kind in _PULLS and request.method in _READS)
+        if is_basic and reads and self.access.admits_anonymous:
+            set_refusal(request, refusal)
+            return ANONYMOUS
+        raise refusal.told()
+
+    def _overlook(self, route: Route, refusal: Refusal) -> None:
+        """Return if a login that was not taken does not matter to a pull, else raise what the client is told."""
+        try:
+            name = self._canonical(route, "pull", asks_only=True)
+            matters = not self.access.may(ANONYMOUS, "pull", name)
+        except MirrorError:
+            matters = True
+        if matters:
+            raise refusal.told()
+        self.overlooked.note(refusal)
 
     async def _login_exists(self) -> bool:
         return self._certificates is not None or (self.logins is not None and await self.logins.exist())

@@ -1,7 +1,8 @@
 """What a login is worth: users by their password, robots by their secret, anybody by a token of ours.
 
 What was found out about a login is remembered under a keyed hash of it, and only as long as nothing has changed: the
-htpasswd file, the robot's token, the time.
+htpasswd file, the robot's token, the time. What is wrong is wrong until the file changes, and is remembered apart:
+nodes that send another registry's login with each request take nothing from those that log in here.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import math
 import os
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -26,6 +29,8 @@ DELAY = 1.0  # seconds before a wrong login is told so
 
 _DELAYED = 256  # of them at a time; the next ones are told at once: passwords cost us more than them a connection
 _REMEMBERED = 4096
+_WRONG = 16_384  # wrong logins that are remembered
+_LONGEST_WHO = 256  # characters of the name that one of them gave
 _BELIEVED = 60.0  # seconds
 
 
@@ -68,6 +73,7 @@ class Logins:
         self._clock = clock
         self._key = os.urandom(32)
         self._known: dict[bytes, _Known] = {}
+        self._wrong: OrderedDict[bytes, _Known] = OrderedDict()
         self._checking: dict[bytes, asyncio.Task[_Known]] = {}
         self._delayed = 0
 
@@ -109,7 +115,7 @@ class Logins:
         if self._users is not None and not self._users.is_current:
             await self._users.look()
         key = self._key_of(header)
-        known = self._known.get(key)
+        known = self._known.get(key) or self._wrong.get(key)
         if known is None or not self._holds(known):
             found = parse(header)
             if found is None:
@@ -120,6 +126,8 @@ class Logins:
             if known.until > self._clock():
                 self._remember(key, known)
         if known.principal is None:
+            if key in self._wrong:
+                self._wrong.move_to_end(key)
             await self._wait(began)
             raise LoginRefused("the name or the password is wrong", "log in again", known.who)
         if known.robot is not None and self._robots is not None:
@@ -144,7 +152,7 @@ class Logins:
         # Nodes that pull together log in together: one look at a password is enough for all.
         task = self._checking.get(key)
         if task is None:
-            task = asyncio.create_task(self._user(login))
+            task = asyncio.create_task(self._user(key, login))
             self._checking[key] = task
             task.add_done_callback(lambda done: self._ended(key, done))
         return await asyncio.shield(task)
@@ -154,18 +162,18 @@ class Logins:
         if not task.cancelled():
             _ = task.exception()  # whoever waits gets it from the task
 
-    async def _user(self, login: Basic) -> _Known:
+    async def _user(self, key: bytes, login: Basic) -> _Known:
         users, name = self._users, login.user
+        who = name[:_LONGEST_WHO]
         if users is None:
-            return _Known(None, self._clock() + _BELIEVED, 0, who=name)
+            return _Known(None, math.inf, 0, who=who)
         generation = users.generation
         hashed = users.hash_of(name)
-        right = await users.verify(name, login.password)
-        until = self._clock() + _BELIEVED
+        right = await users.verify(name, login.password, ahead=key in self._known)
         if not right or hashed is None:
-            return _Known(None, until, generation, who=name)
+            return _Known(None, math.inf, generation, who=who)
         proof = self._signer.proof("user", name, hashed)
-        return _Known(Principal(name, "user", proof=proof), until, generation)
+        return _Known(Principal(name, "user", proof=proof), self._clock() + _BELIEVED, generation)
 
     def _robot(self, login: Basic) -> _Known:
         """Return what a robot's login is worth. A wrong one is not remembered: it costs next to nothing."""
@@ -216,6 +224,14 @@ class Logins:
         return 0 if self._users is None else self._users.generation
 
     def _remember(self, key: bytes, known: _Known) -> None:
+        if known.principal is None:
+            self._known.pop(key, None)
+            self._wrong[key] = known
+            self._wrong.move_to_end(key)
+            if len(self._wrong) > _WRONG:
+                self._wrong.popitem(last=False)
+            return
+        self._wrong.pop(key, None)
         if len(self._known) >= _REMEMBERED:
             del self._known[next(iter(self._known))]
         self._known[key] = known

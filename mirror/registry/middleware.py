@@ -105,7 +105,7 @@ class Dispatcher:
         }
         if self._gate.logins is not None:
             self._handlers[Kind.TOKEN] = TokenService(
-                self._gate.access, self._gate.logins, clients, content.resolve, responses
+                self._gate.access, self._gate.logins, clients, content.resolve, responses, self._gate.overlooked
             )
         if uploads is not None:
             self._handlers[Kind.UPLOAD] = Uploads(content, uploads, responses, self._gate.access)

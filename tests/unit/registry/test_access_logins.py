@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -161,12 +162,50 @@ async def test_wrong_logins_wait_and_only_so_many_of_them(make: Make, monkeypatc
 
 async def test_what_is_remembered_is_bounded_and_holds_no_password(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logins, "_REMEMBERED", 4)
-    for number in range(20):
-        await refused(bed, header_of("alice", f"wrong{number}"))
-        assert len(bed.logins._known) <= 4
+    monkeypatch.setattr(logins, "_WRONG", 4)
     await bed.logins.identify(header_of("alice"))
-    assert PASSWORD not in repr(bed.logins._known)
-    assert header_of("alice").partition(" ")[2] not in repr(bed.logins._known)
+    for number in range(20):
+        await refused(bed, header_of("bob", f"wrong{number}"))
+        await refused(bed, header_of("n" * 1000, "wr0ng"))  # used all the time, so it stays
+        assert len(bed.logins._known) == 1
+        assert len(bed.logins._wrong) <= 4
+    assert bed.logins.recall(header_of("alice")) is not None  # no wrong one takes its place
+    assert {"n" * 256} < {known.who for known in bed.logins._wrong.values()}
+    said = repr(bed.logins._known) + repr(bed.logins._wrong)
+    for secret in (PASSWORD, "wrong", "wr0ng", header_of("alice").partition(" ")[2]):
+        assert secret not in said
+
+
+@pytest.mark.parametrize("user", ["alice", "nobody"])
+async def test_a_wrong_login_is_hashed_once_however_often_it_is_shown(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch, user: str
+) -> None:
+    checked: list[bytes] = []
+    monkeypatch.setattr(htpasswd, "_check", lambda password, _: checked.append(password) and False)
+    for _ in range(5):
+        await refused(bed, header_of(user, "of another registry"))
+        bed.now += 3600
+    assert len(checked) == 1
+
+
+async def test_who_was_right_before_does_not_wait_for_guesses(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    await bed.logins.identify(header_of("alice"))
+    bed.now += 61  # so that it is to be checked again
+    guessed, real = threading.Event(), htpasswd._check
+
+    def check(password: bytes, known: bytes) -> bool:
+        if password != PASSWORD.encode():
+            guessed.wait(30)
+        return real(password, known)
+
+    monkeypatch.setattr(htpasswd, "_check", check)
+    guesses = [asyncio.create_task(refused(bed, header_of("bob", str(number)))) for number in range(8)]
+    try:
+        assert (await asyncio.wait_for(bed.logins.identify(header_of("alice")), 20)).name == "alice"
+        assert not any(one.done() for one in guesses)
+    finally:
+        guessed.set()
+    await asyncio.gather(*guesses)
 
 
 # -- robots --------------------------------------------------------------------------------------------------
