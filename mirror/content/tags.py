@@ -16,6 +16,7 @@ from mirror.content.coalesce import Coalesced
 from mirror.content.fetch import CLIENT_PATIENCE
 from mirror.content.locks import Locks
 from mirror.content.sets import ContentSets
+from mirror.content.tag_lists import TagLists
 from mirror.errors import (
     MirrorError,
     NotHere,
@@ -97,6 +98,7 @@ class Tags:
         self._checks: Coalesced[tuple[str, str], tuple[float, TagState]] = Coalesced()
         self._lists: OrderedDict[str, tuple[float, list[str]]] = OrderedDict()
         self._listing: Coalesced[str, list[str]] = Coalesced()
+        self._stored_lists = TagLists(stored, writers)
 
     # -- one tag ---------------------------------------------------------------------------------------------
 
@@ -335,8 +337,7 @@ class Tags:
         return known, f"the tags of {target.name} may have changed: {error.what}"
 
     async def _local(self, target: Target) -> list[str]:
-        tags = await self._writers.run(self._stored.list, target.name)
-        tags = sorted({*tags, *self._sets.known.names.get(target.name, ())})
+        tags = await self._stored_lists.get(target.name, self._sets.known.names.get(target.name, ()))
         if not tags and not (target.hosted and await self._writers.run(self._stored.has_repository, target.name)):
             raise NotHere(f"nothing of {target.name} is here")
         return tags
@@ -345,3 +346,4 @@ class Tags:
         """Cancel the questions under way."""
         await self._checks.stop()
         await self._listing.stop()
+        await self._stored_lists.stop()

@@ -40,6 +40,11 @@ def check_tag(text: str) -> str:
     return text
 
 
+def is_tag(text: str) -> bool:
+    """Tell whether `text` is a tag."""
+    return _TAG.fullmatch(text) is not None
+
+
 def check_set(text: str) -> str:
     """Return `text` if it may name an image set: it becomes part of file names; raise NameInvalid."""
     if _SET.fullmatch(text) is None:

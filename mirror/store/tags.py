@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
+from bisect import bisect_left
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from mirror.errors import DigestInvalid, RecordDamaged, TagInvalid
+from mirror.errors import DigestInvalid, RecordDamaged
 from mirror.oci.digest import Digest
-from mirror.oci.reference import check_tag
+from mirror.oci.reference import is_tag
 from mirror.store import files
 from mirror.store.layout import Layout
 
@@ -16,6 +19,7 @@ _REMEDY = (
     "push the tag again, or say what it means: mirror rollback NAME:TAG DIGEST (mirror ls NAME shows what there is); "
     "one that is pulled through is asked for upstream, and written anew by that"
 )
+_FEW = 1000  # changes of a list, beyond which it is sorted anew
 _LIMIT = 1024 * 1024  # a thousand earlier digests, each with a name of 255 characters
 
 
@@ -83,6 +87,29 @@ class TagRecord:
             return None
 
 
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The tags of a repository in lexical order, as long as its stamp is `stamp`; None: they may have changed already.
+
+    `names` are all that was in the folder, writes under way included.
+    """
+
+    stamp: tuple[int, int, int] | None
+    names: frozenset[str]
+    tags: list[str]
+
+    def changed(self, names: Iterable[str], stamp: tuple[int, int, int] | None) -> Listing:
+        """Return the list in which each of `names` is there if it was not, and gone if it was."""
+        tags = self.tags.copy()
+        for name in filter(is_tag, names):
+            place = bisect_left(tags, name)
+            if place < len(tags) and tags[place] == name:
+                del tags[place]
+            else:
+                tags.insert(place, name)
+        return Listing(stamp, self.names.symmetric_difference(names), tags)
+
+
 class Tags:
     """The files under `repositories/<name>/_tags/`."""
 
@@ -128,10 +155,26 @@ class Tags:
 
     def list(self, name: str) -> list[str]:
         """Return the repository's tags in lexical order. For threads only. Raises StoreUnreadable."""
-        found = []
-        for entry in files.names(self._layout.tags(name)):
-            try:
-                found.append(check_tag(entry))
-            except TagInvalid:  # a write under way
-                continue
-        return sorted(found)
+        return sorted(filter(is_tag, files.names(self._layout.tags(name))))  # others are writes under way
+
+    def stamp(self, name: str) -> tuple[int, int, int] | None:
+        """Return what changes when a tag comes or goes, or is moved; None where there are none. May run on the loop.
+
+        Raises StoreUnreadable.
+        """
+        return files.stamp(str(self._layout.tags(name)))
+
+    def listing(self, name: str, before: Listing | None = None) -> Listing:
+        """Return the repository's tags, and what shows that they are others now. For threads only.
+
+        Where they were listed `before`, only what came and went since is looked at. Raises StoreUnreadable.
+        """
+        looked, stamp = time.time_ns(), self.stamp(name)
+        found = files.names(self._layout.tags(name))
+        lasting = stamp if stamp is not None and looked - stamp[1] > files.TICK else None
+        if before is not None:
+            changed = before.names.symmetric_difference(found)
+            if len(changed) <= _FEW:
+                return before.changed(changed, lasting)
+        names = frozenset(found)
+        return Listing(lasting, names, sorted(filter(is_tag, found)))
