@@ -9,6 +9,8 @@ from mirror.oci.digest import Digest
 
 # Clients cap host + "/" + name at this many characters (distribution-spec, Pulling manifests).
 NAME_LIMIT = 255
+TAG_LIMIT = 128
+TAG_CHARACTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"  # the first is none of . and -
 
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _NAME = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")

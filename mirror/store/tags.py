@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from bisect import bisect_left
-from collections.abc import Iterable
+from bisect import bisect_left, insort
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from mirror.errors import DigestInvalid, RecordDamaged
 from mirror.oci.digest import Digest
-from mirror.oci.reference import is_tag
+from mirror.oci.reference import TAG_CHARACTERS, TAG_LIMIT, is_tag
 from mirror.store import files
 from mirror.store.layout import Layout
 
@@ -91,23 +90,27 @@ class TagRecord:
 class Listing:
     """The tags of a repository in lexical order, as long as its stamp is `stamp`; None: they may have changed already.
 
-    `names` are all that was in the folder, writes under way included.
+    `names` are the same tags, once somebody had to look one up.
     """
 
     stamp: tuple[int, int, int] | None
-    names: frozenset[str]
     tags: list[str]
+    names: frozenset[str] | None = None
 
-    def changed(self, names: Iterable[str], stamp: tuple[int, int, int] | None) -> Listing:
-        """Return the list in which each of `names` is there if it was not, and gone if it was."""
+    def amended(self, found: list[str], stamp: tuple[int, int, int] | None) -> Listing | None:
+        """Return the list that follows from what is `found` in the folder now; None where that takes sorting anew."""
+        known = self.names if self.names is not None else frozenset(self.tags)
+        strange = [name for name in found if name not in known]
+        gone = known.difference(found) if len(found) - len(strange) < len(known) else frozenset()
+        if len(strange) + len(gone) > _FEW:
+            return None
+        come = [name for name in strange if is_tag(name)]
         tags = self.tags.copy()
-        for name in filter(is_tag, names):
-            place = bisect_left(tags, name)
-            if place < len(tags) and tags[place] == name:
-                del tags[place]
-            else:
-                tags.insert(place, name)
-        return Listing(stamp, self.names.symmetric_difference(names), tags)
+        for name in gone:
+            del tags[bisect_left(tags, name)]
+        for name in come:
+            insort(tags, name)
+        return Listing(stamp, tags, known.union(come).difference(gone) if come or gone else known)
 
 
 class Tags:
@@ -155,7 +158,7 @@ class Tags:
 
     def list(self, name: str) -> list[str]:
         """Return the repository's tags in lexical order. For threads only. Raises StoreUnreadable."""
-        return sorted(filter(is_tag, files.names(self._layout.tags(name))))  # others are writes under way
+        return _tags(files.names(self._layout.tags(name)))
 
     def stamp(self, name: str) -> tuple[int, int, int] | None:
         """Return what changes when a tag comes or goes, or is moved; None where there are none. May run on the loop.
@@ -172,9 +175,18 @@ class Tags:
         looked, stamp = time.time_ns(), self.stamp(name)
         found = files.names(self._layout.tags(name))
         lasting = stamp if stamp is not None and looked - stamp[1] > files.TICK else None
-        if before is not None:
-            changed = before.names.symmetric_difference(found)
-            if len(changed) <= _FEW:
-                return before.changed(changed, lasting)
-        names = frozenset(found)
-        return Listing(lasting, names, sorted(filter(is_tag, found)))
+        amended = before.amended(found, lasting) if before is not None else None
+        return amended or Listing(lasting, _tags(found))
+
+
+def _tags(names: list[str]) -> list[str]:
+    """Return those that are tags, in lexical order; usually all are, which shows sooner in all of them together."""
+    together = "".join(names)
+    if not (
+        together.isascii()
+        and not together.encode("ascii").translate(None, TAG_CHARACTERS)
+        and max(map(len, names), default=0) <= TAG_LIMIT
+        and not {name[0] for name in names}.intersection(".-")
+    ):
+        names = list(filter(is_tag, names))
+    return sorted(names)
