@@ -310,6 +310,7 @@ class Worker:
                 Readers(config.clients.anonymous, config.clients.rules).everybody,
                 scrubber=scrubber,
                 scrub_rate=config.storage.scrub_rate,
+                deletions=content.hosted.deletions.resume,
             )
             clients = Clients(config.clients.anonymous != "none", config.limits.trusted_proxies)
             if self._users is not None:

@@ -56,6 +56,7 @@ class Periods:
     sample: float = 60.0
     quarantine: float = 3600.0
     leftovers: float = 3600.0
+    deletions: float = 3.0
     reconcile: float = 86400.0
     scrub: float = 1.0
 
@@ -71,7 +72,7 @@ class Housekeeping:
 
     Never blocks the loop, and goes on after whatever a duty raises. `is_hosted` tells by the canonical name which
     repositories are pushed to; `everybody`: everybody may pull everything; `scrub_rate` is in bytes a second, 0 for
-    never.
+    never; `deletions` carries out those that were cut off.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Housekeeping:
         periods: Periods | None = None,
         scrubber: Scrubber | None = None,
         scrub_rate: int = 0,
+        deletions: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._layout = layout
         self._index = index
@@ -97,6 +99,7 @@ class Housekeeping:
         self._marked = Marked(layout)
         self._scrubber = scrubber
         self._scrub_rate = scrub_rate
+        self._deletions = deletions
         self._periods = periods if periods is not None else Periods()
         self._lock = FileLock(layout.housekeeping_lock)
         self._pins = Pins(layout)
@@ -141,6 +144,9 @@ class Housekeeping:
             asyncio.create_task(self._repeat(slow, only_keeper=True), name="reconcile"),
             asyncio.create_task(self._repeat(telling, only_keeper=True), name="delivery"),
         ]
+        if self._deletions is not None:
+            deletions = (_Duty("deletions", periods.deletions, self._deletions),)
+            self._tasks.append(asyncio.create_task(self._repeat(deletions, only_keeper=True), name="deletions"))
         if self._scrubber is not None and self._scrub_rate:
             # Apart from the others too: what is found bad may be fetched again for minutes.
             scrub = (_Duty("scrub", periods.scrub, self._scrub),)

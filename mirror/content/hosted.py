@@ -14,6 +14,7 @@ from typing import Protocol
 from mirror import logs
 from mirror.content import pushed as pushing
 from mirror.content.answers import Quota, Stored, Target
+from mirror.content.deletions import Deletions
 from mirror.content.immutable import Immutable
 from mirror.content.locks import Locks
 from mirror.content.manifest_store import ManifestStore
@@ -24,6 +25,7 @@ from mirror.errors import DigestMismatch, NotHere, RecordDamaged, StoreFull, Tag
 from mirror.oci.descriptor import Descriptor
 from mirror.oci.digest import Digest
 from mirror.oci.reference import check_tag
+from mirror.store.deletions import Deletions as Notes
 from mirror.store.layout import Layout
 from mirror.store.space import Space
 from mirror.store.tags import TagRecord, Tags
@@ -66,6 +68,7 @@ class Hosted:
         tags: Tags,
         locks: Locks,
         threads: Threads,
+        deletions: Deletions,
         used: Callable[[Digest, int], None],
         *,
         manifest_limit: int,
@@ -74,6 +77,7 @@ class Hosted:
         events: Events | None = None,
         quotas: Quotas | None = None,
     ) -> None:
+        self.deletions = deletions
         self._manifests = manifests
         self._tags = tags
         self._locks = locks
@@ -101,11 +105,14 @@ class Hosted:
         quotas: Quotas | None = None,
     ) -> Hosted:
         """Return what writes to the hosted repositories of a store. `sparse`: what manifests name need not be here."""
+        manifests, tags = ManifestStore(layout, space, sparse=sparse), Tags(layout)
+        locks = Locks(layout, threads)
         return cls(
-            ManifestStore(layout, space, sparse=sparse),
-            Tags(layout),
-            Locks(layout, threads),
+            manifests,
+            tags,
+            locks,
             threads,
+            Deletions(Notes(layout), manifests, tags, locks, threads),
             used,
             manifest_limit=manifest_limit,
             history=history,
@@ -143,7 +150,7 @@ class Hosted:
             raise DigestMismatch(f"the manifest hashes to {digest}, not to {reference}", "push it again")
         for tag in wanted:  # before anything is written; whoever moves it looks again
             self._check_mutable(target, tag, self._meaning(target, tag), digest)
-        async with self._manifest(target, digest):
+        async with self._undeleted(target, digest):
             with _refusing(target):
                 async with self._counted(target, digest, len(body), quota):
                     await self._threads.complete(self._manifests.put, target.name, pushed)
@@ -157,23 +164,21 @@ class Hosted:
         _log.info("manifest_pushed", name=target.name, digest=str(digest), tags=",".join(wanted), who=who)
         return Stored(digest, pushed.manifest.media_type, pushed.subject, wanted)
 
-    async def delete_manifest(self, target: Target, digest: Digest, who: str) -> None:
+    async def delete_manifest(self, target: Target, digest: Digest, who: str, client: str = "") -> None:
         """Delete a manifest, with the tags that name it, and take it out of the history of the others.
 
-        Raises NotHere, StoreError.
+        It is gone when this returns; of many tags some files may still be going. Raises NotHere, StoreError.
         """
         async with self._manifest(target, digest):
             if not await self._threads.complete(self._manifests.is_member, target.name, digest):
                 raise NotHere(f"{target.name}@{digest} is not here")
-            # No other tag comes to name it meanwhile: who lets one do so holds the same lock.
-            for tag in await self._threads.complete(self._mentioning, target.name, digest):
-                async with self._tag(target, tag):
-                    with _refusing(target):
-                        await self._threads.complete(self._forget, target.name, tag, digest)
+            # No other tag comes to name it meanwhile: who lets one do so holds the same lock, and looks for the note.
             with _refusing(target):
-                await self._threads.complete(self._manifests.remove, target.name, digest)
+                await self.deletions.begin(target.name, digest, who, client)
             if self._events is not None:
                 await self._events.deleted(target.name, who, digest=digest)
+        with _refusing(target):
+            await self.deletions.wait(target.name, digest)
         _log.info("manifest_deleted", name=target.name, digest=str(digest), who=who)
 
     async def delete_blob(self, target: Target, digest: Digest, who: str) -> None:
@@ -268,7 +273,7 @@ class Hosted:
         Raises TagImmutable where that is for whoever may delete it to decide; StoreUnreadable.
         """
         try:
-            return self._tags.read(target.name, tag)
+            record = self._tags.read(target.name, tag)
         except RecordDamaged as error:
             if self._immutable.covers(target.name, tag):
                 raise TagImmutable(
@@ -276,6 +281,7 @@ class Hosted:
                     "delete the tag, then push it again",
                 ) from error
             return None
+        return None if record is None or self.deletions.has(target.name, record.digest) else record
 
     def _check_mutable(self, target: Target, tag: str, record: TagRecord | None, digest: Digest) -> None:
         if record is not None and record.digest != digest and self._immutable.covers(target.name, tag):
@@ -306,16 +312,16 @@ class Hosted:
                 found.append(error)
         return found
 
-    def _mentioning(self, name: str, digest: Digest) -> list[str]:
-        """Return the tags that mean `digest`, or meant it."""
-        return [tag for tag, record in self._read(name, "") if record.digest == digest or _meant(record, digest)]
-
-    def _forget(self, name: str, tag: str, digest: Digest) -> None:
-        record = self._tags.read_if_whole(name, tag)
-        if record is not None and record.digest == digest:
-            self._tags.remove(name, tag, durable=True)
-        elif record is not None and _meant(record, digest):
-            self._tags.write(name, tag, record.without(digest), durable=True)
+    @asynccontextmanager
+    async def _undeleted(self, target: Target, digest: Digest) -> AsyncIterator[None]:
+        """Hold the lock of a manifest whose last deletion is over: no tag of before means what is pushed now."""
+        while True:
+            async with self._manifest(target, digest):
+                if not self.deletions.has(target.name, digest):
+                    yield
+                    return
+            with _refusing(target):
+                await self.deletions.finish(target.name, digest)
 
     @asynccontextmanager
     async def _manifest(self, target: Target, digest: Digest) -> AsyncIterator[None]:
@@ -332,10 +338,6 @@ class Hosted:
         with _refusing(target):
             async with self._locks.hold(kind, key, required=True):
                 yield
-
-
-def _meant(record: TagRecord, digest: Digest) -> bool:
-    return any(one.digest == str(digest) for one in record.history)
 
 
 @contextmanager

@@ -26,6 +26,11 @@ class Locks:
         self._layout = layout
         self._threads = threads
 
+    def file(self, kind: str, key: str) -> FileLock:
+        """Return the lock that `hold` takes, for a thread that does not wait for it."""
+        share = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4]) % _FILES
+        return FileLock(self._layout.lock(f"{kind} {share}"))
+
     @asynccontextmanager
     async def hold(self, kind: str, key: str, *, required: bool = False) -> AsyncIterator[None]:
         """Hold the lock of `key` among its `kind` while the block runs; waits as long as anybody else holds it.
@@ -34,8 +39,7 @@ class Locks:
         file cannot be locked the block runs without: two processes may then ask upstream the same, which harms nobody
         (`required`: raises OSError).
         """
-        share = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4]) % _FILES
-        lock = FileLock(self._layout.lock(f"{kind} {share}"))
+        lock = self.file(kind, key)
         wait = _FIRST_WAIT
         try:
             while not await self._acquired(lock):

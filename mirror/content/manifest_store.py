@@ -16,6 +16,7 @@ from mirror.oci import manifest
 from mirror.oci.digest import Digest
 from mirror.oci.manifest import MANIFEST_LIMIT
 from mirror.store import files, ingest
+from mirror.store.deletions import Deletions
 from mirror.store.gc_lock import GcLock
 from mirror.store.hosted import Hosted
 from mirror.store.layout import Layout
@@ -41,6 +42,7 @@ class ManifestStore:
         self._hosted = Hosted(layout)
         self._referrers = PushedReferrers(layout)
         self._references = References(layout)
+        self._deletions = Deletions(layout)
         self._lock = GcLock(layout)
 
     def put(self, name: str, pushed: Pushed) -> None:
@@ -76,11 +78,13 @@ class ManifestStore:
 
     def is_member(self, name: str, digest: Digest) -> bool:
         """Tell whether a manifest is one of the repository."""
-        return self._rows.modified(name, digest) is not None
+        return self._rows.modified(name, digest) is not None and not self._deletions.has(name, digest)
 
     def find(self, name: str, digest: Digest) -> Row | None:
         """Return the row of a manifest that is here and the repository's, else None. Raises RecordDamaged."""
-        return self._rows.read_manifest(name, digest) if self._is_here(digest) else None
+        if self._deletions.has(name, digest) or not self._is_here(digest):
+            return None
+        return self._rows.read_manifest(name, digest)
 
     def remove(self, name: str, digest: Digest) -> None:
         """Let a manifest be none of the repository any more; no tag of it names it now. Raises NotHere, OSError."""
@@ -94,7 +98,8 @@ class ManifestStore:
         """Let a blob be none of the repository any more. Raises NotHere, BlobNamed, NotYet, OSError."""
         if not self._rows.is_member(name, digest):
             raise NotHere(f"{name} has no blob {digest}")
-        known: set[Digest] = set()
+        # What a manifest names that is being deleted is not kept for that.
+        known = {one.digest for one in self._deletions.list() if one.name == name}
         self._check_unnamed(name, digest, known)
         with self._lock.removing():
             self._check_unnamed(name, digest, known)  # by what was pushed since
@@ -110,8 +115,9 @@ class ManifestStore:
         if not self._is_here(digest):
             return False
         renewed = self._lock.renew(digest)
+        going = self._deletions.has(name, digest)
         # What an earlier release has of a hosted repository was pushed to it; most of what is named are blobs.
-        for row_of in (self._rows.member, self._rows.manifest):
+        for row_of in (self._rows.member,) if going else (self._rows.member, self._rows.manifest):
             row = row_of(name, digest)
             if row is not None and row.brought is not False:
                 return renewed or self._hosted.keep(digest)

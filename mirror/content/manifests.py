@@ -34,6 +34,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.manifest import Manifest
 from mirror.store import files, ingest
 from mirror.store.blobs import Blobs as StoredBlobs
+from mirror.store.deletions import Deletions
 from mirror.store.layout import Layout
 from mirror.store.manifests import Manifests as Rows
 from mirror.store.manifests import Row
@@ -87,6 +88,7 @@ class Manifests:
         self._writers = writers
         self._used = used
         self._offline = offline
+        self._deletions = Deletions(layout)
         self._memory: OrderedDict[tuple[str, Digest], _Remembered] = OrderedDict()
         self._memory_bytes = 0
         self._fetches: Coalesced[tuple[str, str], ManifestAnswer] = Coalesced()
@@ -156,6 +158,8 @@ class Manifests:
 
     async def _here(self, target: Target, digest: Digest, may_pull: MayPull = nobody) -> ManifestAnswer | None:
         """Return the manifest if its bytes are here and the client may be given it, asking upstream for that once."""
+        if target.hosted and self._deletions.has(target.name, digest):
+            raise NotHere(f"{target.name}@{digest} is not here any more")
         content = await self._content(digest)
         if content is None:
             return None
@@ -263,6 +267,9 @@ class Manifests:
         old = self._memory.pop(key, None)
         self._memory_bytes += answer.size - (old.answer.size if old else 0)
         file, row = self._stored.modified(answer.digest), self._rows.modified(*key)
+        if target.hosted and self._deletions.has(*key):  # by now, so that what was asked just before is not for ever
+            self._memory_bytes -= answer.size
+            return
         self._memory[key] = _Remembered(replace(answer, cache="HIT", why=""), file, row)
         while self._memory_bytes > _MEMORY:
             _, dropped = self._memory.popitem(last=False)

@@ -318,6 +318,7 @@ class Content:
 
     async def stop(self) -> None:
         """End what is under way; parts stay and are resumed by whoever asks next."""
+        await self.hosted.deletions.stop()
         await self._fetcher.stop()
         await self._tags.stop()
         await self._manifests.stop()

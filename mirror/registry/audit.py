@@ -34,6 +34,13 @@ def accepted(request: web.BaseRequest, verb: Verb, name: str, digest: object = "
     )
 
 
+def deleted(name: str, digest: object, who: str, client: str, tags: int) -> None:
+    """Note that a manifest of repository `name` was deleted, with all `tags` that meant it."""
+    _log.info(
+        "audit", who=who, client=client, verb="delete", name=name, digest=str(digest), tag="", tags=tags, result="done"
+    )
+
+
 def refused(
     verb: Verb | Literal["login"], who: str, client: str, why: str | MirrorError, name: str = "", digest: str = ""
 ) -> None:

@@ -173,6 +173,13 @@ class Uploads(Protocol):
         ...
 
 
+class Deletions(Protocol):
+    """Deletions of manifests, which may end after they were answered, or in another process."""
+
+    # Called at the end of each: repository, manifest, who wanted it, from where, how many tags meant it.
+    told: Callable[[str, Digest, str, str, int], None] | None
+
+
 class Hosted(Protocol):
     """Manifests, tags and blobs of hosted repositories, as they are pushed and deleted. Raises MirrorError."""
 
@@ -189,8 +196,13 @@ class Hosted(Protocol):
         """Take a manifest under its digest or a tag; `tags` name it too. It counts for a quota as blobs do."""
         ...
 
-    async def delete_manifest(self, target: Target, digest: Digest, who: str) -> None:
-        """Delete a manifest with the tags that name it."""
+    async def delete_manifest(self, target: Target, digest: Digest, who: str, client: str = "") -> None:
+        """Delete a manifest with the tags that name it, for `who` at the address `client`."""
+        ...
+
+    @property
+    def deletions(self) -> Deletions:
+        """What tells of manifests that were deleted, with all their tags."""
         ...
 
     async def delete_tag(self, target: Target, tag: str, who: str) -> None:

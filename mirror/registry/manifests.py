@@ -11,7 +11,7 @@ from mirror.errors import ManifestRefused, TooLarge
 from mirror.oci.digest import Digest
 from mirror.registry import audit, ranges
 from mirror.registry.access import Access
-from mirror.registry.clients import Principal, principal_of
+from mirror.registry.clients import Principal, address_of, principal_of
 from mirror.registry.errors import Unsupported
 from mirror.registry.face import Content, Hosted
 from mirror.registry.flow import ClientGone
@@ -74,6 +74,7 @@ class ManifestWrites:
         self._responses = responses
         self._limit = limit
         self._access = access
+        hosted.deletions.told = audit.deleted
 
     async def __call__(self, request: web.BaseRequest, route: Route, _arrived: float) -> Answer:
         """Answer one request; raises MirrorError. Without a deadline: a push that has begun is better ended."""
@@ -83,8 +84,7 @@ class ManifestWrites:
         if request.method == "PUT":
             return await self._put(request, route, target, principal)
         if isinstance(route.reference, Digest):
-            await self._hosted.delete_manifest(target, route.reference, who)
-            audit.accepted(request, "delete", target.name, route.reference)
+            await self._hosted.delete_manifest(target, route.reference, who, address_of(request))
         else:
             await self._hosted.delete_tag(target, route.reference, who)
             audit.accepted(request, "delete", target.name, tags=[route.reference])

@@ -21,6 +21,7 @@
     ├── graph/<arch>-<channel>.json             what the complete generations know of a channel's update graph
     ├── uploads/<uuid>.part, .json              what a client pushes, and what is known of it
     ├── hosted/<alg>/<hex>                      empty: this content was pushed here and is never evicted
+    ├── deletions/<hash>.json                   a manifest that is being deleted, with all tags that mean it
     ├── brought/<alg>/<hhh>                     which repositories brought which digests; derived
     ├── events/<queue>/<sequence>-<line>.json   what a webhook has not been told yet
     ├── tokens/<id>.json, .used                 a robot's token, and when it was used last; tokens/key signs our own
@@ -60,6 +61,7 @@ class Layout:
         self.uploads = root / "uploads"
         self.hosted = root / "hosted"
         self.brought = root / "brought"
+        self.deletions = root / "deletions"
         self.events = root / "events"
         self.tokens = root / "tokens"
         self.run = root / "run"
@@ -75,6 +77,7 @@ class Layout:
         self._repositories = f"{self.repositories}/"
         self._hosted = f"{self.hosted}/"
         self._brought = f"{self.brought}/"
+        self._deletions = f"{self.deletions}/"
         self._ingest = f"{self.ingest}/"
         self._uploads = f"{self.uploads}/"
         self._locks = f"{self.locks}/"
@@ -102,6 +105,10 @@ class Layout:
     def marker(self, digest: Digest) -> str:
         """Return the file that says of `digest` that it was pushed here."""
         return f"{self._hosted}{digest.algorithm}/{digest.hex}"
+
+    def deletion(self, name: str, digest: Digest) -> str:
+        """Return the note that manifest `digest` of repository `name` is being deleted."""
+        return f"{self._deletions}{hashlib.sha256(f'{name}@{digest}'.encode()).hexdigest()[:32]}.json"
 
     def bringers(self, digest: Digest) -> str:
         """Return the file that lists the repositories which brought `digest`, among others that begin like it."""

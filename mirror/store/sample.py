@@ -67,7 +67,7 @@ def _some(layout: Layout) -> Iterator[str]:
     for root in (layout.blobs, layout.hosted, layout.brought):
         for algorithm in ("sha256", "sha512"):
             yield from _first(root / algorithm)
-    for folder in (layout.pins, layout.tokens, layout.graphs, layout.ingest, layout.uploads):
+    for folder in (layout.pins, layout.tokens, layout.deletions, layout.graphs, layout.ingest, layout.uploads):
         yield from _first(folder)
     for root in (layout.sets, layout.signatures):
         for inner in _first(root):

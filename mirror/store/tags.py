@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from bisect import bisect_left, insort
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -53,6 +54,10 @@ class TagRecord:
     def without(self, digest: Digest) -> TagRecord:
         """Return the record of this tag with `digest` no longer among its earlier ones."""
         return replace(self, history=tuple(one for one in self.history if one.digest != str(digest)))
+
+    def meant(self, digest: Digest) -> bool:
+        """Tell whether `digest` is among the earlier ones."""
+        return any(one.digest == str(digest) for one in self.history)
 
     def dump(self) -> bytes:
         """Return the file's content."""
@@ -149,8 +154,13 @@ class Tags:
         """Forget a tag and say whether it was there. For threads only."""
         gone = files.remove(self._layout.tag(name, tag))
         if gone and durable:
-            files.sync_folder(str(self._layout.tags(name)))
+            self.sync(name)
         return gone
+
+    def sync(self, name: str) -> None:
+        """Return when it is on disk which tags there are. For threads only. Raises OSError."""
+        with suppress(FileNotFoundError):
+            files.sync_folder(str(self._layout.tags(name)))
 
     def has_repository(self, name: str) -> bool:
         """Tell whether there is, or was, a tag or a manifest of the repository. For threads only."""
