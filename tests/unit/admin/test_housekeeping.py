@@ -315,3 +315,15 @@ async def test_it_says_of_each_set_whether_all_of_it_is_here(tmp_path: Path) -> 
         await asyncio.to_thread(Sets(house.layout).remove, "prod", 2)
         await asyncio.to_thread(os.unlink, house.layout.blob(digest(1)))
         await until(lambda: said().get(name("complete", "prod", 1)) == 0.0 and len(said()) == 4)
+
+
+async def test_deletions_that_were_cut_off_are_carried_out(tmp_path: Path) -> None:
+    carried = asyncio.Event()
+
+    async def resume() -> None:
+        carried.set()
+
+    house = House(tmp_path)
+    house.keeping._deletions = resume
+    async with house.kept():
+        await asyncio.wait_for(carried.wait(), 20)

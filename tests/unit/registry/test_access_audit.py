@@ -30,9 +30,9 @@ async def test_each_push_and_deletion_has_its_line(tmp_path: Path, capsys: pytes
     said = lines(capsys)
     common = {"who": "anonymous", "client": "127.0.0.1", "name": "team/app", "result": "done"}
     assert all(one.items() >= common.items() for one in said)
-    assert [(one["verb"], one["digest"], one["tag"]) for one in said] == [
-        ("push", str(DIGEST), "v1"),
-        ("push", str(DIGEST), "v2,v3"),
-        ("delete", "", "v1"),
-        ("delete", str(DIGEST), ""),
+    assert [(one["verb"], one["digest"], one["tag"], one.get("tags")) for one in said] == [
+        ("push", str(DIGEST), "v1", None),
+        ("push", str(DIGEST), "v2,v3", None),
+        ("delete", "", "v1", None),
+        ("delete", str(DIGEST), "", "2"),
     ]
