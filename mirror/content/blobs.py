@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping
 
+from mirror.content.ahead import Ahead
 from mirror.content.answers import (
     BlobAnswer,
     BlobHead,
@@ -33,8 +33,6 @@ from mirror.store.files import PageCache
 from mirror.store.threads import Threads
 from mirror.upstream.client import UpstreamClient
 
-_RANGES_PASSED = 2  # a digest: more would take from upstream what the fill brings anyway
-_WAIT_AHEAD = 1.0  # seconds of the fill's measured rate that a range may lie ahead of it
 _ATTEMPTS = 3  # to begin anew when what was joined ended for a reason that is not ours
 
 
@@ -62,7 +60,6 @@ class Blobs:
         self._cache = PageCache()
         self._heads: Coalesced[tuple[str, Digest], int] = Coalesced()
         self._verifying: Coalesced[Digest, int] = Coalesced()
-        self._passing: Counter[Digest] = Counter()
 
     # -- what is here ----------------------------------------------------------------------------------------
 
@@ -234,8 +231,7 @@ class Blobs:
         if wanted is None:
             await self._fetcher.opened(fill)
             return self._growing(fill, began, source)
-        stop = wanted.last + 1 if wanted.first is not None and wanted.last is not None else None
-        await self._fetcher.opened(fill, stop)
+        await self._fetcher.opened(fill, wanted)
         if fill.total is None:
             # Without a total there is no valid Content-Range (protocol: moby reads no `*`): send the whole.
             return self._growing(fill, began, source)
@@ -243,29 +239,29 @@ class Blobs:
         if span is None:
             raise RangeUnsatisfiable(fill.total)
         start, stop = span
-        if fill.whole or start <= fill.written + fill.rate * _WAIT_AHEAD:
+        if start == 0 or stop <= fill.written:
             return self._growing_range(fill, began, source, start, stop)
-        if self._passing[fill.digest] < _RANGES_PASSED:
-            return await self._pass_range(source, fill.digest, fill.total, start, stop)
-        try:
-            async with asyncio.timeout(CLIENT_PATIENCE):
-                await fill.more(min(start, fill.total - 1))
-        except TimeoutError:
-            raise NotYet(f"{fill.digest} is being fetched and has not come to this range yet", "ask again") from None
-        return self._growing_range(fill, began, source, start, stop)
+        return self._ahead(fill, began, source, start, stop)
 
     def _growing_range(self, fill: Fill, began: bool, source: Source, start: int, stop: int) -> BlobAnswer:
-        answer = self._growing(fill, began, source)
+        # What is held back is what would make an answer the whole blob: a range may end at once.
+        answer = self._growing(fill, began, source, held=(start, stop) == (0, fill.total))
         answer.start, answer.stop = start, stop
         if stop != answer.total:
             answer.divert = None  # what is passed through is checked by its end, which is not asked for
         return answer
 
-    def _growing(self, fill: Fill, began: bool, source: Source) -> BlobAnswer:
-        cache: Cache = "MISS" if began and fill.ours else "JOINED"
+    def _ahead(self, fill: Fill, began: bool, source: Source, start: int, stop: int) -> BlobAnswer:
+        ahead = Ahead(fill, GrowingFile(fill, self._cache, self._readers, held=False), source, start, stop)
+        cache: Cache = "BYPASS" if ahead.passes else _cache(fill, began)
+        chunks = Chunks(ahead.pieces(), ahead.release)
+        return BlobAnswer(fill.total, start, stop, cache, chunks=chunks, upstream=source.target.upstream, why="range")
+
+    def _growing(self, fill: Fill, began: bool, source: Source, *, held: bool = True) -> BlobAnswer:
+        cache = _cache(fill, began)
         if fill.whole:
             self._used(fill.digest, fill.written)
-        file = GrowingFile(fill, self._cache, self._readers)
+        file = GrowingFile(fill, self._cache, self._readers, held=held)
         upstream = source.target.upstream
         if fill.total is None:
 
@@ -283,28 +279,9 @@ class Blobs:
     # -- bytes that are not stored -----------------------------------------------------------------------------
 
     async def _pass_range(self, source: Source, digest: Digest, total: int, start: int, stop: int) -> BlobAnswer:
-        self._passing[digest] += 1
-        try:
-            async with asyncio.timeout(CLIENT_PATIENCE):
-                body = await source.client.get_blob(source.target.repository, digest, start, stop)
-        except TimeoutError:
-            self._passed(digest)
-            raise NotYet(f"upstream has not answered for {digest} yet", "ask again") from None
-        except BaseException:
-            self._passed(digest)
-            raise
-
-        async def release() -> None:
-            await body.close()
-            self._passed(digest)
-
-        chunks = Chunks(pass_range(source, digest, body, start, stop), release)
+        body = await source.client.get_blob(source.target.repository, digest, start, stop)
+        chunks = Chunks(pass_range(source, digest, body, start, stop), body.close)
         return BlobAnswer(total, start, stop, "BYPASS", chunks=chunks, upstream=source.target.upstream, why="range")
-
-    def _passed(self, digest: Digest) -> None:
-        self._passing[digest] -= 1
-        if self._passing[digest] <= 0:
-            del self._passing[digest]
 
     async def _pass_whole(self, source: Source, digest: Digest, wanted: ByteRange | None, why: str) -> BlobAnswer:
         """Pass the blob through, verified but not stored: a full store fails no pull."""
@@ -354,6 +331,10 @@ class Blobs:
         if client is None or self._offline:
             raise not_here(target, digest)
         return client
+
+
+def _cache(fill: Fill, began: bool) -> Cache:
+    return "MISS" if began and fill.ours else "JOINED"
 
 
 def cut(answer: BlobAnswer, wanted: ByteRange | None) -> BlobAnswer:

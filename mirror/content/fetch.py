@@ -7,6 +7,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from mirror import metrics
+from mirror.content.answers import ByteRange
 from mirror.content.fill import Fill
 from mirror.content.workshop import Source, Workshop
 from mirror.errors import NotYet
@@ -50,11 +51,14 @@ class Fetcher:
         self._count()
         return Joined(fill, True)
 
-    async def opened(self, fill: Fill, stop: int | None = None) -> None:
-        """Wait until the headers of `fill` may go out; raise what ended it, or NotYet after the client's patience."""
+    async def opened(self, fill: Fill, wanted: ByteRange | None = None) -> None:
+        """Wait until the headers of `fill` may go out, or `wanted` of it is here.
+
+        Raises what ended it, and NotYet after the client's patience.
+        """
         try:
             async with asyncio.timeout(CLIENT_PATIENCE):
-                await fill.headers(stop)
+                await fill.headers(wanted)
         except TimeoutError:
             raise NotYet(
                 f"{fill.digest} is being fetched and upstream has not answered yet", "ask again: the fetch goes on"

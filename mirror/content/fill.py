@@ -15,6 +15,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from mirror import logs, metrics
+from mirror.content.answers import ByteRange
+from mirror.content.beside import Beside
 from mirror.content.pull import PROGRESS_LIMIT, Pull
 from mirror.content.workshop import Source, Workshop
 from mirror.errors import (
@@ -68,12 +70,13 @@ class Fill:
         self._changed = asyncio.Event()
         self._began = 0.0
         self._base = 0
+        self.beside = Beside()
 
     # -- what readers ask ------------------------------------------------------------------------------------
 
     @property
     def visible(self) -> int:
-        """How many bytes from the start may be sent now."""
+        """How many bytes from the start may be sent now of an answer that becomes the whole blob."""
         if self._marked:
             return self._written
         if self.total is None:
@@ -119,49 +122,61 @@ class Fill:
         self._readers -= 1
         self._close_idle()
 
-    async def headers(self, stop: int | None = None) -> None:
-        """Wait until headers may go out; with `stop`, also when that many bytes are here already. Raises what ended it.
+    async def headers(self, wanted: ByteRange | None = None) -> None:
+        """Wait until headers may go out; with `wanted`, also when that range is here already. Raises what ended it.
 
         A blob that is held back whole (64 KiB) is waited for until it is verified, so that a bad one is an error.
         """
         self._waiting += 1
         try:
             while not (self._opened and (self._marked or self.total is None or self.total > HOLD_BACK)):
-                if stop is not None and self._part is not None and self.total is not None and stop <= self.visible:
+                if wanted is not None and self._has(wanted):
                     return
-                self._raise()
+                self.check()
                 await self._changed.wait()
         finally:
             self._waiting -= 1
             # In a turn of the loop, so that the file is still open for whoever returns from here.
             asyncio.get_running_loop().call_soon(self._close_idle)
 
-    async def more(self, position: int) -> int:
-        """Wait until more than `position` bytes may be sent and return how many."""
-        while self.visible <= position:
+    def _has(self, wanted: ByteRange) -> bool:
+        if self._part is None or self.total is None:
+            return False
+        span = wanted.resolve(self.total)
+        return span is not None and span[1] <= (self.visible if span == (0, self.total) else self._written)
+
+    async def more(self, position: int, *, held: bool = True) -> int:
+        """Wait until more than `position` bytes may be sent and return how many; not `held`: have come."""
+        while (ready := self.visible if held else self._written) <= position:
             if self._marked:
-                return self.visible
-            self._raise()
+                return ready
+            self.check()
             try:
                 async with asyncio.timeout(PROGRESS_LIMIT):
-                    await self._changed.wait()
+                    await self.change()
             except TimeoutError:
                 raise NotYet(f"no byte of {self.digest} came for two minutes") from None
-        return self.visible
+        return ready
+
+    async def change(self) -> None:
+        """Wait until anything has changed: bytes came, it ended, or a place beside it fell free."""
+        await self._changed.wait()
 
     async def finished(self) -> None:
         """Wait until the content is committed. Raises what ended the download without it."""
         while not self._ended:
             await self._changed.wait()
-        self._raise()
+        self.check()
 
-    def _raise(self) -> None:
+    def check(self) -> None:
+        """Raise what ended the download without its content."""
         if self.error is not None:
             raise self.error
         if self._ended and not self._marked:
             raise NotYet(f"the download of {self.digest} has ended", "ask again")
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Have everybody who waits look again."""
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
@@ -194,12 +209,14 @@ class Fill:
             if self._part is not None and self._part.locked:
                 with suppress(OSError):  # closing it gives the lock back as well
                     self._part.unlock()
-            self._wake()
+            self.wake()
 
     def _drop_part(self) -> None:
         """Begin anew with another part; those who have bytes of this one cannot go on with that."""
         if self._touched and self._written:
             raise UpstreamInvalid(f"what came for {self.digest} had other bytes", "ask again")
+        if self._readers:
+            raise NotYet(f"the download of {self.digest} has ended", "ask again")  # they hold its descriptor
         if self._part is not None:
             self._part.close()
             self._part = None
@@ -248,7 +265,7 @@ class Fill:
         self._part = Part(self._shop.layout, self.digest, found.fd)
         self.total = self._written = found.size
         self._marked = self._opened = True
-        self._wake()
+        self.wake()
         return True
 
     # -- following another process ---------------------------------------------------------------------------
@@ -287,7 +304,7 @@ class Fill:
         if not self._opened and (time.time() - grown < GROWING or size == note.size):
             self._opened = True
             self._base, self._began = size, time.monotonic()
-            self._wake()
+            self.wake()
 
     def _finished(self, part: Part) -> bool:
         """Tell whether the part was verified: then it is read to its end, whatever became of its name."""
@@ -295,7 +312,7 @@ class Fill:
         if marked and self._opened and not self._marked:
             self.total = self._written = size
             self._marked = True
-            self._wake()
+            self.wake()
         return self._marked
 
     # -- downloading -----------------------------------------------------------------------------------------
@@ -317,7 +334,7 @@ class Fill:
         if marked:
             self.total = self._written = size
             self._opened = self._marked = True
-            self._wake()
+            self.wake()
         else:
             if size:
                 await shop.writers.complete(part.hash_existing, hasher, size)
@@ -359,7 +376,7 @@ class Fill:
         """Let everybody who reads have the rest: the digest agrees."""
         await self._shop.writers.complete(part.mark)
         self._opened = self._marked = True
-        self._wake()
+        self.wake()
 
     async def _refuse(self, part: Part, hasher: _Hash) -> None:
         """Put the part away as bad content; raises UpstreamInvalid."""
@@ -396,11 +413,11 @@ class Fill:
         if not self._began:
             self._base, self._began = self._written, time.monotonic()
         self._opened = True
-        self._wake()
+        self.wake()
 
     def grow(self, written: int) -> None:
         self._written = written
-        self._wake()
+        self.wake()
 
     def _store_error(self, error: OSError) -> MirrorError:
         kind = errno.errorcode.get(error.errno or 0, "EIO")

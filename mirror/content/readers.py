@@ -56,23 +56,27 @@ class WholeFile:
 
 
 class GrowingFile:
-    """A download under way, read at the client's own pace; holds the fill's file open until it is closed."""
+    """A download under way, read at the client's own pace; holds the fill's file open until it is closed.
 
-    __slots__ = ("_cache", "_fill", "_threads", "fd")
+    `held`: its last 64 KiB are not ready before the digest agrees, as for an answer that becomes the whole blob.
+    """
 
-    def __init__(self, fill: Fill, cache: PageCache, threads: Threads) -> None:
+    __slots__ = ("_cache", "_fill", "_held", "_threads", "fd")
+
+    def __init__(self, fill: Fill, cache: PageCache, threads: Threads, *, held: bool = True) -> None:
         self._fill = fill
+        self._held = held
         self._cache = cache
         self._threads = threads
         self.fd = fill.attach()
 
     def ready(self) -> int:
-        """Return how many bytes may be sent: never the last 64 KiB of what is not verified."""
-        return self._fill.visible
+        """Return how many bytes may be sent."""
+        return self._fill.visible if self._held else self._fill.written
 
     async def more(self, position: int) -> int:
         """Wait for more than `position` bytes; raise what ended the download, or NotYet after two idle minutes."""
-        return await self._fill.more(position)
+        return await self._fill.more(position, held=self._held)
 
     async def load(self, start: int, stop: int) -> None:
         """Make sure that the bytes are in the page cache."""
