@@ -1,12 +1,12 @@
-"""Blobs: GET and HEAD of one, whole or one range of it, and DELETE where it is hosted here."""
+"""Blobs: GET and HEAD of one, whole or ranges of it, and DELETE where it is hosted here."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 from aiohttp import HttpVersion11, web
 
-from mirror.content.answers import BlobAnswer, ByteRange, RangeUnsatisfiable
+from mirror.content.answers import BlobAnswer, ByteRange, RangeUnsatisfiable, Target
 from mirror.errors import Corrupt, MirrorError, StoreUnreadable
 from mirror.registry import audit, ranges
 from mirror.registry.access import Access
@@ -15,6 +15,7 @@ from mirror.registry.errors import RangeInvalid
 from mirror.registry.face import Content, Hosted
 from mirror.registry.flow import ClientGone, abort
 from mirror.registry.manifests import hosted_target
+from mirror.registry.multipart import Multipart
 from mirror.registry.patience import Patience
 from mirror.registry.responses import Answer, Responses, namespace_field
 from mirror.registry.routes import Route
@@ -60,7 +61,14 @@ class Blobs:
                 answer = self._responses.compose(request, 200, f"Content-Length: {head.size}\r\n{fields}")
             answer.cache, answer.upstream, answer.why = head.cache, head.upstream, head.why
             return answer
-        wanted = ranges.wanted(headers, digest) if "Range" in headers else None
+        wanted: ByteRange | None = None
+        if "Range" in headers and (asked := ranges.wanted(headers, digest)):
+            wanted = asked[0]
+            if len(asked) > 1:
+                several = await self._several(request, route, target, asked, arrived)
+                if isinstance(several, Answer):
+                    return several
+                wanted = several
         found = self._content.blob_now(target, digest)
         if found is not None:
             if wanted is not None:
@@ -103,22 +111,72 @@ class Blobs:
             fields += "Transfer-Encoding: chunked\r\n"
         answer = self._responses.compose(request, status, fields, close=not delimited)
         answer.cache, answer.upstream, answer.why = found.cache, found.upstream, found.why
+        await self._stream(request, answer, lambda: self._body(request, answer, found), reset=not delimited)
+        return answer
+
+    async def _several(
+        self, request: web.BaseRequest, route: Route, target: Target, asked: tuple[ByteRange, ...], arrived: float
+    ) -> Answer | ByteRange | None:
+        """Answer several ranges; or return the only one there is, or None, where the blob is to be sent whole."""
+        digest = route.digest
+        may_pull = self._access.visible(principal_of(request))
+        found = self._content.blob_now(target, digest)
+        if found is None:
+            async with Patience(arrived):  # for the size; the first byte begins a download as the whole would
+                found = await _in_range(self._content.blob(target, digest, ByteRange(0, 0), may_pull))
+        try:
+            if found.file is None or found.total is None:
+                return None  # what is not stored comes in one piece: each range would be a request to upstream
+            spans = ranges.spans(asked, found.total)
+            if spans is None:
+                return None
+            if not spans:
+                raise RangeInvalid(found.total)
+            if len(spans) == 1:
+                return ByteRange(spans[0][0], spans[0][1] - 1)
+            parts = Multipart(spans, found.total)
+            try:
+                await parts.prepare(self._sender, found.file)
+            except StoreUnreadable:
+                return None  # what the disk does not give of the whole, an upstream may
+            fields = f"Content-Length: {parts.length}\r\n{_fields(route, found.cache, parts.media_type)}"
+            answer = self._responses.compose(request, 206, fields)
+            answer.cache, answer.upstream, answer.why = found.cache, found.upstream, found.why
+            file = found.file
+
+            def ask(one: ByteRange) -> Awaitable[BlobAnswer]:
+                return self._content.blob(target, digest, one, may_pull)
+
+            await self._stream(request, answer, lambda: parts.send(request, answer, self._sender, file, ask))
+            return answer
+        finally:
+            found.close()
+            await close_chunks(found.chunks)
+
+    async def _stream(
+        self,
+        request: web.BaseRequest,
+        answer: Answer,
+        body: Callable[[], Awaitable[None]],
+        *,
+        reset: bool = False,
+    ) -> None:
+        """Send the head and what `body` sends; raise Cut, with the connection aborted, if not all of it goes."""
         complete = False
         try:
-            await self._stream(request, answer, found)
+            try:
+                await answer.prepare(request)
+            except ConnectionError as error:
+                raise ClientGone from error
+            await body()
             complete = True
         except Exception as error:
             raise Cut(answer) from error
         finally:
             if not complete:
-                abort(request, reset=not delimited)
-        return answer
+                abort(request, reset=reset)
 
-    async def _stream(self, request: web.BaseRequest, answer: Answer, found: BlobAnswer) -> None:
-        try:
-            await answer.prepare(request)
-        except ConnectionError as error:
-            raise ClientGone from error
+    async def _body(self, request: web.BaseRequest, answer: Answer, found: BlobAnswer) -> None:
         if found.file is not None and found.stop is not None:
             await self._sender.file(request, answer, found.file, found.start, found.stop, found.divert)
         elif found.chunks is not None and found.stop is not None:
@@ -146,10 +204,10 @@ class BlobDeletion:
         return self._responses.compose(request, 202, fields)
 
 
-def _fields(route: Route, cache: str) -> str:
+def _fields(route: Route, cache: str, media_type: str = "application/octet-stream") -> str:
     digest = str(route.digest)
     return (
-        "Content-Type: application/octet-stream\r\n"
+        f"Content-Type: {media_type}\r\n"
         f'Docker-Content-Digest: {digest}\r\nETag: "{digest}"\r\nX-Cache: {cache}\r\n'
         "Accept-Ranges: bytes\r\nCache-Control: max-age=31536000, immutable\r\n"
         f"{namespace_field(route.ns)}"

@@ -9,8 +9,10 @@ from typing import Protocol
 from mirror.content.answers import ByteRange
 from mirror.oci.digest import Digest
 
-# re.ASCII, or IGNORECASE would take U+017F for an s.
-_RANGE = re.compile(r"bytes=(?:([0-9]{1,19})-([0-9]{1,19})?|-([0-9]{1,19}))", re.ASCII | re.IGNORECASE)
+Span = tuple[int, int]  # from the first byte to behind the last
+
+_ONE = re.compile(r"(?:([0-9]{1,19})-([0-9]{1,19})?|-([0-9]{1,19}))", re.ASCII)
+_MOST = 256  # ranges in one field
 
 # A first byte that no blob has: 20 digits where the grammar takes 19.
 _BEYOND = 10**19
@@ -28,35 +30,65 @@ class Headers(Protocol):
         ...
 
 
-def parse(value: str) -> ByteRange | None:
-    """Return the single byte range that a Range field asks for, or None where the field is to be ignored.
+def parse(value: str) -> tuple[ByteRange, ...]:
+    """Return the byte ranges that a Range field asks for, none where the field is to be ignored.
 
-    Several ranges, other units and everything malformed are ignored, which makes the answer a whole 200: a client
-    of partial pulls takes that apart itself, while a 416 fails its pull (protocol.md 2.3). A range that ends before
-    it starts is one that nothing satisfies.
+    Other units, everything malformed and more than 256 ranges are ignored, which makes the answer a whole 200: a
+    client of partial pulls takes that apart itself, while a 416 fails its pull (protocol.md 2.3). A single range that
+    ends before it starts is one that nothing satisfies; among others it is malformed (RFC 9110, 14.1.1).
     """
-    match = _RANGE.fullmatch(value)
-    if match is None:
-        return None
-    first, last, suffix = match.groups()
-    if suffix is not None:
-        return ByteRange(None, int(suffix))
-    if last is None:
-        return ByteRange(int(first), None)
-    if int(last) < int(first):
-        return ByteRange(_BEYOND, None)
-    return ByteRange(int(first), int(last))
+    unit, _, text = value.partition("=")
+    if unit.lower() != "bytes" or text != text.strip():
+        return ()
+    found: list[ByteRange] = []
+    for one in text.split(","):
+        one = one.strip(" \t")
+        if not one:
+            continue  # an empty element is none (RFC 9110, 5.6.1)
+        match = _ONE.fullmatch(one)
+        if match is None or len(found) == _MOST:
+            return ()
+        first, last, suffix = match.groups()
+        if suffix is not None:
+            found.append(ByteRange(None, int(suffix)))
+        elif last is not None and int(last) < int(first):
+            found.append(ByteRange(_BEYOND, 0))
+        else:
+            found.append(ByteRange(int(first), None if last is None else int(last)))
+    if len(found) > 1 and any(one.first == _BEYOND for one in found):
+        return ()
+    return tuple(found)
 
 
-def wanted(headers: Headers, digest: Digest) -> ByteRange | None:
-    """Return the range to answer with: that of the only Range field, unless If-Range names other content."""
+def wanted(headers: Headers, digest: Digest) -> tuple[ByteRange, ...]:
+    """Return the ranges to answer with: those of the only Range field, unless If-Range names other content."""
     values = headers.getall("Range", ())
     if len(values) != 1:
-        return None
+        return ()
     condition = headers.get("If-Range")
     if condition is not None and condition != f'"{digest}"':
-        return None
+        return ()
     return parse(values[0])
+
+
+def spans(asked: tuple[ByteRange, ...], total: int) -> list[Span] | None:
+    """Return what several ranges are of a body of `total` bytes, in its order; None where that is better sent whole.
+
+    What overlaps is merged. What only touches is not: containers/image counts the parts, and gives up on fewer than
+    it asked for. Whole is what together is all of the body, or would be more than it.
+    """
+    found = sorted(span for one in asked if (span := one.resolve(total)) is not None)
+    if sum(stop - start for start, stop in found) > total:
+        return None
+    merged: list[Span] = []
+    for start, stop in found:
+        if merged and start < merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(stop, merged[-1][1]))
+        else:
+            merged.append((start, stop))
+    if len(merged) > 1 and sum(stop - start for start, stop in merged) == total:
+        return None
+    return merged
 
 
 def has_already(headers: Headers, digest: Digest) -> bool:
