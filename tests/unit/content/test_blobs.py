@@ -173,7 +173,6 @@ async def test_a_range_far_ahead_is_passed_through(
     assert await whole == ("MISS", content)
 
 
-
 async def test_a_cold_range_from_zero_starts_the_fill(
     make_room: Callable[..., Room], upstream: ScriptedRegistry
 ) -> None:

@@ -77,8 +77,8 @@ async def test_a_range(content, spoken, asked, start, stop):
     assert reply.fields["x-cache"] == "HIT"
 
 
-@pytest.mark.parametrize("asked", ["bytes=0-9,20-29", "bytes=abc", "items=0-1", "bytes=0-10000000000000000000"])
-async def test_what_is_no_single_range_is_answered_whole(content, face, asked):
+@pytest.mark.parametrize("asked", ["bytes=0-9,b-c", "bytes=abc", "items=0-1", "bytes=0-10000000000000000000"])
+async def test_what_is_no_range_is_answered_whole(content, face, asked):
     digest = content.add_blob(SMALL)
     reply = await face.ask(f"/v2/quay.io/a/blobs/{digest}", Range=asked)
     assert (reply.status, reply.body) == (200, SMALL)

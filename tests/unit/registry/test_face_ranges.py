@@ -9,7 +9,7 @@ from multidict import CIMultiDict
 
 from mirror.content.answers import ByteRange
 from mirror.oci.digest import Digest
-from mirror.registry.ranges import has_already, parse, wanted
+from mirror.registry.ranges import has_already, parse, spans, wanted
 
 DIGEST = Digest.of(b"x")
 ETAG = f'"{DIGEST}"'
@@ -18,45 +18,52 @@ ETAG = f'"{DIGEST}"'
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        ("bytes=0-0", ByteRange(0, 0)),
-        ("bytes=500-1499", ByteRange(500, 1499)),
-        ("bytes=500-", ByteRange(500, None)),
-        ("bytes=-500", ByteRange(None, 500)),
-        ("bytes=-0", ByteRange(None, 0)),
-        ("BYTES=1-2", ByteRange(1, 2)),
-        ("Bytes=1-2", ByteRange(1, 2)),
-        ("bytes=007-08", ByteRange(7, 8)),
-        ("bytes=0-9999999999999999999", ByteRange(0, 9999999999999999999)),
-        ("", None),
-        ("bytes", None),
-        ("bytes=", None),
-        ("bytes=-", None),
-        ("bytes=0-9,20-29", None),
-        ("bytes=0-9,", None),
-        ("bytes=,0-9", None),
-        ("bytes=abc", None),
-        ("bytes=0 - 9", None),
-        ("bytes = 0-9", None),
-        ("bytes=0-9 ", None),
-        ("bytes=0-9\n", None),
-        ("bytes=+1-2", None),
-        ("bytes=1_0-20", None),
-        ("bytes=--5", None),
-        ("bytes=\u0661-\u0662", None),
-        ("byte\u017f=0-9", None),
-        ("bytes=0-10000000000000000000", None),
-        ("bytes=10000000000000000000-", None),
-        ("items=0-9", None),
+        ("bytes=0-0", [ByteRange(0, 0)]),
+        ("bytes=500-1499", [ByteRange(500, 1499)]),
+        ("bytes=500-", [ByteRange(500, None)]),
+        ("bytes=-500", [ByteRange(None, 500)]),
+        ("bytes=-0", [ByteRange(None, 0)]),
+        ("BYTES=1-2", [ByteRange(1, 2)]),
+        ("Bytes=1-2", [ByteRange(1, 2)]),
+        ("bytes=007-08", [ByteRange(7, 8)]),
+        ("bytes=0-9999999999999999999", [ByteRange(0, 9999999999999999999)]),
+        ("", []),
+        ("bytes", []),
+        ("bytes=", []),
+        ("bytes=-", []),
+        ("bytes=0-9,20-29", [ByteRange(0, 9), ByteRange(20, 29)]),
+        ("bytes=0-9,", [ByteRange(0, 9)]),
+        ("bytes=,0-9", [ByteRange(0, 9)]),
+        ("bytes=0-9 ,\t-5, 7-", [ByteRange(0, 9), ByteRange(None, 5), ByteRange(7, None)]),
+        ("bytes=" + ",".join(["1-1"] * 256), [ByteRange(1, 1)] * 256),
+        ("bytes=" + ",".join(["1-1"] * 257), []),
+        ("bytes=0-9,9-5", []),
+        ("bytes=0-9,abc", []),
+        ("bytes=,", []),
+        ("bytes= 0-9", []),
+        ("bytes=0-9,\u00a020-29", []),
+        ("bytes=abc", []),
+        ("bytes=0 - 9", []),
+        ("bytes = 0-9", []),
+        ("bytes=0-9 ", []),
+        ("bytes=0-9\n", []),
+        ("bytes=+1-2", []),
+        ("bytes=1_0-20", []),
+        ("bytes=--5", []),
+        ("bytes=\u0661-\u0662", []),
+        ("byte\u017f=0-9", []),
+        ("bytes=0-10000000000000000000", []),
+        ("bytes=10000000000000000000-", []),
+        ("items=0-9", []),
     ],
 )
-def test_parses_one_range_and_ignores_the_rest(value, expected):
-    assert parse(value) == expected
+def test_parses_ranges_and_ignores_the_rest(value, expected):
+    assert parse(value) == tuple(expected)
 
 
 @pytest.mark.parametrize("value", ["bytes=500-0", "bytes=1-0"])
 def test_nothing_satisfies_a_range_that_ends_before_it_starts(value):
-    found = parse(value)
-    assert found is not None
+    (found,) = parse(value)
     assert found.resolve(2**63) is None
 
 
@@ -64,6 +71,7 @@ def _slow(value: str, total: int) -> set[int] | str | None:
     """Read a Range letter by letter; return what it selects of `total`, "unsatisfiable", or None to ignore it."""
     digits = "0123456789"
     unit, equals, text = value.partition("=")
+    text = text.removesuffix(",")
     if list(unit.encode().lower()) != list(b"bytes") or not equals:
         return None
     first, dash, last = text.partition("-")
@@ -84,7 +92,7 @@ def _slow(value: str, total: int) -> set[int] | str | None:
 _numbers = st.text("0123456789", max_size=3) | st.text("0123456789", min_size=18, max_size=21)
 _values = st.builds("{}={}{}{}{}".format, st.sampled_from(["bytes", "Bytes", "byte\u017f", "x"]), _numbers,
                     st.sampled_from(["-", "-", "-", "", "--"]), _numbers,
-                    st.sampled_from(["", "", "", ",1-2", " "]))  # fmt: skip
+                    st.sampled_from(["", "", "", ",", " "]))  # fmt: skip
 
 
 @given(_values | st.text(max_size=20), st.integers(0, 60))
@@ -93,36 +101,51 @@ _values = st.builds("{}={}{}{}{}".format, st.sampled_from(["bytes", "Bytes", "by
 def test_agrees_with_a_slow_reading(value, total):
     expected = _slow(value, total)
     found = parse(value)
-    if found is None:
+    if not found:
         assert expected is None
         return
-    span = found.resolve(total)
+    span = found[0].resolve(total)
     assert (set(range(*span)) if span else "unsatisfiable") == expected
 
 
 @given(st.integers(0, 10**19 - 1), st.integers(0, 10**19 - 1))
 def test_round_trip(first, last):
     if first <= last:
-        assert parse(f"bytes={first}-{last}") == ByteRange(first, last)
-    assert parse(f"bytes={first}-") == ByteRange(first, None)
-    assert parse(f"bytes=-{last}") == ByteRange(None, last)
+        assert parse(f"bytes={first}-{last}") == (ByteRange(first, last),)
+    assert parse(f"bytes={first}-") == (ByteRange(first, None),)
+    assert parse(f"bytes=-{last}") == (ByteRange(None, last),)
 
 
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ([], None),
-        ([("Range", "bytes=1-2")], ByteRange(1, 2)),
-        ([("range", "bytes=1-2"), ("if-range", ETAG)], ByteRange(1, 2)),
-        ([("Range", "bytes=1-2"), ("If-Range", f'"{Digest.of(b"y")}"')], None),
-        ([("Range", "bytes=1-2"), ("If-Range", f"W/{ETAG}")], None),
-        ([("Range", "bytes=1-2"), ("If-Range", str(DIGEST))], None),
-        ([("Range", "bytes=1-2"), ("If-Range", "Mon, 23 Nov 2026 10:00:00 GMT")], None),
-        ([("Range", "bytes=1-2"), ("Range", "bytes=3-4")], None),
+        ([], ()),
+        ([("Range", "bytes=1-2")], (ByteRange(1, 2),)),
+        ([("range", "bytes=1-2"), ("if-range", ETAG)], (ByteRange(1, 2),)),
+        ([("Range", "bytes=1-2"), ("If-Range", f'"{Digest.of(b"y")}"')], ()),
+        ([("Range", "bytes=1-2"), ("If-Range", f"W/{ETAG}")], ()),
+        ([("Range", "bytes=1-2"), ("If-Range", str(DIGEST))], ()),
+        ([("Range", "bytes=1-2"), ("If-Range", "Mon, 23 Nov 2026 10:00:00 GMT")], ()),
+        ([("Range", "bytes=1-2"), ("Range", "bytes=3-4")], ()),
     ],
 )
 def test_a_range_holds_only_for_the_content_it_was_begun_with(fields, expected):
     assert wanted(CIMultiDict(fields), DIGEST) == expected
+
+
+@given(st.lists(st.builds(ByteRange, st.integers(0, 30), st.none() | st.integers(30, 60))
+                | st.builds(ByteRange, st.none(), st.integers(0, 60)), min_size=2, max_size=6),
+       st.integers(0, 50))  # fmt: skip
+def test_spans_hold_what_was_asked_for_and_nothing_else(asked, total):
+    found = spans(tuple(asked), total)
+    sizes = [span[1] - span[0] for one in asked if (span := one.resolve(total))]
+    offsets = {offset for one in asked if (span := one.resolve(total)) for offset in range(*span)}
+    if found is None:
+        assert sum(sizes) > total or len(offsets) == total
+        return
+    assert {offset for span in found for offset in range(*span)} == offsets
+    assert sum(stop - start for start, stop in found) == len(offsets), "none twice"
+    assert found == sorted(found)
 
 
 @pytest.mark.parametrize(
