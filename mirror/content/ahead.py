@@ -120,7 +120,7 @@ class Ahead:
                 self._delay = _DELAY
                 self._advance(len(piece))
                 yield piece
-        except UpstreamUnavailable as error:
+        except (UpstreamUnavailable, NotYet) as error:
             self._again = self._loop.time() + max(self._delay, error.retry_after)
             self._delay = min(self._delay * 2, _LONGEST_DELAY)
         except UpstreamError:

@@ -212,35 +212,47 @@ async def test_only_an_answer_that_makes_the_whole_blob_is_held_back(
     else:
         assert await reading == cut(wanted)  # type: ignore[arg-type]
         assert not agreed.is_set()
+        assert upstream.count("blob", "GET") == 1, "asked for what is here"
     agreed.set()
     assert await reading == (cut(wanted) if wanted is not None else CONTENT)
     assert await read(begun) == CONTENT
 
 
-@pytest.mark.parametrize("wanted", [ByteRange(0, 99), ByteRange(100, 200_000), ByteRange(None, 3 * MIB + 9)])
+@pytest.mark.parametrize(
+    ("holds", "wanted", "at_once"),
+    [
+        (4 * MIB - 100, ByteRange(4 * MIB - 200, 4 * MIB - 101), True),
+        (4 * MIB - 100, ByteRange(1, 4 * MIB - 101), True),
+        (MIB, ByteRange(0, 99), True),  # as before, and so are those that need more than there is
+        (MIB, ByteRange(MIB - 9, MIB), False),
+        (MIB, ByteRange(None, 3 * MIB + 9), False),
+    ],
+)
 async def test_a_range_that_a_part_holds_is_answered_while_upstream_is_silent(
-    make_room: Callable[..., Room], upstream: ScriptedRegistry, digest: Digest, wanted: ByteRange
+    make_room: Callable[..., Room],
+    upstream: ScriptedRegistry,
+    digest: Digest,
+    holds: int,
+    wanted: ByteRange,
+    at_once: bool,
 ) -> None:
-    """The last row needs the end as well: it has headers only with upstream."""
     one = make_room()
-    upstream.fail("blob", faults.Stall(MIB), times=1)
-    first = await opened(one, digest)
-    assert first.file is not None
-    await first.file.more(MIB - 1)
-    first.close()
+    upstream.fail("blob", faults.Stall(holds), times=1)
+    begun = await opened(one, digest)
+    fill = one.content._fetcher.find(digest)
+    assert fill is not None
+    while fill.written < holds:
+        await fill.change()
+    begun.close()
     await one.content.stop()
     upstream.fail("blob", faults.HangHeaders(), times=1)
-    two = make_room()
-    asking = asyncio.create_task(two.content.blob(LAB, digest, wanted))
-    if wanted.first is not None:
-        assert await read(await asking) == cut(wanted)
-        assert upstream.hanging or upstream.count("blob", "GET") == 1
-    else:
-        while not upstream.hanging:
-            await asyncio.sleep(0.01)
+    asking = asyncio.create_task(make_room().content.blob(LAB, digest, wanted))
+    while not upstream.hanging:
+        await asyncio.sleep(0.01)
+    if not at_once:
         assert not asking.done()
         upstream.hang_up()
-        assert await read(await asking) == cut(wanted)
+    assert await read(await asking) == cut(wanted)
 
 
 @pytest.mark.parametrize("wanted", [ByteRange(3 * MIB, None), ByteRange(MIB // 2, None), ByteRange(None, 10)])
