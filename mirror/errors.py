@@ -45,6 +45,9 @@ import re
 _ORIGIN = re.compile(r"https?://(?:\[[0-9A-Fa-f:.]+\]|[^\s/:,;()'\"]+)(?::[0-9]+)?(?:/[^\s:,;()'\"]*)?")
 
 
+RETRY_AFTER = 5  # seconds after which a client may ask again for what is coming
+
+
 class MirrorError(Exception):
     """What went wrong and what to do about it.
 
@@ -179,7 +182,7 @@ class TooLarge(MirrorError):
 class NotYet(MirrorError):
     """The content is coming, but not within this client's time. `retry_after` is in seconds."""
 
-    def __init__(self, what: str, remedy: str = "", retry_after: int = 5) -> None:
+    def __init__(self, what: str, remedy: str = "", retry_after: int = RETRY_AFTER) -> None:
         super().__init__(what, remedy)
         self.retry_after = retry_after
 

@@ -58,7 +58,6 @@ class Blobs:
         self._used = used
         self._offline = offline
         self._cache = PageCache()
-        self._heads: Coalesced[tuple[str, Digest], int] = Coalesced()
         self._verifying: Coalesced[Digest, int] = Coalesced()
 
     # -- what is here ----------------------------------------------------------------------------------------

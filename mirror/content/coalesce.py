@@ -3,44 +3,105 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Generic, TypeVar
+
+from mirror.content.callers import caller, who_asks
+from mirror.content.line import Line
+from mirror.errors import RETRY_AFTER
 
 Key = TypeVar("Key", bound=Hashable)
 Result = TypeVar("Result")
+
+# Seconds for which who was told to ask again keeps its place: as long as that, and some for the way.
+_HELD = RETRY_AFTER + 5.0
+
+
+class Interest:
+    """Who still wants a piece of work; `drop` is called when nobody does and it has not begun.
+
+    Work that has begun goes on whatever its clients do: the next one finds its fruit.
+    """
+
+    def __init__(self, drop: Callable[[], object]) -> None:
+        self.begun = False
+        self._drop = drop
+        self._count = 0
+
+    @contextmanager
+    def wanted(self) -> Iterator[None]:
+        """Count one who waits, while the block runs; one whose patience ended is counted until it may ask again."""
+        self._count += 1
+        try:
+            yield
+        except asyncio.CancelledError:
+            asking = caller.get()
+            if asking is not None and not asking.left:
+                asyncio.get_running_loop().call_later(_HELD, self._leave)
+            else:
+                self._leave()
+            raise
+        except BaseException:
+            self._leave()
+            raise
+        else:
+            self._leave()
+
+    def _leave(self) -> None:
+        self._count -= 1
+        if not self._count and not self.begun:
+            self._drop()
+
+
+class _Work(Generic[Result]):
+    """The work of one key: its task, and who wants it."""
+
+    def __init__(self, call: Callable[[], Awaitable[Result]], line: Line | None) -> None:
+        self._call = call
+        self._line = line
+        self.task = asyncio.create_task(self._run())
+        self.interest = Interest(self.task.cancel)
+
+    async def _run(self) -> Result:
+        async with self._line.place(who_asks()) if self._line is not None else nullcontext():
+            self.interest.begun = True
+            return await self._call()
 
 
 class Coalesced(Generic[Key, Result]):
     """Detached tasks by key: no waiter's leaving cancels the work of the others."""
 
     def __init__(self) -> None:
-        self._tasks: dict[Key, asyncio.Task[Result]] = {}
+        self._works: dict[Key, _Work[Result]] = {}
 
     def running(self, key: Key) -> bool:
-        """Tell whether the work of `key` is under way."""
-        return key in self._tasks
+        """Tell whether the work of `key` is under way, or waits in its line."""
+        work = self._works.get(key)
+        return work is not None and not work.task.cancelling()
 
-    async def run(self, key: Key, work: Callable[[], Awaitable[Result]]) -> Result:
-        """Return what `work` returns, or raise what it raises, joining the run of `key` that is under way."""
-        task = self._tasks.get(key)
-        if task is None:
-            task = asyncio.create_task(_await(work))
-            self._tasks[key] = task
-            task.add_done_callback(lambda done: self._ended(key, done))
-        return await asyncio.shield(task)
+    async def run(self, key: Key, call: Callable[[], Awaitable[Result]], line: Line | None = None) -> Result:
+        """Return what `call` returns, or raise what it raises, joining the run of `key` that is under way.
+
+        It begins when `line` has a place for it; where that has too many, NotYet is raised.
+        """
+        work = self._works.get(key)
+        if work is None or work.task.cancelling():  # nobody wanted that one any more
+            work = self._works[key] = _Work(call, line)
+            work.task.add_done_callback(lambda done: self._ended(key, done))
+        with work.interest.wanted():
+            return await asyncio.shield(work.task)
 
     async def stop(self) -> None:
         """Cancel what is under way."""
-        tasks = list(self._tasks.values())
+        tasks = [work.task for work in self._works.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _ended(self, key: Key, done: asyncio.Task[Result]) -> None:
-        self._tasks.pop(key, None)
+        work = self._works.get(key)
+        if work is not None and work.task is done:
+            del self._works[key]
         # Where every waiter has left, nobody takes the exception; it is not news then.
         done.cancelled() or done.exception()
-
-
-async def _await(work: Callable[[], Awaitable[Result]]) -> Result:
-    return await work()

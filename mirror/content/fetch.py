@@ -37,7 +37,7 @@ class Fetcher:
         One that has ended and is not taken off the list yet cannot be read any more: what it brought may be evicted.
         """
         fill = self._fills.get(digest)
-        return fill if fill is not None and not fill.ended else None
+        return fill if fill is not None and not fill.ended and not fill.dropped else None
 
     def join(self, digest: Digest, source: Source) -> Joined:
         """Return the fill of `digest`, begun from `source` if nobody has one."""

@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING
 from mirror import logs, metrics
 from mirror.content.answers import ByteRange
 from mirror.content.beside import Beside
+from mirror.content.callers import who_asks
+from mirror.content.coalesce import Interest
+from mirror.content.line import FILLS, SMALL_FILLS, Line
 from mirror.content.pull import PROGRESS_LIMIT, Pull
 from mirror.content.workshop import Source, Workshop
 from mirror.errors import (
@@ -29,6 +32,7 @@ from mirror.errors import (
 )
 from mirror.oci.digest import Digest
 from mirror.store.ingest import Part, PartNote
+from mirror.upstream.client import SMALL_BLOB
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -71,6 +75,7 @@ class Fill:
         self._began = 0.0
         self._base = 0
         self.beside = Beside()
+        self._interest = Interest(self._drop)
 
     # -- what readers ask ------------------------------------------------------------------------------------
 
@@ -97,6 +102,11 @@ class Fill:
     def ended(self) -> bool:
         """Whether the task is over, for better or worse: nobody may join any more."""
         return self._ended
+
+    @property
+    def dropped(self) -> bool:
+        """Whether everybody had left before it began."""
+        return not self._interest.begun and self.task is not None and self.task.cancelling() > 0
 
     @property
     def whole(self) -> bool:
@@ -129,11 +139,12 @@ class Fill:
         """
         self._waiting += 1
         try:
-            while not (self._opened and (self._marked or self.total is None or self.total > HOLD_BACK)):
-                if wanted is not None and self._has(wanted):
-                    return
-                self.check()
-                await self._changed.wait()
+            with self._interest.wanted():
+                while not (self._opened and (self._marked or self.total is None or self.total > HOLD_BACK)):
+                    if wanted is not None and self._has(wanted):
+                        return
+                    self.check()
+                    await self._changed.wait()
         finally:
             self._waiting -= 1
             # In a turn of the loop, so that the file is still open for whoever returns from here.
@@ -164,8 +175,9 @@ class Fill:
 
     async def finished(self) -> None:
         """Wait until the content is committed. Raises what ended the download without it."""
-        while not self._ended:
-            await self._changed.wait()
+        with self._interest.wanted():
+            while not self._ended:
+                await self._changed.wait()
         self.check()
 
     def check(self) -> None:
@@ -190,8 +202,10 @@ class Fill:
     async def run(self) -> None:
         """Bring the digest into the store. Never raises but CancelledError: readers get `error`."""
         try:
-            while not await self._attempt():
-                self._drop_part()
+            async with self._line().place(who_asks()):
+                self._interest.begun = True
+                while not await self._attempt():
+                    self._drop_part()
         except asyncio.CancelledError:
             self.error = NotYet("the mirror is stopping", "ask again", 2)
             raise
@@ -203,13 +217,25 @@ class Fill:
             _log.exception("fill_failed", digest=str(self.digest))
             self.error = NotYet(f"the download of {self.digest} failed inside the mirror", "see its log")
         finally:
-            self._shop.metrics.add(metrics.FETCHES, self.source.target.upstream, "done" if self._marked else "failed")
+            if self._interest.begun:
+                outcome = "done" if self._marked else "failed"
+                self._shop.metrics.add(metrics.FETCHES, self.source.target.upstream, outcome)
             self._ended = True
             self._close_idle()
             if self._part is not None and self._part.locked:
                 with suppress(OSError):  # closing it gives the lock back as well
                     self._part.unlock()
             self.wake()
+
+    def _line(self) -> Line:
+        """Return where it waits: what is a round trip and hardly any bytes stands in no line with large blobs."""
+        expected = self.source.expected
+        sort = SMALL_FILLS if expected is not None and expected <= SMALL_BLOB else FILLS
+        return self._shop.lines.of(self.source.target.upstream, sort)
+
+    def _drop(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
 
     def _drop_part(self) -> None:
         """Begin anew with another part; those who have bytes of this one cannot go on with that."""

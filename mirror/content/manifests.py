@@ -13,6 +13,7 @@ from mirror import logs
 from mirror.content.answers import ManifestAnswer, Target, why_not_kept
 from mirror.content.coalesce import Coalesced
 from mirror.content.fetch import CLIENT_PATIENCE
+from mirror.content.line import MANIFESTS, Lines
 from mirror.content.locks import Locks
 from mirror.content.members import MayPull, Members, Membership, nobody
 from mirror.content.tags import Tags
@@ -71,6 +72,7 @@ class Manifests:
         rows: Rows,
         members: Members,
         locks: Locks,
+        lines: Lines,
         space: Space,
         clients: Mapping[str, UpstreamClient],
         writers: Threads,
@@ -83,6 +85,7 @@ class Manifests:
         self._rows = rows
         self._members = members
         self._locks = locks
+        self._lines = lines
         self._space = space
         self._clients = clients
         self._writers = writers
@@ -149,7 +152,8 @@ class Manifests:
             client = self._asked(target, f"{target.name}@{digest}")
             key = (target.name, str(digest))
             joined = self._fetches.running(key)
-            answer = await self._fetches.run(key, lambda: self._fetch(target, digest, client))
+            line = self._lines.of(target.upstream, MANIFESTS)
+            answer = await self._fetches.run(key, lambda: self._fetch(target, digest, client), line)
         except StoreUnreadable as error:
             return await self._around(target, digest, error)
         return replace(answer, cache="JOINED") if joined and answer.cache == "MISS" else answer
@@ -294,7 +298,7 @@ class Manifests:
         return await self._keep(target, actual, body)
 
     async def _fetch(self, target: Target, digest: Digest, client: UpstreamClient) -> ManifestAnswer:
-        async with self._locks.hold("manifest", str(digest)):
+        async with self._locks.hold("manifest", str(digest), upstream=target.upstream):
             found = await self._here(target, digest)
             if found is not None:
                 return replace(found, cache="JOINED")

@@ -22,6 +22,7 @@ from mirror import logs
 from mirror.config.access import Readers
 from mirror.content.answers import Target
 from mirror.content.coalesce import Coalesced
+from mirror.content.line import PROOFS, Lines
 from mirror.errors import NotHere, NotYet, StoreUnreadable
 from mirror.oci.digest import Digest
 from mirror.store.brought import Brought
@@ -86,6 +87,7 @@ class Members:
         readers: Readers,
         writers: Threads,
         clients: Mapping[str, UpstreamClient],
+        lines: Lines,
         *,
         offline: bool,
         lacking: Lacking | None = None,
@@ -96,6 +98,7 @@ class Members:
         self._readers = readers
         self._writers = writers
         self._clients = clients
+        self._lines = lines
         self._offline = offline
         self._proofs: Coalesced[tuple[str, Digest], int] = Coalesced()
         self._rebuilt: OrderedDict[str, tuple[int, ...]] = OrderedDict()
@@ -282,7 +285,8 @@ class Members:
         """
         if client is None or self._offline:
             raise not_here(target, digest)
-        return await self._proofs.run((target.name, digest), lambda: self._ask(client, target, digest))
+        line = self._lines.of(target.upstream, PROOFS)
+        return await self._proofs.run((target.name, digest), lambda: self._ask(client, target, digest), line)
 
     async def _ask(self, client: UpstreamClient, target: Target, digest: Digest) -> int:
         # Upstream's own words, as for what is not here: others would tell that another repository has brought it.

@@ -25,6 +25,7 @@ from mirror.content.events import Events
 from mirror.content.fetch import Fetcher
 from mirror.content.hosted import Hosted
 from mirror.content.immutable import Immutable
+from mirror.content.line import Lines
 from mirror.content.locks import Locks
 from mirror.content.manifests import Manifests
 from mirror.content.members import MayPull, Members, nobody
@@ -94,17 +95,19 @@ class Content:
         self._sets = ContentSets(Sets(layout), writers)
         self._resolver = Resolver(config, lambda: self._sets.known.spaces)
         self._locks = Locks(layout, writers)
+        lines = Lines(config.limits.fetches_per_upstream)
         stored = StoredBlobs(layout, discard)
         rows = Rows(layout)
         readers = Readers(config.clients.anonymous, config.clients.rules)
         lacking = Lacking(layout) if config.storage.sparse_indexes else None
         self._members = Members(
-            rows, Brought(layout), readers, writers, clients, offline=config.offline, lacking=lacking
+            rows, Brought(layout), readers, writers, clients, lines, offline=config.offline, lacking=lacking
         )
         self._fetcher = Fetcher(
             Workshop(
                 layout,
                 stored,
+                lines,
                 rooms.space,
                 writers,
                 rooms.metrics,
@@ -126,6 +129,7 @@ class Content:
             rows,
             self._members,
             self._locks,
+            lines,
             rooms.space,
             clients,
             writers,
@@ -135,6 +139,7 @@ class Content:
         self._tags = Tags(
             StoredTags(layout),
             self._locks,
+            lines,
             writers,
             clients,
             config.upstreams,

@@ -14,6 +14,7 @@ from mirror.config import UpstreamConfig
 from mirror.content.answers import Cache, ManifestAnswer, TagPage, Target
 from mirror.content.coalesce import Coalesced
 from mirror.content.fetch import CLIENT_PATIENCE
+from mirror.content.line import LISTS, TAGS, Lines
 from mirror.content.locks import Locks
 from mirror.content.sets import ContentSets
 from mirror.content.tag_lists import TagLists
@@ -69,6 +70,7 @@ class Tags:
         self,
         stored: StoredTags,
         locks: Locks,
+        lines: Lines,
         writers: Threads,
         clients: Mapping[str, UpstreamClient],
         upstreams: Mapping[str, UpstreamConfig],
@@ -83,6 +85,7 @@ class Tags:
     ) -> None:
         self._stored = stored
         self._locks = locks
+        self._lines = lines
         self._writers = writers
         self._clients = clients
         self._upstreams = upstreams
@@ -205,15 +208,16 @@ class Tags:
     async def _checked(self, target: Target, tag: str, client: UpstreamClient) -> TagState:
         """Ask upstream, together with everybody who asks now; an answer from before this request is good if fresh."""
         oldest = time.time() - self._upstreams[target.upstream].tags.fresh_for
+        line = self._lines.of(target.upstream, TAGS)
         while True:
-            began, state = await self._checks.run((target.name, tag), lambda: self._check(target, tag, client))
+            began, state = await self._checks.run((target.name, tag), lambda: self._check(target, tag, client), line)
             if began >= oldest:
                 return state
 
     async def _check(self, target: Target, tag: str, client: UpstreamClient) -> tuple[float, TagState]:
         # What another process has asked meanwhile is as good as an answer of our own.
         oldest = time.time() - self._upstreams[target.upstream].tags.fresh_for
-        async with self._locks.hold("tag", f"{target.name}:{tag}"):
+        async with self._locks.hold("tag", f"{target.name}:{tag}", upstream=target.upstream):
             try:
                 record, readable = self._known(target, tag), True
             except RecordDamaged:
@@ -309,7 +313,8 @@ class Tags:
             return remembered[1], ""
         try:
             async with asyncio.timeout(CLIENT_PATIENCE):
-                tags = await self._listing.run(target.name, lambda: client.list_tags(target.repository))
+                line = self._lines.of(target.upstream, LISTS)
+                tags = await self._listing.run(target.name, lambda: client.list_tags(target.repository), line)
         except TimeoutError:
             late = NotYet(f"upstream has not answered for the tags of {target.name} yet", "ask again")
             return await self._known_list(target, remembered, late)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mirror.content.answers import Target
 from mirror.content.courtesy import Courtesy
+from mirror.content.line import Lines
 from mirror.metrics import Metrics
 from mirror.oci.digest import Digest
 from mirror.store.blobs import Blobs
@@ -40,6 +41,7 @@ class Workshop:
 
     layout: Layout
     blobs: Blobs
+    lines: Lines
     space: Space
     writers: Threads
     metrics: Metrics

@@ -52,7 +52,7 @@ class Blobs:
         target = self._content.resolve(route.name, route.ns, route.prefix)
         known = "If-None-Match" in headers and ranges.has_already(headers, digest)
         if known or request.method == "HEAD":
-            async with Patience(arrived):
+            async with Patience(request, arrived):
                 head = await self._content.blob_head(target, digest, self._access.visible(principal_of(request)))
             fields = _fields(route, head.cache)
             if known:
@@ -74,7 +74,7 @@ class Blobs:
             if wanted is not None:
                 _narrow(found, wanted)
         else:
-            async with Patience(arrived):
+            async with Patience(request, arrived):
                 may_pull = self._access.visible(principal_of(request))
                 found = await _in_range(self._content.blob(target, digest, wanted, may_pull))
         try:
@@ -82,7 +82,7 @@ class Blobs:
         except StoreUnreadable as error:
             # Nothing has gone out: what the disk does not give, an upstream may.
             found.close()
-            async with Patience(arrived):
+            async with Patience(request, arrived):
                 found = await _in_range(self._content.blob_around(target, digest, wanted, error))
             return await self._send(request, route, found, wanted)
         finally:
@@ -122,7 +122,7 @@ class Blobs:
         may_pull = self._access.visible(principal_of(request))
         found = self._content.blob_now(target, digest)
         if found is None:
-            async with Patience(arrived):  # for the size; the first byte begins a download as the whole would
+            async with Patience(request, arrived):  # for the size; the first byte begins a download as the whole would
                 found = await _in_range(self._content.blob(target, digest, ByteRange(0, 0), may_pull))
         try:
             if found.file is None or found.total is None:

@@ -29,7 +29,7 @@ class Catalog:
         if route.prefix is not None:
             raise NotHere("repositories are listed at /v2/_catalog")
         visible = self._access.visible(principal_of(request))
-        async with Patience(arrived):
+        async with Patience(request, arrived):
             page = await self._listing.page(route.count, route.last, visible)
         fields = link_field(route, page.names[-1]) if page.more and page.names else ""
         body = json.dumps({"repositories": list(page.names)}, separators=(",", ":")).encode("ascii")

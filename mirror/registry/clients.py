@@ -60,6 +60,12 @@ def address_of(request: web.BaseRequest) -> str:
     return found
 
 
+def client_of(request: web.BaseRequest) -> str:
+    """Return whose request it is, for whoever treats clients alike: a principal's name, else an address."""
+    principal = principal_of(request)
+    return principal.name if principal is not ANONYMOUS else address_of(request) or request.remote or ""
+
+
 def set_principal(request: web.BaseRequest, principal: Principal, address: str) -> None:
     """Note who sent a request, and from where."""
     request[_PRINCIPAL] = principal

@@ -8,7 +8,7 @@ import json
 import socket
 import struct
 import termios
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
@@ -32,6 +32,14 @@ _TCP_INFO_SIZE = 148
 _UNACKED, _BYTES_ACKED, _NOTSENT = 24, 120, 144
 
 
+class Waiting(Protocol):
+    """What waits on behalf of a request, before the head of its answer."""
+
+    def end(self) -> None:
+        """The client has left."""
+        ...
+
+
 class _NoTimer:
     """Stands where aiohttp keeps its keep-alive timer, so that it starts none: the sweeper closes idle connections."""
 
@@ -42,7 +50,17 @@ class _NoTimer:
 class Connection(RequestHandler):
     """What the sweeper asks each connection: is it idle, in the middle of a head, or stuck in an answer?"""
 
-    __slots__ = ("_head_bytes", "_mark", "_mark_at", "accepted_at", "chunks", "client", "counted", "head_since")
+    __slots__ = (
+        "_head_bytes",
+        "_mark",
+        "_mark_at",
+        "accepted_at",
+        "chunks",
+        "client",
+        "counted",
+        "head_since",
+        "waiting",
+    )
 
     def __init__(self, server: Connections, client: str, *, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(
@@ -61,6 +79,7 @@ class Connection(RequestHandler):
         self.accepted_at = loop.time()
         self.counted = True  # until the connection is closed
         self.chunks = 0  # reads from the socket so far
+        self.waiting: Waiting | None = None
         self.head_since = 0.0  # when a head began that is not complete, or 0
         self._head_bytes = 0
         self._mark: object = None
@@ -69,6 +88,12 @@ class Connection(RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._keepalive_handle = _NoTimer()  # type: ignore[assignment] # see _NoTimer
         super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)
+        waiting, self.waiting = self.waiting, None
+        if waiting is not None:
+            waiting.end()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

@@ -35,7 +35,7 @@ class Manifests:
         target = content.resolve(route.name, route.ns, route.prefix)
         found = content.manifest_now(target, route.reference)
         if found is None:
-            async with Patience(arrived):
+            async with Patience(request, arrived):
                 may_pull = self._access.visible(principal_of(request))
                 found = await content.manifest(target, route.reference, request.method == "HEAD", may_pull)
         return self._answer(request, route, found)

@@ -52,6 +52,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 _METHODS = frozenset({"GET", "HEAD"})
 _CLIENT_LEFT = "client left"
+_CLIENT_CLOSED = 499  # nginx's word in its log for a request whose client left before the answer; nobody is sent it
 # Stands for a target until it is parsed, and for one that cannot be: its text is not repeated in the log.
 _UNPARSED = Route(Kind.NOWHERE, "", folder="(malformed)")
 
@@ -144,6 +145,9 @@ class Dispatcher:
             trouble = str(error)
             if not row_of(error).told:
                 self._events.warning("request_fault", request=identity, error=trouble)
+        except ClientGone:
+            answer = Answer(_CLIENT_CLOSED, b"", False, 0)
+            trouble = _CLIENT_LEFT
         except Cut as cut:
             answer = cut.answer
             answer.force_close()
@@ -173,7 +177,7 @@ class Dispatcher:
     ) -> Answer:
         kind = route.kind
         if self._pace is not None and kind not in PROBES:
-            async with Patience(arrived):
+            async with Patience(request, arrived):
                 await self._pace.wait(client)
         reads = request.method in _METHODS
         if not reads or kind not in self._gate.free:

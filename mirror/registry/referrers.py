@@ -22,7 +22,7 @@ class Referrers:
     async def __call__(self, request: web.BaseRequest, route: Route, arrived: float) -> Answer:
         """Answer one request that came at `arrived` on the loop's clock; raises MirrorError."""
         target = self._content.resolve(route.name, route.ns, route.prefix)
-        async with Patience(arrived):
+        async with Patience(request, arrived):
             found = await self._content.referrers(target, route.digest, route.artifact_type, route.last)
         fields = f"{namespace_field(route.ns)}{warning_field(found.warning)}"
         if found.filtered:

@@ -26,7 +26,7 @@ class Releases:
 
     async def __call__(self, request: web.BaseRequest, route: Route, arrived: float) -> Answer:
         """Answer one request that came at `arrived` on the loop's clock; raises MirrorError."""
-        async with Patience(arrived):
+        async with Patience(request, arrived):
             if route.kind is Kind.SIGNATURE:
                 return await self._signature(request, route)
             return await self._graph(request)

@@ -23,7 +23,7 @@ class Tags:
     async def __call__(self, request: web.BaseRequest, route: Route, arrived: float) -> Answer:
         """Answer one request that came at `arrived` on the loop's clock; raises MirrorError."""
         target = self._content.resolve(route.name, route.ns, route.prefix)
-        async with Patience(arrived):
+        async with Patience(request, arrived):
             page = await self._content.tags(target, route.count, route.last)
         tags = list(page.tags) if route.count is None else list(page.tags[: route.count])
         fields = f"{namespace_field(route.ns)}{warning_field(page.warning)}"

@@ -62,7 +62,7 @@ class TokenService:
         if request.method in ("GET", "HEAD"):
             fields = _fields(request.raw_path.partition("?")[2])
         elif request.method == "POST":
-            async with Patience(arrived):
+            async with Patience(request, arrived):
                 fields = _fields(await _read_form(request))
                 try:
                     principal = await self._grant(fields, principal) if refusal is None else principal

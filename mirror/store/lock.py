@@ -67,6 +67,19 @@ class FileLock:
         for folder in reversed(folders[: run + 1]):
             folder.mkdir(0o700, exist_ok=True)
 
+    def open(self) -> None:
+        """Open the file, so that `retry` need not. Blocks: for threads."""
+        if self._fd < 0:
+            self._fd = self._open()
+
+    def retry(self) -> bool:
+        """Take the lock, whose file is open, if it is free and say whether it was: one system call that never waits."""
+        try:
+            fcntl.flock(self._fd, self._how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
     def acquire(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds for the lock and say whether it was taken. Blocks: for threads only."""
         deadline = time.monotonic() + timeout
