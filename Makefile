@@ -13,7 +13,7 @@ OUT ?= dist
 COMPILE := $(UV) pip compile -q --universal --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check fmt install uninstall bundle image man lock bench bench-quick bench-check bench-sync bench-sync-quick conformance model drills machines push-drills tools clean
+.PHONY: help serve test check fmt install uninstall bundle image man lock bench bench-quick bench-crowd bench-check bench-sync bench-sync-quick conformance model drills machines push-drills tools clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ bench-quick: $(VENV)/dev ## The same in 90 seconds, rougher
 
 bench-check: $(VENV)/dev ## Is this checkout slower than BASE=<commit>? Both run side by side, in turns (7 minutes; QUICK=1: 2)
 	$(RUN) -m bench.check --base "$(BASE)" $(if $(QUICK),--quick)
+
+bench-crowd: $(VENV)/dev ## Do ten thousand clients that hang up hold up another one? (1 minute)
+	$(RUN) -m bench.crowd
 
 bench-sync: $(VENV)/dev ## Measure a sync over a slow link beside regsync and skopeo (6 minutes)
 	.ci/tools regsync
