@@ -12,6 +12,8 @@ from yarl import URL
 from mirror.errors import UpstreamError, UpstreamInvalid, UpstreamUnavailable
 from mirror.upstream.guard import AddressRefusedError, IPNetwork, Reach, allows, may_reach, zone_of_text
 
+_LENGTHS = "it says how long its answer is more than once, or not as a number: does a proxy on the way add a header?"
+
 
 class AddressForbidden(UpstreamInvalid):
     """The socket guard refused where a redirect, a realm or an endpoint's name leads."""
@@ -82,7 +84,8 @@ def explain(error: BaseException, url: URL, deadline: float, proxied: bool = Fal
     if isinstance(error, aiohttp.InvalidURL | ValueError):
         return UpstreamInvalid(f"an address at {where} cannot be asked for", "", where)
     if isinstance(error, aiohttp.ClientResponseError):
-        return UpstreamInvalid(f"{where} does not answer in HTTP", "", where)
+        remedy = _LENGTHS if "content-length" in error.message.lower() else ""
+        return UpstreamInvalid(f"{where} does not answer in HTTP", remedy, where)
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return UpstreamUnavailable(f"{where} closed the connection without an answer", "", where)
     via = " (through the egress proxy)" if proxied else ""

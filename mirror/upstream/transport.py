@@ -13,6 +13,7 @@ from yarl import URL
 
 import mirror
 from mirror.upstream import failures
+from mirror.upstream.framing import Connector
 from mirror.upstream.guard import IPNetwork, Reach, Zone, socket_guard, zone_of
 from mirror.upstream.proxy import Egress
 
@@ -151,7 +152,7 @@ class Transport:
         if session is None:
             # What a proxied connection dials is the proxy, which the configuration names.
             guard = socket_guard(Reach.LISTED if proxied else reach, self._listed)
-            connector = aiohttp.TCPConnector(
+            connector = Connector(
                 limit=self._limit,
                 ssl=self._own if reach in _HOME else self._away,
                 socket_factory=guard,
