@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 
-from mirror.errors import UpstreamDenied, UpstreamInvalid, UpstreamNotFound
+import aiohttp
+
+from mirror.errors import UpstreamDenied, UpstreamInterrupted, UpstreamInvalid, UpstreamNotFound
 from mirror.oci.digest import Digest
 from mirror.upstream import failures
 from mirror.upstream.body import BlobBody
@@ -12,6 +15,9 @@ from mirror.upstream.exchange import Ask, Endpoint
 from mirror.upstream.transport import BLOB_BUFFER, Answer
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
+_LARGEST_PAGE = 1 << 20
+_PAGE_SECONDS = 15.0
+_BEFORE_MARKUP = b" \t\r\n\xef\xbb\xbf"  # white space and a byte order mark
 _HEADERS = {"Accept": "*/*"}
 
 
@@ -41,10 +47,35 @@ async def get_blob(endpoint: Endpoint, repository: str, digest: Digest, start: i
     answer = await endpoint.ask(Ask("blob", "GET", repository, f"blobs/{digest}", headers, BLOB_BUFFER))
     try:
         first, end, total = _extent(answer, start, stop, ranged)
+        begun = await _not_a_page(answer, digest, endpoint.name) if answer.is_web_page and answer.status == 200 else b""
     except BaseException:
         answer.close()
         raise
-    return BlobBody(answer, first, end, total, endpoint.name)
+    return BlobBody(answer, first, end, total, endpoint.name, begun)
+
+
+async def _not_a_page(answer: Answer, digest: Digest, endpoint: str) -> bytes:
+    """Return what was read of a body that is typed as a web page, to see that it is the blob all the same.
+
+    Its digest says so where it looks like a page; no login page has more than a mebibyte. Raise UpstreamInvalid for
+    a page, UpstreamUnavailable if what would tell does not come.
+    """
+    pieces: list[bytes] = []
+    size, first = 0, b""
+    try:
+        async with asyncio.timeout(_PAGE_SECONDS):
+            while size <= _LARGEST_PAGE and (piece := await answer.content.read(BLOB_BUFFER)):
+                pieces.append(piece)
+                size += len(piece)
+                first = first or piece.lstrip(_BEFORE_MARKUP)[:1]
+                if first not in (b"", b"<"):
+                    return b"".join(pieces)
+    except (aiohttp.ClientError, OSError, TimeoutError):
+        raise UpstreamInterrupted(f"{failures.origin(answer.url)} ended a web page early", "", endpoint) from None
+    begun = b"".join(pieces)
+    if size <= _LARGEST_PAGE and Digest.of(begun, digest.algorithm) != digest:
+        raise failures.web_page(answer.url, endpoint)
+    return begun
 
 
 def _extent(answer: Answer, start: int, stop: int | None, ranged: bool) -> tuple[int, int | None, int | None]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import aiohttp
 
 from mirror.errors import UpstreamInterrupted, UpstreamInvalid
-from mirror.upstream import failures
+from mirror.upstream import coding, failures
 from mirror.upstream.transport import BLOB_BUFFER, Answer
 
 STALL_SECONDS = 15.0  # DESIGN 2.9: 15 s without a byte
@@ -71,16 +71,19 @@ class BlobBody:
     """A blob's bytes from `start` on. Must be closed; being read to its end closes it too.
 
     `start` is 0 where upstream ignored the Range, `total` the whole blob's size in bytes or None if upstream does
-    not say.
+    not say. `begun` is what was read of it already.
     """
 
-    def __init__(self, answer: Answer, start: int, stop: int | None, total: int | None, endpoint: str) -> None:
+    def __init__(
+        self, answer: Answer, start: int, stop: int | None, total: int | None, endpoint: str, begun: bytes = b""
+    ) -> None:
         self.start = start
         self.total = total
         self.endpoint = endpoint
         self._answer = answer
         self._left = None if stop is None else stop - start
         self._received = 0
+        self._begun = begun
         self._done: Callable[[int], None] | None = None
         self._watch = Watch(answer.content)
         self._failed: UpstreamInterrupted | None = None
@@ -96,6 +99,9 @@ class BlobBody:
         """
         if self._failed is not None:
             raise self._failed
+        if self._begun:
+            begun, self._begun = self._begun, b""
+            return self._count(begun)
         content = self._answer.content
         self._watch.begin()
         try:
@@ -151,10 +157,12 @@ def _rescue(content: aiohttp.StreamReader) -> bytes:
 
 async def read_whole(answer: Answer, limit: int, what: str, endpoint: str, seconds: float = 60.0) -> bytes:
     """Return a small body. Raise UpstreamInvalid if it is larger than `limit` bytes, UpstreamInterrupted if it
-    breaks off or is not there within `seconds`."""
+    breaks off or is not there within `seconds`. What came gzipped is returned as it was before, within the limit."""
     where = failures.origin(answer.url)
     announced = answer.header("Content-Length")
     try:
+        if not coding.is_decodable(answer.codings):
+            raise UpstreamInvalid(f"{where} sends {what} encoded although asked not to", coding.REMEDY, endpoint)
         if announced.isascii() and announced.isdecimal() and int(announced[:20]) > limit:
             raise UpstreamInvalid(f"{where} sends {what} of {announced} bytes, over the limit of {limit}", "", endpoint)
         pieces: list[bytes] = []
@@ -171,4 +179,13 @@ async def read_whole(answer: Answer, limit: int, what: str, endpoint: str, secon
         raise UpstreamInterrupted(f"{where} ended {what} early", "", endpoint) from None
     finally:
         answer.close()
-    return b"".join(pieces)
+    body = b"".join(pieces)
+    if not answer.codings:
+        return body
+    try:
+        body = await asyncio.to_thread(coding.decode, body, limit)
+    except coding.NotDecodableError as error:
+        raise UpstreamInvalid(f"{where} sends {what} encoded, and {error}", "", endpoint) from None
+    if len(body) > limit:
+        raise UpstreamInvalid(f"{where} sends {what} over the limit of {limit} bytes", "", endpoint)
+    return body

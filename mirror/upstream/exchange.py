@@ -15,8 +15,8 @@ from mirror.errors import (
     UpstreamNotFound,
     UpstreamUnavailable,
 )
-from mirror.oci.media_types import ACCEPT, bare
-from mirror.upstream import certificates, failures, redirect
+from mirror.oci.media_types import ACCEPT
+from mirror.upstream import certificates, coding, failures, redirect
 from mirror.upstream.body import read_whole
 from mirror.upstream.endpoints import LAST_SECONDS, Breaker
 from mirror.upstream.guard import Reach
@@ -28,11 +28,13 @@ from mirror.upstream.retry import parse_retry_after
 from mirror.upstream.secret import Secret
 from mirror.upstream.transport import Answer, Request, Transport
 
-_WEB_PAGE = "is it a registry, or does a portal or proxy want a login?"
-_LOGIN_PAGES = frozenset({"text/html", "application/xhtml+xml"})
 _ABSENT = frozenset({404, 410})
 _DENIED = frozenset({401, 402, 403, 451})
 _LATER = frozenset({408, 425, 429})
+_BAD_REQUEST = frozenset({400, 422})
+# Registries without HEAD, and filters before them (moby#28085: docker asks by GET after any HEAD that failed).
+_HEAD_FAILS = frozenset({500, 502})
+_PAGES_PASS = frozenset({("ping", "GET"), ("blob", "GET")})
 # What a signed URL says when its time is over: S3, GCS and Azure use 400, 401 and 403.
 _EXPIRED = frozenset({400, 401, 403})
 _FRESH_LOCATIONS = 2
@@ -104,7 +106,7 @@ class Endpoint:
         except UpstreamError as error:
             return ProbeResult(self.name, source, False, error.what, error.remedy)
         if body.lstrip().startswith(b"<"):
-            return ProbeResult(self.name, source, False, f"{self.name} answers with a web page", _WEB_PAGE)
+            return ProbeResult(self.name, source, False, f"{self.name} answers with a web page", failures.WEB_PAGE)
         what = {"ok": "it answers, and our login works", "none": "it answers anonymous requests"}
         return ProbeResult(self.name, source, True, what.get(self.login.state, "it answers, and asks for no login"))
 
@@ -150,6 +152,9 @@ class Endpoint:
         return self._certificate_says
 
     def _note(self, ask: Ask, error: UpstreamError) -> None:
+        if isinstance(error, HeadFails):
+            self.breaker.abandoned()
+            return
         self._observations.failed(error)
         self._judged = asyncio.get_running_loop().time()
         if isinstance(error, UpstreamNotFound):
@@ -174,13 +179,14 @@ class Endpoint:
             except UpstreamError:
                 answer.close()
                 raise
-            if answer.header("Content-Encoding").strip().lower() in ("", "identity"):
+            # A blob is kept as it comes; what is read whole is decoded on the way, and of HEAD nothing is read.
+            codings = answer.codings
+            if not codings or (ask.kind != "blob" and coding.is_decodable(codings)):
                 return answer
             answer.close()
             if not again:
                 raise UpstreamInvalid(
-                    f"{failures.origin(answer.url)} sends bodies encoded although asked not to",
-                    "a proxy on the way may compress: exempt this registry there",
+                    f"{failures.origin(answer.url)} sends bodies encoded although asked not to", coding.REMEDY
                 )
         raise AssertionError("the second answer returns or raises")
 
@@ -259,23 +265,35 @@ class Endpoint:
         status, where = answer.status, failures.origin(answer.url)
         named = f"{ask.kind} of '{ask.repository}'" if ask.repository else ask.kind
         if status in (200, 206):
-            if ask.kind != "ping" and bare(answer.header("Content-Type")) in _LOGIN_PAGES:
-                raise UpstreamInvalid(f"{where} answers with a web page", _WEB_PAGE)
+            # Of a blob the digest decides; who asks by GET looks into it.
+            if answer.is_web_page and (ask.kind, ask.method) not in _PAGES_PASS:
+                raise failures.web_page(answer.url)
         elif status in _ABSENT:
             raise UpstreamNotFound(f"{where} has no such {named}")
         elif status in _DENIED:
             raise UpstreamDenied(f"{where} does not give us that {named} ({status})", self._denied_remedy())
-        elif status in _LATER or status >= 500:
+        elif status in _HEAD_FAILS and ask.method == "HEAD":
+            raise HeadFails(f"{where} answers {status} to HEAD")
+        elif status in _LATER or (status >= 500 and status != 501):
             later = parse_retry_after(answer.header("Retry-After"))
             kind = _Slower if status == 429 or later else UpstreamUnavailable
             raise kind(f"{where} answers {status}", retry_after=later)
         else:
-            raise UpstreamInvalid(f"{where} answers {status} to a request for a {named}")
+            kind_of = BadRequest if status in _BAD_REQUEST else UpstreamInvalid
+            raise kind_of(f"{where} answers {status} to a request for a {named}")
 
     def _denied_remedy(self) -> str:
         if self.login.state in ("none", "unknown"):
             return "it does not exist, or needs a login: `credentials` of the upstream, or `pull_secrets`"
         return "it does not exist, or our login may not pull it"
+
+
+class BadRequest(UpstreamInvalid):
+    """The endpoint refuses how it was asked; asked in another way it may answer."""
+
+
+class HeadFails(UpstreamInvalid):
+    """HEAD is answered 500 or 502: what that means for the endpoint a GET says."""
 
 
 class _Slower(UpstreamUnavailable):

@@ -13,6 +13,7 @@ from mirror.errors import UpstreamError, UpstreamInvalid, UpstreamUnavailable
 from mirror.upstream.guard import AddressRefusedError, IPNetwork, Reach, allows, may_reach, zone_of_text
 
 _LENGTHS = "it says how long its answer is more than once, or not as a number: does a proxy on the way add a header?"
+WEB_PAGE = "is it a registry, or does a portal or proxy want a login?"
 
 
 class AddressForbidden(UpstreamInvalid):
@@ -36,6 +37,11 @@ class CertificateRefused(Lasting):
 def origin(url: URL) -> str:
     """Return scheme, host and port of `url`: all of it that may be shown."""
     return str(url.origin()) if url.absolute and url.host else "an unreadable address"
+
+
+def web_page(url: URL, endpoint: str = "") -> UpstreamInvalid:
+    """Return the error for a page where content was asked for."""
+    return UpstreamInvalid(f"{origin(url)} answers with a web page", WEB_PAGE, endpoint)
 
 
 def explain(error: BaseException, url: URL, deadline: float, proxied: bool = False) -> UpstreamError:

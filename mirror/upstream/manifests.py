@@ -14,7 +14,8 @@ from mirror.upstream.transport import Answer
 async def head_manifest(endpoint: Endpoint, repository: str, reference: str, limit: int) -> ManifestHead:
     """Return what `reference` names now: by HEAD, and by GET where HEAD does not serve.
 
-    Harbor answers 404 to HEAD for what it has not cached yet, public ECR 401, others leave out the digest.
+    Harbor answers 404 to HEAD for what it has not cached yet, public ECR 401, registries without HEAD 405, 500, 501 or
+    502; others leave out the digest.
     """
     try:
         answer = await endpoint.ask(Ask("manifest", "HEAD", repository, f"manifests/{reference}"))
@@ -22,7 +23,8 @@ async def head_manifest(endpoint: Endpoint, repository: str, reference: str, lim
         pass
     else:
         answer.close()
-        digest, length = _content_digest(answer), answer.header("Content-Length")
+        # The length of an encoded body is not the manifest's.
+        digest, length = _content_digest(answer), "" if answer.codings else answer.header("Content-Length")
         if digest is not None and length.isascii() and length.isdecimal():
             return ManifestHead(digest, bare(answer.header("Content-Type")), int(length), endpoint.name)
     got = await get_manifest(endpoint, repository, reference, limit)

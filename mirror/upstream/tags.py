@@ -6,7 +6,7 @@ import json
 
 from mirror.errors import TagInvalid, UpstreamInvalid
 from mirror.oci.reference import check_tag
-from mirror.upstream.exchange import Ask, Endpoint
+from mirror.upstream.exchange import Ask, BadRequest, Endpoint
 from mirror.upstream.pages import pages
 
 MOST_TAGS = 10_000
@@ -15,14 +15,26 @@ _PAGE = 1000
 
 
 async def list_tags(endpoint: Endpoint, repository: str, most: int = MOST_TAGS) -> list[str]:
-    """Return the first `most` tags in upstream's order; no page is asked for after those."""
-    ask = Ask("tags", "GET", repository, f"tags/list?n={_PAGE}", {"Accept": "application/json"})
-    tags: list[str] = []
+    """Return the first `most` tags in upstream's order; no page is asked for after those.
+
+    A registry that refuses pages of our size is asked for pages of its own.
+    """
+    try:
+        return await _list(endpoint, repository, f"tags/list?n={_PAGE}", most)
+    except BadRequest:
+        return await _list(endpoint, repository, "tags/list", most)
+
+
+async def _list(endpoint: Endpoint, repository: str, path: str, most: int) -> list[str]:
+    ask = Ask("tags", "GET", repository, path, {"Accept": "application/json"})
+    tags: dict[str, None] = {}
     async for _, body in pages(endpoint, ask, "a tag list"):
-        tags += _names(body, endpoint.name)
-        if len(tags) >= most:
+        names, known = _names(body, endpoint.name), len(tags)
+        tags.update(dict.fromkeys(names))
+        # A page that brings nothing new is one that was read: its cursor moves and leads nowhere.
+        if len(tags) >= most or (names and len(tags) == known):
             break
-    return tags[:most]
+    return list(tags)[:most]
 
 
 def _names(body: bytes, endpoint: str) -> list[str]:

@@ -12,7 +12,8 @@ import aiohttp
 from yarl import URL
 
 import mirror
-from mirror.upstream import failures
+from mirror.oci.media_types import bare
+from mirror.upstream import coding, failures
 from mirror.upstream.framing import Connector
 from mirror.upstream.guard import IPNetwork, Reach, Zone, socket_guard, zone_of
 from mirror.upstream.proxy import Egress
@@ -23,6 +24,7 @@ CONNECT_SECONDS = 3.5
 BLOB_BUFFER = 1 << 20
 # Signed URLs in Location and Link outgrow aiohttp's 8 KiB.
 _FIELD_LIMIT = 32 * 1024
+_WEB_PAGES = frozenset({"text/html", "application/xhtml+xml"})
 _HOME = frozenset({Reach.ENDPOINT, Reach.LITERAL})
 _KEEPALIVE_SECONDS = 30.0
 
@@ -72,6 +74,16 @@ class Answer:
     def header_lines(self, name: str) -> list[str]:
         """Return every line of this header."""
         return self._response.headers.getall(name, [])
+
+    @property
+    def codings(self) -> tuple[str, ...]:
+        """The codings that the body is in; none for the plain bytes that were asked for."""
+        return coding.named(self.header("Content-Encoding"))
+
+    @property
+    def is_web_page(self) -> bool:
+        """Whether the body is typed as a page for people."""
+        return bare(self.header("Content-Type")) in _WEB_PAGES
 
     @property
     def content(self) -> aiohttp.StreamReader:

@@ -50,6 +50,8 @@ AWAY = _planes(
     tags=Want(503, "UNKNOWN", 3),
     listed=Want(200, "", 3, warned=True),
 )
+# A HEAD that is answered so is followed by a GET.
+FAILS = {**AWAY, "tag": Want(503, "UNKNOWN", 6), "known": Want(200, "STALE", 6, warned=True)}
 # An answer that is no registry's: not asked again, not believed, not kept.
 INVALID = _planes(
     blob=Want(502, "UNKNOWN"),
@@ -60,6 +62,10 @@ INVALID = _planes(
     tags=Want(502, "UNKNOWN"),
     listed=Want(200, "", 1, warned=True),
 )
+# Lists are asked for without the size of a page then.
+REFUSED = {**INVALID, "tags": Want(502, "UNKNOWN", 2), "listed": Want(200, "", 2, warned=True)}
+# A blob's digest is of what was asked for, so nothing is decoded.
+INVALID_BLOB = _planes(blob=Want(502, "UNKNOWN", 2), small=Want(502, "UNKNOWN", 2))
 # The connection ends without an answer: aiohttp asks once more by itself before that counts as one try.
 CLOSED = _asked(AWAY, 6)
 # What is over after one answer is asked again and never seen by a client.
@@ -72,6 +78,18 @@ PASSES = _planes(
     tags=Want(200, "", 2),
     listed=Want(200, "", 2),
 )
+# What needs no second question.
+AT_ONCE = _planes(
+    blob=Want(200, "MISS"),
+    small=Want(200, "MISS"),
+    digest=Want(200, "MISS"),
+    tag=Want(200, "MISS", 2),
+    known=Want(200, "HIT"),
+    tags=Want(200),
+    listed=Want(200),
+)
+# Of a gzipped answer to HEAD the length is no manifest's.
+DECODED = {**AT_ONCE, "known": Want(200, "HIT", 2)}
 PASSES_LATER = _asked(PASSES, 4)
 
 
@@ -115,13 +133,14 @@ CASES: tuple[Case, ...] = (
         _asked(AWAY, 1),
     ),
     Case("429 nonsense", faults.TooMany("soon"), AWAY, planes=FEW),
-    Case("500", faults.Status(500), AWAY),
+    Case("500", faults.Status(500), FAILS),
     Case(
         "502 with a page",
         faults.Status(502, {"Content-Type": "text/html"}, b"<html>Bad Gateway</html>"),
-        AWAY,
+        FAILS,
         planes=FEW,
     ),
+    Case("501", faults.Status(501), INVALID, planes=FEW),
     Case("503", faults.Status(503), AWAY),
     Case("503 with Retry-After", faults.Status(503, {"Retry-After": "120"}), AWAY, planes=FEW),
     Case("504", faults.Status(504), AWAY, planes=FEW),
@@ -133,7 +152,7 @@ CASES: tuple[Case, ...] = (
     Case("closed twice", faults.CloseBeforeHeaders(), PASSES_LATER, times=2),
     Case("reset twice", faults.CloseBeforeHeaders(rst=True), PASSES_LATER, times=2),
     Case("no headers", faults.HangHeaders(), AWAY, goes_on=True, planes=("blob", "tag", "known", "listed")),
-    Case("400", faults.Status(400), INVALID),
+    Case("400", faults.Status(400), REFUSED),
     Case("405", faults.Status(405), INVALID, planes=FEW),
     Case("418", faults.Status(418), INVALID, planes=FEW),
     Case("204", faults.Status(204), INVALID, planes=FEW),
@@ -152,12 +171,11 @@ CASES: tuple[Case, ...] = (
     Case("redirect to file", faults.Redirect("file:///etc/passwd"), INVALID, planes=FEW),
     Case("redirect with a login", faults.Redirect("http://user:secret@127.0.0.1/x"), INVALID, planes=FEW),
     Case("redirect to a closed port", faults.Redirect("http://127.0.0.1:1/x"), AWAY),
-    Case(
-        "encoded",
-        faults.Gzip(),
-        _asked(INVALID, 4),
-    ),
-    Case("encoded once", faults.Gzip(), PASSES, times=1),
+    Case("encoded", faults.WithHeaders({"Content-Encoding": "br"}), _asked(INVALID, 4)),
+    Case("encoded once", faults.WithHeaders({"Content-Encoding": "br"}), PASSES, times=1),
+    Case("gzipped", faults.Gzip(), INVALID_BLOB, planes=("blob", "small")),
+    Case("gzipped document", faults.Gzip(), DECODED, planes=_READ),
+    Case("stored with a coding", faults.WithHeaders({"Content-Encoding": "aws-chunked"}), AT_ONCE),
     Case(
         "manifest of another digest",
         faults.Status(200, _OCI, b'{"schemaVersion":2,"config":{},"layers":[]}'),

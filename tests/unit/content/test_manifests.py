@@ -286,7 +286,9 @@ async def test_another_repositorys_manifest_needs_upstreams_word(
 
 
 @pytest.mark.parametrize(
-    "fault", [faults.Html(), faults.FlipBit(20), faults.Truncate(30), faults.Gzip()], ids=lambda f: type(f).__name__
+    "fault",
+    [faults.Html(), faults.FlipBit(20), faults.Truncate(30), faults.WithHeaders({"Content-Encoding": "br"})],
+    ids=lambda f: type(f).__name__,
 )
 async def test_a_wrong_manifest_is_refused(
     make_room: Callable[..., Room], upstream: ScriptedRegistry, fault: faults.Fault

@@ -155,11 +155,46 @@ async def test_an_encoded_answer_is_asked_for_again(registry, client):
     registry.fail("blob", Gzip(), times=1)
     assert await collect(await client.get_blob("team/app", DIGEST)) == (CONTENT, None)
     assert registry.count("blob") == 2
-    registry.fail("manifest", Gzip(), times=1)
-    assert (await client.get_manifest("team/app", "v1")).body
-    registry.fail("manifest", Gzip())
-    with pytest.raises(UpstreamInvalid, match="encoded although asked not to"):
-        await client.get_manifest("team/app", "v1")
+
+
+HTML = b"<!doctype html>" + b"<p>a report</p>" * 1000
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize("media_type", ["text/html", "TEXT/HTML; charset=utf-8", "application/xhtml+xml"])
+@pytest.mark.parametrize(
+    "content",
+    [CONTENT, b"", HTML, b"\xef\xbb\xbf\n" + HTML, b" \n\t", b" " * 5000 + CONTENT, b"<" + noise(2 * MIB), b"<" * MIB],
+    ids=["bytes", "empty", "a page", "a page with a mark", "blank", "blank at first", "large", "as large as may be"],
+)
+async def test_a_blob_that_is_typed_as_a_page_is_what_its_digest_says(registry, client, content, media_type):
+    """Stores and proxies that guess a type, and artifacts that are pages."""
+    digest = Digest.parse(registry.add_blob("team/app", content))
+    registry.fail("blob", WithHeaders({"Content-Type": media_type}))
+    assert await collect(await client.get_blob("team/app", digest)) == (content, None)
+    assert registry.count("blob") == 1
+    if content:
+        assert await client.head_blob("team/app", digest) == len(content)
+    if len(content) > 10:
+        assert await collect(await client.get_blob("team/app", digest, 5, 10)) == (content[5:10], None)
+        assert await collect(await client.get_blob("team/app", digest, 5)) == (content[5:], None)
+
+
+@pytest.mark.parametrize("start", [0, 1000])
+@pytest.mark.parametrize(
+    "page",
+    [b"<html>Sign in</html>", b"\r\n  <!DOCTYPE html>" + b"x" * 100_000, b"", b"\n", b"\xef\xbb\xbf<html>"],
+    ids=["short", "long", "empty", "blank", "with a mark"],
+)
+async def test_a_page_in_the_place_of_a_blob_is_called_one(registry, client, page, start):
+    """Guards the rule above: a portal's page opens no answer to a client."""
+    registry.fail("blob", Status(200, {"Content-Type": "text/html"}, page))
+    with pytest.raises(UpstreamInvalid, match="answers with a web page") as error:
+        await client.get_blob("team/app", DIGEST, start)
+    assert "portal" in error.value.remedy
+    assert error.value.endpoint == registry.url
+    with pytest.raises(UpstreamInvalid, match="answers with a web page"):
+        await client.head_blob("team/app", DIGEST)
 
 
 async def test_identity_is_no_encoding(registry, client):

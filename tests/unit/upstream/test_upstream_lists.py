@@ -2,9 +2,7 @@
 
 import pytest
 
-from mirror.errors import (
-    UpstreamInvalid,
-)
+from mirror.errors import UpstreamError, UpstreamInvalid
 from mirror.oci.digest import Digest
 from mirror.oci.media_types import ACCEPT, DOCKER_SCHEMA1_SIGNED
 from tests.peers.faults import (
@@ -167,15 +165,54 @@ async def test_ten_thousand_tags_are_enough(registry, client):
 async def test_links(registry, client, link):
     registry.fail("tags", WithHeaders({"Link": link}), times=1)
     registry.repository("team/app").tags["v2"] = "x"
-    assert await client.list_tags("team/app") == ["v1", "v2", "v2"]
+    assert await client.list_tags("team/app") == ["v1", "v2"]
     assert registry.requests[-1].target == "/v2/team/app/tags/list?last=v1&n=1"
 
 
-async def test_a_link_that_leads_in_circles(registry, client):
-    registry.fail("tags", WithHeaders({"Link": '</v2/team/app/tags/list?last=v1>; rel="next"'}))
-    with pytest.raises(UpstreamInvalid, match="again and again"):
+@pytest.mark.parametrize("cursors", [["v1", "v1"], ["a", "b", "a", "b"], ["a", "b", "c", "d"]], ids="-".join)
+async def test_a_cursor_that_leads_nowhere_ends_the_list(registry, client, cursors):
+    """Artifactory (renovate#15080): the same page again, under the same cursor or another one."""
+    tags = b'{"name":"x","tags":["v1","v2"]}'
+    for cursor in cursors:
+        link = f'</v2/team/app/tags/list?last={cursor}&n=1000>; rel="next"'
+        registry.fail("tags", Status(200, {"Content-Type": "application/json", "Link": link}, tags), times=1)
+    registry.fail("tags", Status(500))
+    assert await client.list_tags("team/app") == ["v1", "v2"]
+    assert registry.count("tags") <= 2
+
+
+async def test_an_empty_page_is_not_the_last_one(registry, client):
+    """Guards the rule above: registries that filter after they have read a page send empty ones."""
+    empty = {"Content-Type": "application/json", "Link": '<?last=a&n=1000>; rel="next"'}
+    registry.fail("tags", Status(200, empty, b'{"name":"x","tags":[]}'), times=1)
+    assert await client.list_tags("team/app") == ["v1"]
+
+
+@pytest.mark.parametrize("status", [400, 422])
+@pytest.mark.parametrize("page", [0, 2, 100])
+async def test_pages_of_our_size_that_are_refused(registry, client, status, page):
+    """Registries with pages of at most 100 say PAGINATION_NUMBER_INVALID to more."""
+    registry.page = page
+    registry.repository("team/app").tags.update({f"v{number}": "x" for number in range(2, 6)})
+    registry.fail("tags", Status(status), times=1)
+    assert await client.list_tags("team/app") == ["v1", "v2", "v3", "v4", "v5"]
+    assert [one.query for one in registry.requests[:2]] == ["n=1000", ""]
+
+
+@pytest.mark.parametrize(("status", "requests"), [(400, 2), (405, 1), (403, 1), (404, 1), (418, 1)])
+async def test_a_refusal_is_asked_about_once(registry, client, status, requests):
+    """Guards the rule above: what another size of page does not change is believed."""
+    registry.fail("tags", Status(status))
+    with pytest.raises(UpstreamError):
         await client.list_tags("team/app")
-    assert registry.count("tags") == 2
+    assert registry.count("tags") == requests
+
+
+async def test_a_list_in_pages_is_gone_through_once(registry, client):
+    registry.page = 2
+    registry.repository("team/app").tags.update({f"v{number}": "x" for number in range(2, 6)})
+    assert await client.list_tags("team/app") == ["v1", "v2", "v3", "v4", "v5"]
+    assert registry.count("tags") == 3
 
 
 async def test_referrers_in_pages(registry, client):
