@@ -327,7 +327,8 @@ class Manifests:
             await self._writers.run(self._rows.add_named, target.name, found.named)
             return replace(answer, cache="BYPASS", why="schema1")
         try:
-            await self._writers.run(self._store, target, answer, found)
+            if await self._writers.run(self._store, target, answer, found):
+                answer = replace(answer, cache="HIT")
         except StoreUnreadable:
             return replace(answer, cache="BYPASS", why="store unreadable")
         except (StoreFull, OSError) as error:
@@ -336,16 +337,19 @@ class Manifests:
         self._used(digest, len(content))
         return answer
 
-    def _store(self, target: Target, answer: ManifestAnswer, found: Manifest) -> None:
+    def _store(self, target: Target, answer: ManifestAnswer, found: Manifest) -> bool:
+        """Have the manifest here, and tell whether it was."""
         assert answer.body is not None
         here = files.look(self._layout.blob(answer.digest))
         row = self._rows.manifest(target.name, answer.digest)
         whole = here is not None and files.is_sealed(here) and here.st_size == answer.size
-        if not whole or row != Row(answer.media_type, answer.size, True):
+        was_here = whole and row == Row(answer.media_type, answer.size, True)
+        if not was_here:
             self._space.reserve(answer.digest, answer.size)
             ingest.store_bytes(self._layout, answer.digest, answer.body)
             self._rows.add_manifest(target.name, answer.digest, answer.media_type, answer.size)
         self._rows.add_named(target.name, found.named)
+        return was_here
 
     async def _parse(self, content: bytes, declared: str) -> Manifest:
         if len(content) <= _REMEMBERED_SIZE:

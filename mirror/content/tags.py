@@ -251,7 +251,13 @@ class Tags:
     async def _ask(
         self, target: Target, tag: str, client: UpstreamClient, record: TagRecord | None
     ) -> tuple[TagState, ManifestAnswer | None]:
-        """Ask what the tag means by HEAD, and have its manifest here before the tag names it."""
+        """Ask what the tag means, and have its manifest here before the tag names it.
+
+        HEAD costs least where the tag is known, and pulls where upstream counts those. Elsewhere one GET brings what a
+        new tag names, or says that there is none, which of HEAD is not believed.
+        """
+        if record is None and not client.counts_pulls:
+            return self._answered(await self._fetch_tag(target, tag, None))
         head = await client.head_manifest(target.repository, tag)
         if record is not None and head.digest == record.digest:
             return TagState(head.digest, why="revalidated"), None

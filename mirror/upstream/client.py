@@ -63,6 +63,11 @@ class UpstreamClient:
         """Whether upstream said that less than a tenth of our requests are left (Docker Hub)."""
         return self._observations.budget_low
 
+    @property
+    def counts_pulls(self) -> bool:
+        """Whether upstream counts GETs of manifests, and HEADs not (Docker Hub says so in its answers)."""
+        return self._observations.counts_pulls
+
     def health(self) -> list[EndpointHealth]:
         """Return how each endpoint fares, in the order they are asked."""
         return [endpoint.health() for endpoint in self._endpoints]

@@ -86,6 +86,11 @@ class Endpoint:
         """Close every connection."""
         await self._transport.close()
 
+    @property
+    def counts_pulls(self) -> bool:
+        """Whether GETs of manifests are counted here, and HEADs not."""
+        return self._observations.counts_pulls
+
     def health(self) -> EndpointHealth:
         """Return how this endpoint fares."""
         wait = self.breaker.wait()

@@ -19,7 +19,10 @@ async def head_manifest(endpoint: Endpoint, repository: str, reference: str, lim
     """
     try:
         answer = await endpoint.ask(Ask("manifest", "HEAD", repository, f"manifests/{reference}"))
-    except (UpstreamNotFound, UpstreamDenied, UpstreamInvalid):
+    except UpstreamNotFound:
+        if endpoint.counts_pulls:
+            raise  # it is no cache that has yet to look
+    except (UpstreamDenied, UpstreamInvalid):
         pass
     else:
         answer.close()

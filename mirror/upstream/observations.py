@@ -43,6 +43,7 @@ class Observations:
         self._refused = False
         self._away: set[str] = set()
         self._low_until = 0.0
+        self.counts_pulls = False  # an answer carried a budget: every GET of a manifest costs a pull, HEAD costs none
 
     def answered(self, seconds: float) -> None:
         """An endpoint sent a response header after `seconds`."""
@@ -90,6 +91,7 @@ class Observations:
         most, left = _RATE.fullmatch(limit), _RATE.fullmatch(remaining)
         if most is None or left is None:
             return
+        self.counts_pulls = True
         window = float(left[2] or most[2] or _DEFAULT_WINDOW)
         low = int(left[1]) < int(most[1]) * _LOW
         self._low_until = time.monotonic() + window if low else 0.0

@@ -35,7 +35,7 @@ ABSENT = _planes(
     blob=Want(404, "BLOB_UNKNOWN"),
     small=Want(404, "BLOB_UNKNOWN"),
     digest=Want(404, "MANIFEST_UNKNOWN"),
-    tag=Want(404, "MANIFEST_UNKNOWN", 2),
+    tag=Want(404, "MANIFEST_UNKNOWN"),
     known=Want(404, "MANIFEST_UNKNOWN", 2),
     tags=Want(404, "NAME_UNKNOWN"),
     listed=Want(404, "NAME_UNKNOWN"),
@@ -51,13 +51,13 @@ AWAY = _planes(
     listed=Want(200, "", 3, warned=True),
 )
 # A HEAD that is answered so is followed by a GET.
-FAILS = {**AWAY, "tag": Want(503, "UNKNOWN", 6), "known": Want(200, "STALE", 6, warned=True)}
+FAILS = {**AWAY, "known": Want(200, "STALE", 6, warned=True)}
 # An answer that is no registry's: not asked again, not believed, not kept.
 INVALID = _planes(
     blob=Want(502, "UNKNOWN"),
     small=Want(502, "UNKNOWN"),
     digest=Want(502, "UNKNOWN"),
-    tag=Want(502, "UNKNOWN", 2),
+    tag=Want(502, "UNKNOWN"),
     known=Want(200, "STALE", 2, warned=True),
     tags=Want(502, "UNKNOWN"),
     listed=Want(200, "", 1, warned=True),
@@ -73,7 +73,7 @@ PASSES = _planes(
     blob=Want(200, "MISS", 2),
     small=Want(200, "MISS", 2),
     digest=Want(200, "MISS", 2),
-    tag=Want(200, "MISS", 3),
+    tag=Want(200, "MISS", 2),
     known=Want(200, "HIT", 2),
     tags=Want(200, "", 2),
     listed=Want(200, "", 2),
@@ -83,7 +83,7 @@ AT_ONCE = _planes(
     blob=Want(200, "MISS"),
     small=Want(200, "MISS"),
     digest=Want(200, "MISS"),
-    tag=Want(200, "MISS", 2),
+    tag=Want(200, "MISS"),
     known=Want(200, "HIT"),
     tags=Want(200),
     listed=Want(200),

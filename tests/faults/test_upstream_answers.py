@@ -520,4 +520,32 @@ async def test_a_second_tag_of_what_is_here_is_a_hit(upstream: ScriptedRegistry,
     service = await serve({"lab": {"endpoints": [upstream.url]}})
     assert (await service.get("/v2/lab/team/app/manifests/v1")).cache == "MISS"
     assert (await service.get("/v2/lab/team/app/manifests/v2")).cache == "HIT"
-    assert upstream.count("manifest", "GET") == 1
+    assert upstream.count("manifest") == 2
+
+
+async def test_pulls_that_are_counted_are_saved(upstream: ScriptedRegistry, serve: Callable[..., Any]) -> None:
+    """At Docker Hub a GET of a manifest is a pull, and HEAD costs nothing: also of absence HEAD says all."""
+    upstream.extra_headers = {"ratelimit-limit": "100;w=21600", "ratelimit-remaining": "76;w=21600"}
+    upstream.add_image("team/app", "v1", "v2", layers=[LAYER])
+    service = await serve({"lab": {"endpoints": [upstream.url]}})
+    assert (await service.get("/v2/lab/team/app/manifests/v1")).cache == "MISS"
+    upstream.forget()
+    assert (await service.get("/v2/lab/team/app/manifests/v2")).cache == "HIT"
+    assert (await service.get("/v2/lab/team/app/manifests/absent")).status == 404
+    assert [one.method for one in upstream.seen("manifest")] == ["HEAD", "HEAD"]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("tag", ["absent", "v2"])
+async def test_a_tag_that_is_not_known_costs_one_request(
+    upstream: ScriptedRegistry, serve: Callable[..., Any], tag: str, method: str
+) -> None:
+    """Registries that cache answer HEAD with 404 for what they have not brought yet, so one GET is asked."""
+    upstream.add_image("team/app", "v1", "v2", layers=[LAYER])
+    upstream.fail("manifest", faults.Status(404), method="HEAD")
+    service = await serve({"lab": {"endpoints": [upstream.url]}})
+    assert (await service.get("/v2/lab/team/app/manifests/v1")).status == 200
+    upstream.forget()
+    got = await service.get(f"/v2/lab/team/app/manifests/{tag}", method)
+    assert got.status == (200 if tag == "v2" else 404)
+    assert upstream.count("manifest") == 1

@@ -69,8 +69,7 @@ async def test_by_tag_is_asked_once_while_fresh(make_room: Callable[..., Room], 
     assert (await get(room, "v1")).cache == "MISS"
     assert (await get(room, "v1")).cache == "HIT"
     assert (await get(make_room(), "v1")).cache == "HIT", "another process reads the same tag"
-    assert upstream.count("manifest", "HEAD") == 1
-    assert upstream.count("manifest", "GET") == 1
+    assert upstream.count("manifest") == 1
     assert (await get(room, "v1")).digest == Digest.parse(image.digest)
 
 
@@ -85,7 +84,7 @@ async def test_every_request_revalidates_with_fresh_for_zero(
     assert (answer.cache, str(answer.digest)) == ("MISS", moved.digest)
     answer = await get(room, "v1")
     assert (answer.cache, str(answer.digest)) == ("HIT", moved.digest)
-    assert upstream.count("manifest", "HEAD") == 3
+    assert upstream.count("manifest", "HEAD") == 2
 
 
 async def test_a_tag_keeps_its_earlier_digests(make_room: Callable[..., Room], upstream: ScriptedRegistry) -> None:
@@ -254,8 +253,8 @@ async def test_one_fetch_for_everybody_in_every_process(
     upstream.fail("manifest", faults.HangHeaders(0.2), method="GET")
     answers = await asyncio.gather(*(get(room, reference) for room in rooms for reference in (image.digest, "v1") * 5))
     assert {answer.body for answer in answers} == {image.manifest}
-    assert upstream.count("manifest", "GET") == 1
-    assert upstream.count("manifest", "HEAD") == 1
+    # One by the digest, one that says what the tag names.
+    assert upstream.count("manifest") == 2
 
 
 async def test_an_index_brings_its_children_into_the_repository(
