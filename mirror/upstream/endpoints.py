@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-from mirror.errors import UpstreamError
-from mirror.upstream.failures import Lasting
+from mirror.errors import UpstreamError, UpstreamUnavailable
+from mirror.upstream.failures import Lasting, NoConnection
 
 HEDGE_SECONDS = 6.0  # DESIGN 2.9
 LAST_SECONDS = 60.0  # DESIGN 2.9: what the last one left is given
@@ -59,12 +59,20 @@ class Breaker:
         if self._open_for and not self._probing:
             return  # asked before it opened, many at once perhaps: that says nothing new
         self._failures.append(now)
-        if self._open_for:
-            self._open_for = min(self._open_for * 2, LONGEST_OPEN_SECONDS)
-        elif len(self._failures) == FAILURES and now - self._failures[0] <= WINDOW_SECONDS:
-            self._open_for = OPEN_SECONDS
-        self._open_until = now + self._open_for
+        if self._open_for or (len(self._failures) == FAILURES and now - self._failures[0] <= WINDOW_SECONDS):
+            self._open(now)
         self._probing = False
+
+    def rest(self) -> None:
+        """The endpoint was silent or out of reach while another answered: it is left alone at once."""
+        now = self._clock()
+        if now >= self._open_until:  # of many that waited for it the first says all
+            self._open(now)
+        self._probing = False
+
+    def _open(self, now: float) -> None:
+        self._open_for = min(self._open_for * 2, LONGEST_OPEN_SECONDS) if self._open_for else OPEN_SECONDS
+        self._open_until = now + self._open_for
 
     def abandoned(self) -> None:
         """The request ended without a verdict."""
@@ -80,6 +88,11 @@ class Asked(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def probes(self) -> set[asyncio.Future[Any]]: ...
+
+    def was_silent(self, seconds: float) -> None: ...
+
 
 EndpointT = TypeVar("EndpointT", bound=Asked)
 AnswerT = TypeVar("AnswerT")
@@ -94,7 +107,8 @@ async def ask_in_order(
     """Return the first answer. The next endpoint is asked when one fails, or has not answered after `hedge` seconds.
 
     When all fail, raise the error of the last endpoint in order: the ones before it are copies, and what a copy
-    lacks the last one may have. An endpoint whose breaker is open is passed over. `discard` gets what came too late.
+    lacks the last one may have. An endpoint whose breaker is open is passed over; one that has rested is asked beside
+    the next, and is judged by that when nobody waits for it any more. `discard` gets what came too late.
     """
     errors: dict[int, UpstreamError] = {}
     ready: list[int] = []
@@ -131,30 +145,68 @@ class _Race(Generic[EndpointT, AnswerT]):
         self._ask = ask
         self._discard = discard
         self._running: dict[asyncio.Future[AnswerT], int] = {}
+        self._late: set[int] = set()  # asked so long ago that the next was asked too, or nobody's to wait for
         self.answers: list[AnswerT] = []
         self.errors: dict[int, UpstreamError] = {}
 
     async def run(self, order: Sequence[int], hedge: float) -> bool:
         """Tell whether there is an answer; ask the next endpoint after `hedge` seconds or a failure."""
-        late: set[int] = set()
+        silent: set[int] = set()
         try:
             for position, index in enumerate(order):
-                self._running[asyncio.ensure_future(self._ask(self._endpoints[index]))] = index
                 is_last = position == len(order) - 1
-                while self._running and not self.answers:
-                    if await self._settle(None if is_last else hedge) == 0:
-                        late.update(self._running.values())
+                beside = not is_last and self._endpoints[index].breaker.state == "half-open"
+                self._running[self._probe(index, hedge) if beside else self._begin(index)] = index
+                while self._running and not self._decided():
+                    if await self._settle(None if is_last else 0.0 if beside else hedge) == 0:
+                        self._late.update(self._running.values())
+                        if not beside:
+                            silent.update(self._running.values())
                     elif is_last or self.answers:
                         continue
                     break
-                if self.answers:
+                if self._decided():
                     break
-            if self.answers:
-                for index in late & set(self._running.values()):
-                    self._endpoints[index].breaker.failed()
+            if self._decided():
+                for index in silent & set(self._running.values()):
+                    self._endpoints[index].was_silent(hedge)
+                for index, error in self.errors.items():
+                    if isinstance(error, NoConnection):
+                        self._endpoints[index].breaker.rest()
             return bool(self.answers)
         finally:
             await self._stop()
+
+    def _begin(self, index: int) -> asyncio.Future[AnswerT]:
+        return asyncio.ensure_future(self._ask(self._endpoints[index]))
+
+    def _probe(self, index: int, seconds: float) -> asyncio.Future[AnswerT]:
+        """Ask an endpoint that has rested, whoever answers first: silence for so long has it rest again."""
+        endpoint = self._endpoints[index]
+
+        async def judge() -> AnswerT:
+            try:
+                async with asyncio.timeout(seconds):
+                    return await self._ask(endpoint)
+            except TimeoutError:
+                endpoint.was_silent(seconds)
+                raise UpstreamUnavailable(
+                    f"{endpoint.name} sent no answer within {seconds:.0f} s", "", endpoint.name
+                ) from None
+
+        probe = asyncio.ensure_future(judge())
+        endpoint.probes.add(probe)
+        probe.add_done_callback(endpoint.probes.discard)
+        return probe
+
+    def _decided(self) -> bool:
+        """Whether there is an answer, or the last endpoint in order has said that there is none and others are late."""
+        if self.answers:
+            return True
+        said = self.errors.get(len(self._endpoints) - 1)
+        if said is None or isinstance(said, UpstreamUnavailable):
+            return False
+        return self._late.issuperset(self._running.values())
 
     async def _settle(self, timeout: float | None) -> int:
         """Wait for something to end, sort it into answers and errors, and return how many ended."""
@@ -173,8 +225,18 @@ class _Race(Generic[EndpointT, AnswerT]):
         return len(done)
 
     async def _stop(self) -> None:
-        for task in self._running:
-            task.cancel()
-        for outcome in await asyncio.gather(*self._running, return_exceptions=True):
+        """End what runs, but for probes: those end by themselves, soon."""
+        ended = []
+        for task, index in self._running.items():
+            if task in self._endpoints[index].probes:
+                task.add_done_callback(self._drop)
+            else:
+                task.cancel()
+                ended.append(task)
+        for outcome in await asyncio.gather(*ended, return_exceptions=True):
             if not isinstance(outcome, BaseException):
                 self._discard(outcome)
+
+    def _drop(self, probe: asyncio.Future[AnswerT]) -> None:
+        if not probe.cancelled() and probe.exception() is None:
+            self._discard(probe.result())

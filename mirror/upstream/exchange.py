@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from yarl import URL
 
@@ -18,7 +19,8 @@ from mirror.errors import (
 from mirror.oci.media_types import ACCEPT
 from mirror.upstream import certificates, coding, failures, redirect
 from mirror.upstream.body import read_whole
-from mirror.upstream.endpoints import LAST_SECONDS, Breaker
+from mirror.upstream.breakers import Breakers
+from mirror.upstream.endpoints import FAILURES, LAST_SECONDS, Breaker
 from mirror.upstream.guard import Reach
 from mirror.upstream.health import EndpointHealth, ProbeResult
 from mirror.upstream.login import Login, TokenServiceAway
@@ -71,7 +73,8 @@ class Endpoint:
         self.base = base
         self.name = str(base).rstrip("/")
         self.login = login
-        self.breaker = Breaker(asyncio.get_running_loop().time)
+        self.breakers = Breakers(asyncio.get_running_loop().time)
+        self.probes: set[asyncio.Future[Any]] = set()
         self.last_error = ""
         self._judged = 0.0
         self._transport = transport
@@ -84,7 +87,21 @@ class Endpoint:
 
     async def close(self) -> None:
         """Close every connection."""
+        for probe in self.probes:
+            probe.cancel()
+        await asyncio.gather(*self.probes, return_exceptions=True)
         await self._transport.close()
+
+    def was_silent(self, seconds: float) -> None:
+        """Leave the endpoint alone: it sent nothing for so long, while another one answered."""
+        self.breaker.rest()
+        self.last_error = f"{self.name} sent no answer within {seconds:.0f} s"
+        self._judged = asyncio.get_running_loop().time()
+
+    @property
+    def breaker(self) -> Breaker:
+        """The endpoint's own breaker."""
+        return self.breakers.endpoint
 
     @property
     def counts_pulls(self) -> bool:
@@ -121,11 +138,18 @@ class Endpoint:
         Raise UpstreamError. Nothing is repeated here but what belongs to one question: one login, a fresh signed
         URL, one encoded answer.
         """
-        if (wait := self._pauses.left(ask.kind)) > 0:
+        if (wait := self._pauses.left(ask.kind, ask.repository)) > 0:
             raise UpstreamUnavailable(
                 f"{self.name} asked us to wait and is asked again in {wait:.0f} s", "", self.name, wait
             )
-        self.breaker.begin()
+        if (wait := self.breakers.wait(ask.repository)) > 0:
+            raise failures.Lasting(
+                f"{self.name} failed {FAILURES} times for '{ask.repository}' and is asked again in {wait:.0f} s",
+                "",
+                self.name,
+                wait,
+            )
+        self.breakers.begin(ask.repository)
         try:
             async with asyncio.timeout(LAST_SECONDS):
                 answer = await self._readable(ask)
@@ -134,16 +158,16 @@ class Endpoint:
             self._note(ask, error)
             raise error from None
         except UpstreamError as error:
-            error.endpoint = self.name
-            if isinstance(error, failures.CertificateRefused) and error.what.startswith(failures.origin(self.base)):
+            if isinstance(error, failures.CertificateRefused) and error.endpoint == failures.origin(self.base):
                 error.add(await self._certificate())
             self._note(ask, error)
+            error.endpoint = self.name
             raise
         except BaseException:
-            self.breaker.abandoned()
+            self.breakers.abandoned(ask.repository)
             raise
-        self.breaker.succeeded()
-        self._pauses.end(ask.kind)
+        self.breakers.succeeded(ask.repository)
+        self._pauses.end(ask.kind, ask.repository)
         self._judged = asyncio.get_running_loop().time()
         self.last_error = ""
         return answer
@@ -158,23 +182,25 @@ class Endpoint:
 
     def _note(self, ask: Ask, error: UpstreamError) -> None:
         if isinstance(error, HeadFails):
-            self.breaker.abandoned()
+            self.breakers.abandoned(ask.repository)
             return
         self._observations.failed(error)
         self._judged = asyncio.get_running_loop().time()
         if isinstance(error, UpstreamNotFound):
-            self.breaker.succeeded()
+            self.breakers.succeeded(ask.repository)
             return
         self.last_error = str(error)
         if isinstance(error, TokenServiceAway):
-            self.breaker.abandoned()
+            self.breakers.abandoned(ask.repository)
         elif isinstance(error, _Slower):
-            error.retry_after = self._pauses.begin(ask.kind, error.retry_after)
-            self.breaker.succeeded()
+            error.retry_after = self._pauses.begin(ask.kind, ask.repository, error.retry_after)
+            self.breakers.succeeded(ask.repository)
+        elif isinstance(error, failures.NoConnection) and error.endpoint == failures.origin(self.base):
+            self.breakers.unreachable(ask.repository)
         elif isinstance(error, UpstreamUnavailable):
-            self.breaker.failed()
+            self.breakers.failed(ask.repository)
         else:
-            self.breaker.succeeded()
+            self.breakers.succeeded(ask.repository)
 
     async def _readable(self, ask: Ask) -> Answer:
         for again in (True, False):

@@ -24,7 +24,11 @@ class Lasting(UpstreamUnavailable):
     """What asking again in a moment would not change."""
 
 
-class CertificateRefused(Lasting):
+class NoConnection(UpstreamUnavailable):
+    """No connection came about, whatever was to be asked over it."""
+
+
+class CertificateRefused(Lasting, NoConnection):
     """TLS failed because of the certificate; `add` says whose it is and when it ends."""
 
     def add(self, description: str) -> None:
@@ -60,33 +64,31 @@ def explain(error: BaseException, url: URL, deadline: float, proxied: bool = Fal
         )
     if isinstance(error, aiohttp.ClientConnectorSSLError):
         said = getattr(cause, "reason", None) or "handshake failed"
-        return UpstreamUnavailable(
+        return NoConnection(
             f"TLS with {where} failed ({said})", "is it an https port, and does it speak TLS 1.2 or later?", where
         )
     if isinstance(error, aiohttp.ClientConnectorDNSError) or isinstance(cause, socket.gaierror):
-        return UpstreamUnavailable(
-            f"the name of {where} cannot be resolved", "check the name and this host's DNS", where
-        )
+        return NoConnection(f"the name of {where} cannot be resolved", "check the name and this host's DNS", where)
     if isinstance(error, aiohttp.ClientHttpProxyError):
-        return UpstreamUnavailable(
+        return NoConnection(
             f"the egress proxy answered {error.status} when asked for {where}", "check `proxy` and its login", where
         )
     if isinstance(error, aiohttp.ClientProxyConnectionError):
-        return UpstreamUnavailable("the egress proxy cannot be reached", "check `proxy`", where)
+        return NoConnection("the egress proxy cannot be reached", "check `proxy`", where)
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         tls = ", or no TLS" if url.scheme == "https" else ""
-        return UpstreamUnavailable(f"{where} does not accept connections{tls}", "is it up, and is the way open?", where)
+        return NoConnection(f"{where} does not accept connections{tls}", "is it up, and is the way open?", where)
     if isinstance(error, TimeoutError):
         return UpstreamUnavailable(f"{where} sent no answer within {deadline:.0f} s", "", where)
     if isinstance(cause, ConnectionRefusedError):
-        return UpstreamUnavailable(f"{where} refuses connections", "is it up, and is the port right?", where)
+        return NoConnection(f"{where} refuses connections", "is it up, and is the port right?", where)
     if isinstance(error, aiohttp.ClientConnectorError):
         if url.scheme == "https" and isinstance(cause, ConnectionResetError):
-            return UpstreamUnavailable(
+            return NoConnection(
                 f"TLS with {where} failed (the other side broke it off)", "does it speak TLS 1.2 or later?", where
             )
         said = _strerror(cause)
-        return UpstreamUnavailable(f"{where} cannot be reached{said}", "check the way there", where)
+        return NoConnection(f"{where} cannot be reached{said}", "check the way there", where)
     if isinstance(error, aiohttp.InvalidURL | ValueError):
         return UpstreamInvalid(f"an address at {where} cannot be asked for", "", where)
     if isinstance(error, aiohttp.ClientResponseError):

@@ -87,7 +87,7 @@ async def test_what_somebody_has_left_behind(
         await service.settled(3)
     if not up:
         await upstream.restart()
-        service.room.clients["lab"]._endpoints[0].breaker.succeeded()
+        service.room.clients["lab"]._endpoints[0].breakers.succeeded("team/app")
     # Theirs goes on where it was left, whoever else has asked for it meanwhile.
     upstream.forget()
     assert (await service.get(THEIRS)).body == SECRET

@@ -467,7 +467,7 @@ class TestLists:
         got = await service.get(target)
         assert got.status == status, got.body
         upstream.heal()
-        service.room.clients["lab"]._endpoints[0].breaker.succeeded()
+        service.room.clients["lab"]._endpoints[0].breakers.succeeded("team/app")
         assert (await service.get(target)).status == 200
         upstream.fail("referrers", fault)
         known = await service.get(target)

@@ -157,7 +157,7 @@ async def test_bodies(
     upstream.heal()
     upstream.forget()
     for endpoint in service.room.clients["lab"]._endpoints:
-        endpoint.breaker.succeeded()
+        endpoint.breakers.succeeded("team/app")
     again = await service.get(f"/v2/lab/team/app/blobs/{digest}")
     assert (again.status, again.clean, again.body == content) == (200, True, True)
     await service.settled()

@@ -98,7 +98,7 @@ async def test_matrix(
     upstream.heal()
     for endpoint in service.room.clients["lab"]._endpoints:
         endpoint._pauses._until.clear()
-        endpoint.breaker.succeeded()
+        endpoint.breakers.succeeded("team/app")
     again = await subject.ask(service)
     assert (again.status, again.body, again.clean) == (200, subject.truth, True)
     assert "warning" not in again.headers

@@ -158,7 +158,8 @@ class PullPath(Walk):
             client = room.clients["lab"]
             client._retry._allowance = RetryAllowance()
             for endpoint in client._endpoints:
-                endpoint.breaker.succeeded()
+                for name in ("", *endpoint.breakers._repositories):
+                    endpoint.breakers.succeeded(name)
                 endpoint._pauses._until.clear()
 
     async def settled(self) -> None:

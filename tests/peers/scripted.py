@@ -80,7 +80,7 @@ class ScriptedRegistry:
         self._bind = host
         self._name = name or host
         self._port = port
-        self._script: list[tuple[str, str, faults.Fault, list[int]]] = []
+        self._script: list[tuple[str, str, str, faults.Fault, list[int]]] = []
         self._desk = TokenDesk()
         self._servers: list[asyncio.Server] = []
         self._held: socket.socket | None = None
@@ -203,10 +203,21 @@ class ScriptedRegistry:
 
     # -- script and record
 
-    def fail(self, kind: str, fault: faults.Fault, times: float = math.inf, method: str = "", after: int = 0) -> None:
-        """Let the next `times` requests of `kind` (after `after` good ones) meet `fault`; first rule that fits wins."""
+    def fail(
+        self,
+        kind: str,
+        fault: faults.Fault,
+        times: float = math.inf,
+        method: str = "",
+        after: int = 0,
+        repository: str = "",
+    ) -> None:
+        """Let the next `times` requests of `kind` (after `after` good ones) meet `fault`; first rule that fits wins.
+
+        With `repository` only requests for it do.
+        """
         assert kind in KINDS, kind
-        self._script.append((kind, method, fault, [after, times]))  # type: ignore[list-item]
+        self._script.append((kind, method, repository, fault, [after, times]))  # type: ignore[list-item]
 
     def heal(self) -> None:
         """Forget every fault."""
@@ -273,7 +284,7 @@ class ScriptedRegistry:
         kind, name, reference = self._classify(path)
         record = Recorded(kind, method, path, query, headers, body)
         self.requests.append(record)
-        fault = self._next_fault(kind, method)
+        fault = self._next_fault(kind, method, name)
         if isinstance(fault, faults.HangHeaders):
             if fault.seconds == math.inf:
                 self._hung.add(writer)
@@ -304,9 +315,9 @@ class ScriptedRegistry:
                 return kind, groups.get("name", ""), groups.get("reference", "")
         return "other", "", ""
 
-    def _next_fault(self, kind: str, method: str) -> faults.Fault | None:
-        for wanted, wanted_method, fault, counts in self._script:
-            if wanted not in (kind, "any") or (wanted_method and wanted_method != method):
+    def _next_fault(self, kind: str, method: str, name: str) -> faults.Fault | None:
+        for wanted, wanted_method, wanted_name, fault, counts in self._script:
+            if wanted not in (kind, "any") or wanted_method not in ("", method) or wanted_name not in ("", name):
                 continue
             if counts[0] > 0:
                 counts[0] -= 1

@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 
-from mirror.errors import UpstreamNotFound, UpstreamUnavailable
+from mirror.errors import UpstreamDenied, UpstreamInvalid, UpstreamNotFound, UpstreamUnavailable
 from mirror.upstream.endpoints import Breaker, ask_in_order
+from mirror.upstream.failures import NoConnection
 
 
 class Clock:
@@ -87,6 +88,19 @@ def test_a_failed_probe_doubles_the_time_up_to_a_minute():
     assert waits == [5, 10, 20, 40, 60, 60]
 
 
+def test_what_waited_for_a_silent_one_says_it_once():
+    clock = Clock()
+    breaker = Breaker(clock)
+    for _ in range(10):
+        breaker.rest()
+    assert breaker.wait() == 5
+    clock.now += 5
+    breaker.rest()
+    assert breaker.wait() == 10
+    breaker.succeeded()
+    assert breaker.state == "closed"
+
+
 def test_an_abandoned_probe_leaves_room_for_the_next():
     clock = Clock()
     breaker = opened(clock)
@@ -101,11 +115,15 @@ class Peer:
 
     def __init__(self, name, seconds=0.0, error=None):
         self.name = name
+        self.probes = set()
         self.breaker = Breaker(asyncio.get_running_loop().time)
         self.seconds = seconds
         self.error = error
         self.asked = 0
         self.cancelled = False
+
+    def was_silent(self, seconds):
+        self.breaker.rest()
 
     async def ask(self):
         self.asked += 1
@@ -143,12 +161,10 @@ async def test_the_next_is_asked_too_when_one_is_silent():
     one, two = Peer("one", seconds=30), Peer("two")
     assert await ask(one, two) == "two"
     assert one.cancelled
-    # Silence counts against it: five times, and it is passed over.
-    for _ in range(4):
-        await ask(one, two)
+    # What this question cost the next one is spared.
     assert one.breaker.state == "open"
-    await ask(one, two)
-    assert one.asked == 5
+    assert await ask(one, two, hedge=10) == "two"
+    assert one.asked == 1
 
 
 async def test_the_slow_one_may_still_win():
@@ -161,6 +177,104 @@ async def test_the_slow_one_may_still_win():
 async def test_the_last_one_left_is_waited_for():
     one, two = Peer("one", seconds=0.2), Peer("two", error=UpstreamUnavailable("away"))
     assert await ask(one, two) == "one"
+
+
+@pytest.mark.parametrize("error", [UpstreamNotFound("no"), UpstreamDenied("no"), UpstreamInvalid("no")], ids=repr)
+async def test_what_the_last_one_says_is_not_held_up_by_a_silent_one(error):
+    one, two = Peer("one", seconds=30), Peer("two", error=error)
+    with pytest.raises(type(error)):
+        await ask(one, two)
+    assert one.cancelled
+    assert one.breaker.state == "open"
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (NoConnection("does not accept connections"), "open"),
+        (UpstreamUnavailable("answers 500"), "closed"),  # guards the rule: that may be one repository's trouble
+        (UpstreamNotFound("no"), "closed"),
+    ],
+    ids=repr,
+)
+async def test_one_that_cannot_be_reached_rests_when_another_one_answers(error, state):
+    one, two = Peer("one", error=error), Peer("two")
+    assert await ask(one, two) == "two"
+    assert one.breaker.state == state
+    one, two = Peer("one", error=error), Peer("two", error=UpstreamUnavailable("away"))
+    with pytest.raises(UpstreamUnavailable):
+        await ask(one, two)
+    assert one.breaker.state == "closed"
+
+
+async def test_a_silent_one_is_waited_for_while_the_last_one_is_away():
+    one, two = Peer("one", seconds=0.2), Peer("two", error=UpstreamUnavailable("away"))
+    assert await ask(one, two, hedge=0.01) == "one"
+    assert one.breaker.state == "closed"
+
+
+def rested(peer):
+    """Let a peer have rested: it is to be tried now."""
+    peer.breaker.rest()
+    peer.breaker._open_until = asyncio.get_running_loop().time()
+    assert peer.breaker.state == "half-open"
+
+
+@pytest.mark.parametrize("last", [None, UpstreamNotFound("no")], ids=repr)
+async def test_one_that_has_rested_is_asked_beside_the_next(last):
+    one, two = Peer("one", seconds=30), Peer("two", error=last)
+    rested(one)
+    async with asyncio.timeout(5):
+        asking = ask(one, two, hedge=10)
+        if last is None:
+            assert await asking == "two"
+        else:
+            with pytest.raises(UpstreamNotFound):
+                await asking
+    # Nobody waits for it, and it is judged all the same.
+    assert one.asked == 1
+    assert not one.cancelled
+    assert len(one.probes) == 1
+    for probe in one.probes:
+        probe.cancel()
+
+
+async def test_one_that_has_rested_and_is_silent_rests_twice_as_long():
+    one, two = Peer("one", seconds=30), Peer("two")
+    rested(one)
+    assert await ask(one, two) == "two"
+    await asyncio.gather(*one.probes, return_exceptions=True)
+    assert one.cancelled
+    assert 5 < one.breaker.wait() <= 10
+
+
+async def test_one_that_has_rested_may_answer_first_or_alone():
+    one, two = Peer("one"), Peer("two", seconds=30)
+    rested(one)
+    assert await ask(one, two, hedge=10) == "one"
+    one, two = Peer("one", seconds=0.1), Peer("two", error=UpstreamUnavailable("away"))
+    rested(one)
+    assert await ask(one, two, hedge=10) == "one"
+
+
+async def test_what_a_probe_brings_when_nobody_waits_is_discarded():
+    one, two = Peer("one", seconds=0.1), Peer("two")
+    rested(one)
+    discarded = []
+    assert await ask(one, two, discarded=discarded, hedge=10) == "two"
+    await asyncio.gather(*one.probes)
+    await asyncio.sleep(0)
+    assert discarded == ["one"]
+
+
+async def test_the_last_one_left_is_no_probe():
+    one, two = Peer("one", seconds=0.2), Peer("two", seconds=0.2)
+    for peer in (one, two):
+        rested(peer)
+    assert await ask(one, two, hedge=0.01) == "two"
+    one = Peer("one", seconds=0.2)
+    rested(one)
+    assert await ask(one, hedge=0.01) == "one"
 
 
 async def test_three_overlap():

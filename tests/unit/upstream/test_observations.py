@@ -49,9 +49,9 @@ async def test_bytes_seconds_and_errors(metrics, impatient, read_whole):
 async def test_endpoints_away(metrics, impatient):
     async with ScriptedRegistry() as registry, client_of(registry.url, metrics=metrics) as client:
         registry.fail("any", Status(500))
-        for _ in range(2):
+        for name in ("team/app", "team/other") * 2:
             with pytest.raises(UpstreamError):
-                await client.get_manifest("team/app", "v1")
+                await client.get_manifest(name, "v1")
         assert line(metrics, "mirror_upstream_endpoints_away") == 1
 
 

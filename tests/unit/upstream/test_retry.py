@@ -140,10 +140,46 @@ def test_pauses_grow_without_a_wish_and_are_kept_apart():
     pauses = Pauses(lambda: now[0])
     lengths = []
     for _ in range(8):
-        lengths.append(pauses.begin("manifest", 0))
+        lengths.append(pauses.begin("manifest", "a", 0))
         now[0] += 100
     assert lengths == [1, 2, 4, 8, 16, 32, 60, 60]
-    pauses.end("manifest")
-    assert pauses.begin("manifest", 0) == 1
-    assert pauses.begin("tags", 40) == 40
-    assert (pauses.left("manifest"), pauses.left("tags"), pauses.left("blob")) == (1, 40, 0)
+    pauses.end("manifest", "a")
+    assert pauses.begin("manifest", "a", 0) == 1
+    assert pauses.begin("tags", "a", 40) == 40
+    assert (pauses.left("manifest", "a"), pauses.left("tags", "a"), pauses.left("blob", "a")) == (1, 40, 0)
+
+
+@pytest.mark.parametrize(
+    ("said", "left"),
+    [
+        ([("a", 0, 900)], 0),
+        ([("a", 0, 900), ("a", 1, 900), ("a", 2, 900)], 0),
+        ([("a", 0, 900), ("b", 10, 600)], 590),
+        ([("a", 0, 300), ("b", 10, 600)], 280),
+        ([("a", 0, 5), ("b", 10, 600)], 0),
+        ([("a", 0, 5), ("b", 10, 600), ("c", 11, 600)], 590),
+        ([("a", 0, 900), ("b", 1, 600), ("c", 2, 30)], 581),
+    ],
+    ids=["one", "one, again and again", "two", "the shorter wish", "no more", "two of three", "a third takes nothing"],
+)
+def test_a_pause_is_everybodys_when_a_second_repository_agrees(said, left):
+    now = [0.0]
+    pauses = Pauses(lambda: now[0])
+    for repository, at, wish in said:
+        now[0] = at
+        pauses.begin("manifest", repository, wish)
+    now[0] = 20
+    assert pauses.left("manifest", "of nobody") == left
+    assert pauses.left("blob", "of nobody") == 0
+    for repository, at, wish in said:
+        assert pauses.left("manifest", repository) >= min(wish, at + wish - 20, 0)
+
+
+def test_pauses_take_little_room():
+    now = [0.0]
+    pauses = Pauses(lambda: now[0])
+    for number in range(5000):
+        pauses.begin("manifest", f"a{number}", number % 2 * 900)
+    assert len(pauses._until) + len(pauses._next) < 2100
+    assert pauses.left("manifest", "a4999") == 900
+    assert pauses.left("manifest", "of nobody") > 0

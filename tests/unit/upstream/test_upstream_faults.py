@@ -34,12 +34,12 @@ CONTENT = noise(300_000)
 DIGEST = Digest.of(CONTENT)
 
 OPERATIONS = {
-    "manifest": lambda client: client.get_manifest("team/app", "v1"),
-    "head": lambda client: client.head_manifest("team/app", "v1"),
-    "blob": lambda client: client.get_blob("team/app", DIGEST),
-    "size": lambda client: client.head_blob("team/app", DIGEST),
-    "tags": lambda client: client.list_tags("team/app"),
-    "referrers": lambda client: client.list_referrers("team/app", DIGEST),
+    "manifest": lambda client, name: client.get_manifest(name, "v1"),
+    "head": lambda client, name: client.head_manifest(name, "v1"),
+    "blob": lambda client, name: client.get_blob(name, DIGEST),
+    "size": lambda client, name: client.head_blob(name, DIGEST),
+    "tags": lambda client, name: client.list_tags(name),
+    "referrers": lambda client, name: client.list_referrers(name, DIGEST),
 }
 KIND = {
     "manifest": "manifest",
@@ -65,8 +65,8 @@ async def client(registry, impatient):
         yield client
 
 
-async def do(operation, client):
-    result = await OPERATIONS[operation](client)
+async def do(operation, client, name="team/app"):
+    result = await OPERATIONS[operation](client, name)
     if operation == "blob":
         await result.close()
     return result
@@ -95,7 +95,7 @@ def http_date(seconds):
     ids=repr,
 )
 async def test_it_passes(registry, client, operation, fault, monkeypatch):
-    monkeypatch.setattr("mirror.upstream.pauses.Pauses.left", lambda self, kind: 0.0)
+    monkeypatch.setattr("mirror.upstream.pauses.Pauses.left", lambda self, kind, repository: 0.0)
     registry.fail(KIND[operation], fault, times=1)
     assert await do(operation, client) is not None
 
@@ -171,16 +171,115 @@ async def test_a_pause_is_kept_for_everybody(registry, client):
 
 async def test_the_breaker_spares_a_dead_registry(registry, client, impatient):
     registry.fail("any", Status(500))
-    for _ in range(2):
-        with pytest.raises(UpstreamUnavailable):
-            await client.get_manifest("team/app", "v1")
+    for repository in ("team/app", "team/other"):
+        for _ in range(2):
+            with pytest.raises(UpstreamUnavailable):
+                await client.get_manifest(repository, "v1")
     seen = len(registry.requests)
-    assert seen == 5
+    assert seen == 10
     with pytest.raises(UpstreamUnavailable, match="failed 5 times"):
-        await client.get_manifest("team/app", "v1")
+        await client.get_manifest("team/third", "v1")
     assert len(registry.requests) == seen
     assert client.health()[0].breaker == "open"
     assert client.health()[0].asked_again > 0
+
+
+async def test_a_repository_that_always_fails_is_spared(registry, client, impatient):
+    registry.fail("any", Status(500))
+    for _ in range(2):
+        with pytest.raises(UpstreamUnavailable):
+            await client.get_manifest("team/app", "v1")
+    assert len(registry.requests) == 5
+    with pytest.raises(UpstreamUnavailable, match="failed 5 times for 'team/app'"):
+        await client.get_manifest("team/app", "v1")
+    assert len(registry.requests) == 5
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize(
+    "fault",
+    [
+        TooMany(3600),
+        TooMany(),
+        Status(503, {"Retry-After": "3600"}),
+        Status(503),
+        Status(500),
+        Status(504),
+        Status(501),
+        CloseBeforeHeaders(),
+        CloseBeforeHeaders(rst=True),
+        HangHeaders(),
+    ],
+    ids=repr,
+)
+async def test_one_repository_does_not_stop_the_others(registry, client, monkeypatch, operation, fault):
+    """Docker Hub keeps repositories that always answer 429; asked by anybody, they stopped the whole upstream."""
+    if isinstance(fault, HangHeaders):
+        monkeypatch.setattr(exchange, "LAST_SECONDS", 0.05)
+    registry.fail("any", fault, repository="team/bad")
+    for _ in range(6):
+        with pytest.raises(UpstreamError):
+            await do(operation, client, "team/bad")
+    registry.forget()
+    monkeypatch.undo()
+    for good in OPERATIONS:
+        await do(good, client)
+    assert client.health()[0].breaker == "closed"
+    assert len(registry.requests) == len(OPERATIONS)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+async def test_a_pause_that_two_repositories_are_told_is_the_accounts(registry, client, operation):
+    registry.fail(KIND[operation], TooMany(3600))
+    for name in ("team/app", "team/other"):
+        with pytest.raises(UpstreamUnavailable):
+            await do(operation, client, name)
+    registry.heal()
+    registry.forget()
+    with pytest.raises(UpstreamUnavailable, match="asked us to wait") as error:
+        await do(operation, client, "team/third")
+    assert 890 < error.value.retry_after <= 900
+    assert registry.requests == []
+
+
+async def test_what_cannot_be_reached_is_no_repositorys_fault(registry, client):
+    await registry.stop(returning=True)
+    for _ in range(2):
+        with pytest.raises(UpstreamUnavailable):
+            await client.get_manifest("team/app", "v1")
+    assert client.health()[0].breaker == "open"
+
+
+@pytest.mark.parametrize("operation", ["head", "size"])
+@pytest.mark.parametrize("status", [400, 401, 403, 405, 410, 500, 501, 502])
+async def test_head_fails_and_get_works(registry, client, operation, status):
+    """crossplane#3223, containerd#6684, harbor#14588: registries without HEAD, and filters before them.
+
+    Those below 500 guard what was so before.
+    """
+    registry.fail("any", Status(status), method="HEAD")
+    for _ in range(6):
+        assert await do(operation, client)
+    assert [one.method for one in registry.seen(KIND[operation])] == ["HEAD", "GET"] * 6
+    assert client.health()[0].breaker == "closed"
+    assert client.health()[0].last_error == ""
+
+
+@pytest.mark.parametrize("operation", ["head", "size"])
+@pytest.mark.parametrize(
+    ("status", "each", "requests", "breaker"),
+    [(500, 2, 10, "open"), (502, 2, 10, "open"), (503, 1, 5, "open"), (501, 2, 20, "closed"), (405, 2, 20, "closed")],
+)
+async def test_head_and_get_that_fail_count_once(registry, client, operation, status, each, requests, breaker):
+    """405 and 503 guard what was so before: the one is no sign of illness, after the other nobody asks by GET."""
+    registry.fail("any", Status(status))
+    for number in range(10):
+        with pytest.raises(UpstreamError):
+            await do(operation, client)
+        assert len(registry.requests) <= requests, number
+    assert len(registry.requests) == requests
+    assert [one.method for one in registry.requests[:2]] == ["HEAD", "GET" if each == 2 else "HEAD"]
+    assert (client._endpoints[0].breakers.wait("team/app") > 0) == (breaker == "open")
 
 
 async def test_an_absence_does_not_open_the_breaker(registry, client):

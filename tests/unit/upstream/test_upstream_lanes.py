@@ -178,6 +178,68 @@ async def test_the_next_endpoint_is_asked_when_the_first_is_silent(registry, mon
             assert await collect(body) == (CONTENT, None)
 
 
+OPERATIONS = {
+    "head": lambda client: client.head_manifest("team/app", "v1"),
+    "manifest": lambda client: client.get_manifest("team/app", "v1"),
+    "blob": lambda client: client.get_blob("team/app", DIGEST),
+    "size": lambda client: client.head_blob("team/app", DIGEST),
+    "tags": lambda client: client.list_tags("team/app"),
+    "absent": lambda client: client.get_manifest("team/app", "absent"),
+}
+
+
+@pytest.mark.parametrize("second", OPERATIONS)
+@pytest.mark.parametrize("first", OPERATIONS)
+async def test_what_one_request_learned_of_a_silent_endpoint_the_next_one_uses(registry, monkeypatch, first, second):
+    """It accepts, and never answers: once somebody waits for it, and when it has rested nobody does."""
+    monkeypatch.setattr("mirror.upstream.endpoints.ask_in_order.__defaults__", (0.1,))
+    registry.fail("any", HangHeaders())
+    async with ScriptedRegistry() as good:
+        good.add_image("team/app", "v1")
+        good.add_blob("team/app", CONTENT)
+
+        async def ask(operation):
+            try:
+                answer = await OPERATIONS[operation](client)
+            except UpstreamNotFound:
+                assert operation == "absent"
+            else:
+                if operation == "blob":
+                    await answer.close()
+
+        async with client_of(registry.url, good.url) as client:
+            await ask(first)
+            assert len(registry.requests) == 1
+            monkeypatch.setattr("mirror.upstream.endpoints.ask_in_order.__defaults__", (30.0,))
+            async with asyncio.timeout(10):
+                await ask(second)
+            assert len(registry.requests) == 1
+            assert "sent no answer within" in client.health()[0].last_error
+            breaker = client._endpoints[0].breaker
+            breaker._open_until = 0.0
+            async with asyncio.timeout(10):
+                await ask(second)
+                while len(registry.requests) < 2:
+                    await asyncio.sleep(0.01)
+                # While that question is open nobody else is sent there.
+                await ask(first)
+            assert len(registry.requests) == 2
+
+
+async def test_a_silent_endpoint_that_answers_again_is_asked_first_again(registry, monkeypatch):
+    monkeypatch.setattr("mirror.upstream.endpoints.ask_in_order.__defaults__", (0.1,))
+    async with ScriptedRegistry() as good, client_of(registry.url, good.url) as client:
+        good.add_image("team/app", "v1")
+        registry.fail("any", HangHeaders(), times=1)
+        assert (await client.get_manifest("team/app", "v1")).endpoint == good.url
+        (first, _) = client._endpoints
+        first.breaker._open_until = 0.0
+        await client.get_manifest("team/app", "v1")
+        await asyncio.gather(*first.probes)
+        assert first.breaker.state == "closed"
+        assert (await client.get_manifest("team/app", "v1")).endpoint == registry.url
+
+
 async def test_a_path_in_an_endpoint(read_whole):
     async with ScriptedRegistry(prefix="/quay.io") as registry:
         registry.add_image("team/app", "v1")
