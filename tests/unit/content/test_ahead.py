@@ -210,7 +210,8 @@ async def test_only_an_answer_that_makes_the_whole_blob_is_held_back(
         await asyncio.wait((reading,), timeout=0.2)
         assert not reading.done()
     else:
-        assert await reading == cut(wanted)  # type: ignore[arg-type]
+        async with asyncio.timeout(10):
+            assert await reading == cut(wanted)  # type: ignore[arg-type]
         assert not agreed.is_set()
         assert upstream.count("blob", "GET") == 1, "asked for what is here"
     agreed.set()
@@ -252,7 +253,8 @@ async def test_a_range_that_a_part_holds_is_answered_while_upstream_is_silent(
     if not at_once:
         assert not asking.done()
         upstream.hang_up()
-    assert await read(await asking) == cut(wanted)
+    async with asyncio.timeout(10):
+        assert await read(await asking) == cut(wanted)
 
 
 @pytest.mark.parametrize("wanted", [ByteRange(3 * MIB, None), ByteRange(MIB // 2, None), ByteRange(None, 10)])
