@@ -12,6 +12,7 @@ from mirror.config import UpstreamConfig
 from mirror.content.answers import ManifestAnswer, ReferrersAnswer, Target
 from mirror.content.coalesce import Coalesced
 from mirror.content.fetch import CLIENT_PATIENCE
+from mirror.content.line import REFERRERS, Lines
 from mirror.errors import (
     MirrorError,
     NotHere,
@@ -46,6 +47,7 @@ class Referrers:
         writers: Threads,
         clients: Mapping[str, UpstreamClient],
         upstreams: Mapping[str, UpstreamConfig],
+        lines: Lines,
         *,
         offline: bool,
         fallback: Callable[[Target, str], Awaitable[ManifestAnswer]] | None = None,
@@ -55,6 +57,7 @@ class Referrers:
         self._writers = writers
         self._clients = clients
         self._upstreams = upstreams
+        self._lines = lines
         self._offline = offline
         self._asking: Coalesced[tuple[str, Digest], bytes | None] = Coalesced()
 
@@ -87,8 +90,9 @@ class Referrers:
         if kept is not None and 0 <= time.time() - kept.checked < fresh_for:
             return kept.body, ""
         try:
+            line = self._lines.of(target.upstream, REFERRERS)
             async with asyncio.timeout(CLIENT_PATIENCE):
-                body = await self._asking.run((target.name, digest), lambda: self._ask(client, target, digest))
+                body = await self._asking.run((target.name, digest), lambda: self._ask(client, target, digest), line)
         except TimeoutError:
             raise NotYet(f"upstream has not answered for the referrers of {digest} yet", "ask again") from None
         except (UpstreamNotFound, UpstreamDenied) as error:

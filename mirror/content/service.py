@@ -169,6 +169,7 @@ class Content:
             writers,
             clients,
             config.upstreams,
+            lines,
             offline=config.offline,
             fallback=self._manifests.get,
         )
