@@ -278,6 +278,22 @@ async def test_an_evil_realm_sees_nothing(credentials):
         assert registry.count("token") == 0
 
 
+async def test_a_token_service_on_another_port_sees_the_login_where_it_is_listed(credentials, tmp_path):
+    """model-runner#1053; docker_auth and its like beside a lab registry."""
+    login = TokenLogin(users=USERS, anonymous=False)
+    async with registry_with(login) as service, registry_with(login) as registry:
+        registry.login.realm = f"{service.url}/token"
+        registry._desk = service._desk  # the registry knows the tokens of its service
+        async with client_of(registry.url, credentials=credentials) as client:
+            with pytest.raises(UpstreamInvalid) as refused:
+                await client.get_manifest("team/app", "v1")
+            assert f"list {service.host} under `auth_realms`" in refused.value.remedy
+            assert service.connections == 0
+        async with client_of(registry.url, credentials=credentials, auth_realms=[service.host]) as client:
+            await client.get_manifest("team/app", "v1")
+            assert state(client) == "ok"
+
+
 async def test_a_challenge_that_was_wrong_once_is_forgotten(impatient):
     async with registry_with(TokenLogin()) as registry, client_of(registry.url) as client:
         registry.fail("manifest", Challenge(('Bearer realm="https://evil.example/token"',)), times=1)

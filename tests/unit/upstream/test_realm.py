@@ -47,7 +47,9 @@ def test_allowed(endpoint, realm):
     ("endpoint", "realm"),
     [
         ("https://quay.io", "https://evil.example/v2/auth"),
-        ("https://quay.io", "http://quay.io/v2/auth"),  # the scheme is part of it
+        ("https://quay.io", "http://evil.example/v2/auth"),
+        ("https://10.0.0.1:8443", "http://10.0.0.1:5001/token"),  # another port is another service
+        ("https://bastion", "http://other/token"),
         ("https://quay.io", "https://quay.io.evil.example/v2/auth"),
         ("https://quay.io", "https://evilquay.io/auth"),
         ("https://quay.io", "https://quay.io@evil.example/auth"),
@@ -80,18 +82,86 @@ def test_refused(endpoint, realm):
     assert "passwd" not in str(refused.value)
 
 
-def test_listed():
-    assert check("https://reg.corp", "https://sso.idp.example/t", ["sso.idp.example"]).host == "sso.idp.example"
-    assert check("https://reg.corp", "https://sso.idp.example:8443/t", ["SSO.idp.example:8443"]).port == 8443
-    with pytest.raises(UpstreamInvalid):
-        check("https://reg.corp", "http://sso.idp.example/t", ["sso.idp.example"])
-    with pytest.raises(UpstreamInvalid):
-        check("https://reg.corp", "https://sso.idp.example/t", ["sso.idp.example:8443"])
+@pytest.mark.parametrize(
+    ("endpoint", "realm", "asked"),
+    [
+        ("https://quay.io", "http://quay.io/v2/auth", "https://quay.io/v2/auth"),
+        ("https://reg.lab:8443", "http://reg.lab:8443/token", "https://reg.lab:8443/token"),
+        ("https://reg.lab:8443", "http://reg.lab/token", "https://reg.lab:8443/token"),  # the proxy left its port out
+        ("https://REG.lab", "http://reg.LAB:80/token", "https://reg.LAB/token"),
+        ("https://10.0.0.1:8443", "http://10.0.0.1/token", "https://10.0.0.1:8443/token"),
+        ("https://[::1]:8443", "http://[::1]:8443/token", "https://[::1]:8443/token"),
+        ("https://registry.example.com", "http://auth.example.com/token", "https://auth.example.com/token"),
+        ("https://registry.example.com", "http://auth.example.com:5001/t", "https://auth.example.com:5001/t"),
+        ("https://reg.lab", "http://reg.lab/t?x=%7E&y=a+b#frag", "https://reg.lab/t?x=%7E&y=a+b"),
+    ],
+)
+def test_a_realm_spelled_http_behind_tls_is_asked_over_tls(endpoint, realm, asked):
+    assert str(check(endpoint, realm)) == asked
 
 
-def test_a_refusal_says_what_to_list():
-    with pytest.raises(UpstreamInvalid, match=r"list sso\.idp\.example under `auth_realms`"):
-        check("https://reg.corp", "https://sso.idp.example/t?secret=1")
+@pytest.mark.parametrize(
+    ("endpoint", "realm", "listed", "asked"),
+    [
+        # Those over https guard what worked before.
+        ("https://reg.corp", "https://sso.idp.example/t", "sso.idp.example", "https://sso.idp.example/t"),
+        (
+            "https://reg.corp",
+            "https://sso.idp.example:8443/t",
+            "SSO.idp.example:8443",
+            "https://sso.idp.example:8443/t",
+        ),
+        ("http://reg.lab:5000", "https://sso.idp.example/t", "sso.idp.example", "https://sso.idp.example/t"),
+        ("http://reg.lab:5000", "http://reg.lab:5001/auth", "reg.lab:5001", "http://reg.lab:5001/auth"),
+        ("http://reg.lab:5000", "http://sso.idp.example/t", "sso.idp.example:80", "http://sso.idp.example/t"),
+        ("http://127.0.0.1:5000", "http://127.0.0.1:5001/auth", "127.0.0.1:5001", "http://127.0.0.1:5001/auth"),
+        ("http://[::1]:5000", "http://[::1]:5001/auth", "[::1]:5001", "http://[::1]:5001/auth"),
+        ("https://reg.corp", "https://[2001:db8::1]/auth", "[2001:db8::1]", "https://[2001:db8::1]/auth"),
+        ("https://reg.corp", "http://sso.idp.example/t", "sso.idp.example", "https://sso.idp.example/t"),
+        ("https://reg.corp", "http://sso.lab:5001/t", "sso.lab:5001", "https://sso.lab:5001/t"),
+    ],
+)
+def test_listed(endpoint, realm, listed, asked):
+    assert str(check(endpoint, realm, [listed])) == asked
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "realm", "listed"),
+    [
+        # All of them guard against listing more than what is spelled.
+        ("http://reg.lab:5000", "http://sso.idp.example:5001/t", "sso.idp.example"),
+        ("http://reg.lab:5000", "http://sso.idp.example/t", "sso.idp.example"),
+        ("http://reg.lab:5000", "http://sso.idp.example:5002/t", "sso.idp.example:5001"),
+        ("https://reg.corp", "https://sso.idp.example/t", "sso.idp.example:8443"),
+    ],
+)
+def test_not_listed(endpoint, realm, listed):
+    with pytest.raises(UpstreamInvalid):
+        check(endpoint, realm, [listed])
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "realm", "remedy"),
+    [
+        ("https://reg.corp", "https://sso.idp.example/t?secret=1", "login, list sso.idp.example under"),  # as before
+        ("https://reg.corp", "https://sso.idp.example:8443/t", "login, list sso.idp.example:8443 under"),
+        ("http://reg.lab:5000", "http://reg.lab:5001/t?secret=1", "in the clear, list reg.lab:5001 under"),
+        ("http://reg.lab:5000", "http://sso.lab/t", "in the clear, list sso.lab:80 under"),
+        ("http://[::1]:5000", "http://[::1]:5001/t", "in the clear, list [::1]:5001 under"),
+        (
+            "https://reg.corp",
+            "http://sso.idp.example/t",
+            "over https alone, as the endpoint is: if it may see the login",
+        ),
+        ("https://10.0.0.1", "http://10.0.0.1:5001/t", "list 10.0.0.1:5001 under"),
+    ],
+)
+def test_a_refusal_says_what_to_list(endpoint, realm, remedy):
+    with pytest.raises(UpstreamInvalid) as refused:
+        check(endpoint, realm)
+    assert remedy in refused.value.remedy
+    assert refused.value.remedy.endswith("`auth_realms`")
+    assert "secret" not in str(refused.value)
 
 
 def test_relative_realms_and_queries():

@@ -11,7 +11,7 @@ from mirror.errors import ConfigurationError, UpstreamUnavailable
 from mirror.oci.digest import Digest
 from mirror.upstream import tls
 from tests.peers.images import noise
-from tests.peers.scripted import ScriptedRegistry
+from tests.peers.scripted import ScriptedRegistry, TokenLogin
 from tests.peers.settings import client_of
 
 
@@ -48,6 +48,19 @@ async def test_a_general_and_an_own_authority(authority, authority_file, read_wh
             assert await read_whole(await client.get_blob("team/app", digest)) == content
         async with client_of(registry.url, ca=authority_file) as client:
             assert await client.get_manifest("team/app", "v1")
+
+
+@pytest.mark.parametrize("realm", ["http://{host}/token", "http://localhost/token"])
+async def test_a_realm_spelled_http_behind_a_proxy_that_ends_tls(authority, authority_file, tmp_path, realm):
+    """What is behind the proxy knows neither of TLS nor, perhaps, of the port; the login never goes in the clear."""
+    password = tmp_path / "password"
+    password.write_text("p:w")
+    login = {"username": "robot", "password_file": password}
+    async with serving(context_of(authority)) as registry:
+        registry.login = TokenLogin(users={"robot": "p:w"}, anonymous=False, realm=realm.format(host=registry.host))
+        async with client_of(registry.url, ca=authority_file, credentials=login) as client:
+            assert await client.get_manifest("team/app", "v1")
+        assert registry.count("token") == 1
 
 
 async def test_an_unknown_authority_is_named(authority, impatient):
