@@ -5,7 +5,9 @@ client         what the rest of the program asks; lanes and retries
 endpoints      which endpoint is asked, and when the next one is
 manifests, blobs, tags, referrers      what is asked of one endpoint
 exchange       one question to one endpoint, with its login and redirects
-login -> auth, challenge, tokens, realm, pull_secret      who we are there
+login -> auth, challenge, pull_secret  who we are there
+guests         who we are where it redirects to: nobody
+token_service -> realm, tokens         what both ask for tokens
 transport -> guard, proxy, tls         one request on the wire
 body           what comes back
 """

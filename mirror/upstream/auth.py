@@ -37,6 +37,8 @@ _DEFAULT_LIFETIME = 60.0
 _LONGEST_LIFETIME = 3600.0
 _SHORTEST_LIFETIME = 30.0
 _LARGEST_TOKEN = 64 * 1024
+# Registries name one or two; a hostile one must not have the login tried without end.
+_MOST_CHALLENGES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +70,23 @@ class Grant:
 Conversation = Generator[TokenRequest, TokenAnswer, Grant]
 
 
-def choose(challenges: Sequence[Challenge], credential: Credential | None) -> Challenge | None:
-    """Return the first challenge that can be met: bearer always, basic with a password."""
-    for challenge in challenges:
-        if challenge.scheme == "bearer" and challenge.get("realm"):
-            return challenge
-        if challenge.scheme == "basic" and credential is not None and credential.has_password:
-            return challenge
-    return None
+def in_order(challenges: Sequence[Challenge]) -> tuple[Challenge, ...]:
+    """Return the challenges in the order to try them: bearer before basic, whatever a registry names first.
+
+    RFC 9110, 11.6.1, leaves the choice to the client; a registry that gives tokens may take nothing else.
+    """
+    return tuple(sorted(challenges, key=lambda one: one.scheme != "bearer"))
+
+
+def usable(challenges: Sequence[Challenge], credential: Credential | None) -> list[Challenge]:
+    """Return the challenges that can be met: bearer always, basic with a password; at most four."""
+    met = [
+        one
+        for one in challenges
+        if (one.scheme == "bearer" and one.get("realm"))
+        or (one.scheme == "basic" and credential is not None and credential.has_password)
+    ]
+    return met[:_MOST_CHALLENGES]
 
 
 def pull_scope(asked: str, repository: str) -> str:

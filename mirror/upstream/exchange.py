@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,17 +18,18 @@ from mirror.errors import (
     UpstreamUnavailable,
 )
 from mirror.oci.media_types import ACCEPT
-from mirror.upstream import certificates, coding, failures, redirect
+from mirror.upstream import certificates, coding, failures, guests, redirect
 from mirror.upstream.body import read_whole
 from mirror.upstream.breakers import Breakers
 from mirror.upstream.endpoints import FAILURES, LAST_SECONDS, Breaker
 from mirror.upstream.guard import Reach
 from mirror.upstream.health import EndpointHealth, ProbeResult
-from mirror.upstream.login import Login, TokenServiceAway
+from mirror.upstream.login import Login
 from mirror.upstream.observations import Observations
 from mirror.upstream.pauses import Pauses
 from mirror.upstream.retry import parse_retry_after
 from mirror.upstream.secret import Secret
+from mirror.upstream.token_service import TokenServiceAway
 from mirror.upstream.transport import Answer, Request, Transport
 
 _ABSENT = frozenset({404, 410})
@@ -236,20 +238,20 @@ class Endpoint:
         raise AssertionError("the last try returns or raises")
 
     async def _registry(self, ask: Ask) -> Answer:
-        """Return the registry's own answer, after one login if it asks for one."""
+        """Return the registry's own answer, after a login if it asks for one: each way to log in is tried once."""
         url = self.url(ask)
         sent = await self.login.authorization(ask.repository)
         answer = await self._send(ask, url, self._reach, sent)
         if answer.status == 401:
             answer.close()
-            renewed = await self.login.renew(ask.repository, answer, sent)
-            if renewed is not None:
-                sent = renewed
-                answer = await self._send(ask, url, self._reach, sent)
+            async with contextlib.aclosing(self.login.renewals(ask.repository, answer, sent)) as renewals:
+                async for sent in renewals:
+                    answer = await self._send(ask, url, self._reach, sent)
+                    if answer.status != 401:
+                        break
+                    answer.close()
         if answer.status != 401:
             self.login.accepted(sent)
-        elif sent is not None:
-            await self.login.judge(ask.repository, sent)
         return answer
 
     def url(self, ask: Ask) -> URL:
@@ -283,14 +285,34 @@ class Endpoint:
             target = redirect.next_url(answer.url, answer.status, answer.header("Location"))
             away = away or not redirect.same_origin(target, self.base)
             if away:
-                reach = redirect.reach_of(target, self._listed, private)
-                answer = await self._send(ask, target, reach, None)
+                answer = await self._visit(ask, target, private)
             else:
                 answer = await self._send(ask, target, self._reach, await self.login.authorization(ask.repository))
         if answer.status in redirect.STATUSES:
             answer.close()
             raise UpstreamInvalid(f"{self.name} redirects more than {redirect.MOST_HOPS} times")
         return answer, away
+
+    async def _visit(self, ask: Ask, url: URL, private: bool) -> Answer:
+        """Return another origin's answer; a registry there that wants a token is logged in to as nobody.
+
+        Raise UpstreamDenied for what a registry there does not give to everybody.
+        """
+        reach = redirect.reach_of(url, self._listed, private)
+        sent = await self.login.guests.authorization(url, private)
+        answer = await self._send(ask, url, reach, sent)
+        if redirect.same_origin(url, self.base):
+            return answer
+        if answer.status == 401:
+            answer.close()
+            sent = await self.login.guests.renew(answer, private, sent)
+            if sent is not None:
+                answer = await self._send(ask, url, reach, sent)
+        refusal = guests.refusal(answer, self.name)
+        if refusal is not None:
+            answer.close()
+            raise refusal
+        return answer
 
     def _check(self, answer: Answer, ask: Ask) -> None:
         status, where = answer.status, failures.origin(answer.url)

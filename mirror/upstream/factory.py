@@ -91,5 +91,5 @@ class _Factory:
         own = upstream.credentials
         source: CredentialSource = OwnLogin(own.username, own.password_file) if own else self._pull_secrets
         realms = RealmRule(base, upstream.auth_realms, self._suffixes)
-        login = Login(base, transport, source, realms, self._suffixes, self.tokens, listed)
+        login = Login(base, transport, source, realms, self.tokens, listed)
         return Endpoint(base, transport, login, listed, observations)

@@ -53,6 +53,14 @@ class RealmRule:
         self._suffixes = suffixes
         self._listed = frozenset(entry.lower() for entry in listed)
 
+    def of(self, endpoint: URL) -> RealmRule:
+        """Return the rule for another endpoint that the same hosts are listed for."""
+        return RealmRule(endpoint, self._listed, self._suffixes)
+
+    async def load(self) -> None:
+        """Have all that `check` needs ready, without blocking."""
+        await self._suffixes.load()
+
     def check(self, realm: str, asked: URL) -> URL:
         """Return the realm as a URL, its query kept; a relative one is resolved against `asked`.
 

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs
 
@@ -15,9 +15,10 @@ from tests.peers.answers import Answer, Recorded, error
 
 @dataclass
 class BasicLogin:
-    """Every request under /v2/ needs one of these logins."""
+    """Every request under /v2/ needs one of these logins; `challenges` are the lines of the 401."""
 
     users: Mapping[str, str]
+    challenges: Sequence[str] = ('Basic realm="scripted"',)
 
 
 @dataclass
@@ -45,6 +46,7 @@ class TokenLogin:
     scope: str = "repository:{name}:pull"
     ping_challenge_only: bool = False  # as gcr.io: 401 without WWW-Authenticate except on /v2/
     body: Callable[[str], bytes] | None = None  # makes the whole token answer from the token
+    challenges: Sequence[str] = ("{bearer}",)  # the lines of the 401, with its own challenge in them
 
 
 class TokenDesk:
@@ -64,7 +66,8 @@ class TokenDesk:
         if isinstance(login, BasicLogin):
             if self._basic_user(given, login.users):
                 return None
-            return error(401, "UNAUTHORIZED", [("WWW-Authenticate", 'Basic realm="scripted"')])
+            lines = [line.replace("{self}", origin) for line in login.challenges]
+            return error(401, "UNAUTHORIZED", [("WWW-Authenticate", line) for line in lines])
         scope = login.scope.replace("{name}", name)
         token = given.removeprefix("Bearer ")
         _user, scopes, until = self.tokens.get(token, ("", (), 0.0))
@@ -75,7 +78,10 @@ class TokenDesk:
             parameters += f',scope="{scope}"'
         if given:
             parameters += ',error="insufficient_scope"' if until > time.monotonic() else ',error="invalid_token"'
-        challenge = [("WWW-Authenticate", f"Bearer {parameters}")]
+        lines = [
+            line.replace("{bearer}", f"Bearer {parameters}").replace("{self}", origin) for line in login.challenges
+        ]
+        challenge = [("WWW-Authenticate", line) for line in lines]
         if login.ping_challenge_only and kind != "ping":
             challenge = []
         return error(401, "UNAUTHORIZED", challenge)

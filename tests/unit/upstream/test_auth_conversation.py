@@ -15,7 +15,7 @@ from mirror.errors import (
     UpstreamLoginRefused,
     UpstreamUnavailable,
 )
-from mirror.upstream.auth import TokenAnswer, choose, log_in, pull_scope, read_grant
+from mirror.upstream.auth import TokenAnswer, in_order, log_in, pull_scope, read_grant, usable
 from mirror.upstream.challenge import parse
 from mirror.upstream.credential import Credential
 from mirror.upstream.secret import Secret
@@ -218,13 +218,29 @@ def test_scope(asked, repository, scope):
     assert pull_scope(asked, repository) == scope
 
 
-def test_choice():
-    both = parse(['Basic realm="x", Bearer realm="https://r/t"'])
-    assert choose(both, USER).scheme == "basic"
-    assert choose(both, None).scheme == "bearer"
-    assert choose(both, REFRESH).scheme == "bearer"
-    assert choose(parse(["Negotiate", 'Basic realm="x"']), None) is None
-    assert choose(parse(["Bearer"]), None) is None
+@pytest.mark.parametrize(
+    ("lines", "credential", "realms"),
+    [
+        (['Basic realm="x", Bearer realm="https://r/t"'], USER, ["https://r/t", "x"]),
+        (['Basic realm="x"', 'Bearer realm="https://r/t"'], USER, ["https://r/t", "x"]),
+        (['Basic realm="a, Bearer realm=b", Bearer realm="https://r/t"'], USER, ["https://r/t", "a, Bearer realm=b"]),
+        (
+            ['Bearer realm="https://one/t"', 'Basic realm="x"', 'Bearer realm="https://two/t"'],
+            USER,
+            ["https://one/t", "https://two/t", "x"],
+        ),
+        (['Bearer realm="https://one/t", Bearer realm="https://two/t"'], None, ["https://one/t", "https://two/t"]),
+        (['Basic realm="x", Bearer realm="https://r/t"'], None, ["https://r/t"]),
+        (['Basic realm="x", Bearer realm="https://r/t"'], REFRESH, ["https://r/t"]),
+        (['Bearer error="invalid_token"', 'Basic realm="x"'], USER, ["x"]),  # without a realm there is nobody to ask
+        (["Negotiate", 'Basic realm="x"'], None, []),
+        (["Bearer"], None, []),
+        (['Bearer realm="r"'] * 9, None, ["r"] * 4),
+    ],
+)
+def test_which_challenges_are_met_and_in_which_order(lines, credential, realms):
+    met = [one.get("realm") for one in usable(in_order(parse(lines)), credential)]
+    assert met == realms
 
 
 @given(st.binary(max_size=200), st.integers(100, 599))

@@ -173,6 +173,18 @@ async def test_a_chain_is_as_public_as_its_weakest_link(internet, victim):
     assert victim.connections == 0
 
 
+@pytest.mark.parametrize("vanity", ["127.0.0.1", "127.0.0.2"])
+async def test_a_registry_that_is_redirected_to_leads_to_no_token_service_inside(internet, victim, vanity):
+    """Where the realm is listed, so that it might see a login: `redirects` alone opens the way inside."""
+    async with ScriptedRegistry(host=vanity) as endpoint, ScriptedRegistry(host="127.0.0.2") as place:
+        endpoint.fail("manifest", Redirect(f"{place.url}{{path}}"))
+        place.fail("manifest", Challenge((f'Bearer realm="{victim.url}/token"',)))
+        async with client_of(endpoint.url, auth_realms=(victim.host,)) as client:
+            with pytest.raises(AddressForbidden, match="private network"):
+                await client.get_manifest("team/app", "v1")
+    assert victim.connections == 0
+
+
 @pytest.mark.parametrize("entry", ["127.0.0.0/8", "127.0.0.1", "::ffff:127.0.0.1"])
 async def test_listed_networks_are_open(outside, victim, entry):
     outside.fail("manifest", Redirect(f"{victim.url}{{path}}"))

@@ -193,6 +193,88 @@ async def test_basic_refused_for_one_repository(credentials):
         await client.get_manifest("team/app", "v1")
 
 
+@pytest.mark.parametrize(
+    "challenges",
+    [
+        ('Basic realm="registry"', "{bearer}"),
+        ('Basic realm="registry", {bearer}',),
+        ('Basic realm="a registry, or Bearer realm=\\"x\\"", {bearer}',),
+        ("Negotiate", 'Basic realm="registry"', "{bearer}"),
+        ("Basic", "{bearer}"),
+        ('Bearer realm="https://elsewhere.example/token"', "{bearer}"),
+        ('Bearer realm="{self}/nothing",service="x"', 'Basic realm="registry"', "{bearer}"),
+        ("{bearer}", 'Basic realm="registry"'),  # worked before
+    ],
+)
+async def test_a_token_is_asked_for_whatever_is_offered_before(credentials, challenges):
+    """go-containerregistry#1747, prowler#12691: a registry that offers Basic as well, and takes the token alone."""
+    login = TokenLogin(users=USERS, anonymous=False, challenges=challenges)
+    async with registry_with(login) as registry, client_of(registry.url, credentials=credentials) as client:
+        await client.get_manifest("team/app", "v1")
+        await client.get_manifest("team/app", "v1")
+        await client.get_manifest("team/other", "v1")
+        assert state(client) == "ok"
+        assert [one.status for one in registry.seen("manifest")][:3] == [401, 200, 200]
+        assert all("Basic" not in one.headers.get("authorization", "") for one in registry.seen("manifest"))
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize(
+    ("realm", "service"),
+    [
+        ("https://elsewhere.example/token", None),
+        ("{self}/token", Status(404)),
+        ("{self}/token", Status(401)),
+        ("{self}/token", Status(503)),
+        ("{self}/token", Status(200, body=b"<html>")),
+        ("{self}/token", Status(200, body=b'{"token": "not-taken"}')),
+    ],
+)
+async def test_basic_is_tried_where_no_token_helps(credentials, impatient, realm, service, order):
+    lines = (f'Bearer realm="{realm}",service="x"', 'Basic realm="registry"')[::order]
+    async with registry_with(BasicLogin(USERS, lines)) as registry:
+        if service is not None:
+            registry.fail("token", service)
+        async with client_of(registry.url, credentials=credentials) as client:
+            await client.get_manifest("team/app", "v1")
+            asked = registry.count("token")
+            await client.get_manifest("team/other", "v1")
+            assert registry.count("token") == asked  # what worked is what is sent first from then on
+            assert state(client) == "ok"
+
+
+async def test_a_token_that_is_not_for_a_repository_is_no_refused_login(credentials):
+    """The registry offers Basic and takes the token alone; its 401 to Basic says nothing of the login."""
+    login = TokenLogin(users=USERS, denied=["team/app"], challenges=('Basic realm="registry"', "{bearer}"))
+    async with registry_with(login) as registry, client_of(registry.url, credentials=credentials) as client:
+        for _ in range(2):
+            with pytest.raises(UpstreamDenied):
+                await client.get_manifest("team/app", "v1")
+        await client.get_manifest("team/other", "v1")
+        assert state(client) == "ok"
+        registry.forget()
+        with pytest.raises(UpstreamDenied):
+            await client.get_manifest("team/app", "v1")
+        # Once a token was taken, nothing else is tried in its place.
+        assert all("Basic" not in one.headers.get("authorization", "") for one in registry.seen("manifest"))
+
+
+@pytest.mark.parametrize(
+    ("service", "error", "match"),
+    [
+        (Status(401), UpstreamLoginRefused, "refuses our login"),
+        (Status(503), UpstreamUnavailable, "token service"),
+        (Status(200, body=b"<html>"), UpstreamInvalid, "does not answer in JSON"),
+    ],
+)
+async def test_where_every_way_fails_the_first_is_told(credentials, impatient, service, error, match):
+    login = BasicLogin({"robot": "other"}, ('Basic realm="registry"', 'Bearer realm="{self}/token"'))
+    async with registry_with(login) as registry, client_of(registry.url, credentials=credentials) as client:
+        registry.fail("token", service)
+        with pytest.raises(error, match=match):
+            await client.get_manifest("team/app", "v1")
+
+
 async def test_where_only_ping_says_how():
     """gcr.io."""
     async with registry_with(TokenLogin(ping_challenge_only=True)) as registry, client_of(registry.url) as client:
