@@ -7,7 +7,7 @@ import ssl
 import pytest
 
 from mirror.content import blobs, fetch, fill, manifests, pull, referrers, tags, through
-from mirror.upstream import body, endpoints, login, pauses, retry, transport
+from mirror.upstream import body, endpoints, login, pauses, retry, token_service, transport
 
 
 def hurry(patch: pytest.MonkeyPatch, patience: float = 1.0) -> None:
@@ -19,7 +19,8 @@ def hurry(patch: pytest.MonkeyPatch, patience: float = 1.0) -> None:
     patch.setattr(tags, "_KNOWN_PATIENCE", 0.4 * patience)
     patch.setattr(body, "STALL_SECONDS", 0.4 * patience)
     patch.setattr(body, "CRAWL_SECONDS", 0.5 * patience)
-    patch.setattr(login, "_TOKEN_SECONDS", 0.5 * patience)
+    for module in (login, token_service):
+        patch.setattr(module, "TOKEN_SECONDS", 0.5 * patience)
     patch.setattr(transport, "CONNECT_SECONDS", 0.3 * patience)
     patch.setattr(pauses, "_FIRST", 0.05 * patience)
     patch.setattr(endpoints.ask_in_order, "__defaults__", (0.2 * patience,))

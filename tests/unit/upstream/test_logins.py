@@ -218,7 +218,7 @@ async def test_a_token_is_asked_for_whatever_is_offered_before(credentials, chal
         assert all("Basic" not in one.headers.get("authorization", "") for one in registry.seen("manifest"))
 
 
-@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("order", [1, -1], ids=["Bearer first", "Basic first, as it worked before"])
 @pytest.mark.parametrize(
     ("realm", "service"),
     [
@@ -262,7 +262,7 @@ async def test_a_token_that_is_not_for_a_repository_is_no_refused_login(credenti
 @pytest.mark.parametrize(
     ("service", "error", "match"),
     [
-        (Status(401), UpstreamLoginRefused, "refuses our login"),
+        (Status(401), UpstreamLoginRefused, "refuses our login"),  # as before
         (Status(503), UpstreamUnavailable, "token service"),
         (Status(200, body=b"<html>"), UpstreamInvalid, "does not answer in JSON"),
     ],
