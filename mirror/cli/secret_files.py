@@ -111,7 +111,7 @@ class PullSecret:
 
         def change(content: bytes | None) -> bytes:
             document = self._parse(content)
-            document.setdefault("auths", {})[host] = entry
+            document["auths"] = {**(document.get("auths") or {}), host: entry}
             # A pull secret is one line where it came from, docker's and podman's own files are not.
             indent = "\t" if content is None or b"\n" in content.strip() else None
             return json.dumps(document, indent=indent).encode() + b"\n"
@@ -123,7 +123,7 @@ class PullSecret:
             document = json.loads(content) if content and content.strip() else {}
         except (ValueError, RecursionError):
             raise self._file.unusable("is not JSON") from None
-        if not isinstance(document, dict) or not isinstance(document.get("auths", {}), dict):
+        if not isinstance(document, dict) or not isinstance(document.get("auths"), dict | None):
             raise self._file.unusable("is not a pull secret: it has no object `auths`")
         return document
 

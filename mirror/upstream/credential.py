@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
+
+from yarl import URL
 
 from mirror.upstream.secret import Secret
 
@@ -44,11 +47,19 @@ class Credential:
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
+def hosts_of(endpoint: URL) -> tuple[str, ...]:
+    """Return the names, host[:port], by which a login for `endpoint` is looked up: with its scheme's own port and
+    without it, the one that is spelled first."""
+    spelled = endpoint.raw_authority.rpartition("@")[2]
+    without = endpoint.host_port_subcomponent or ""
+    return tuple(dict.fromkeys((spelled, without, f"{endpoint.host_subcomponent}:{endpoint.port}")))
+
+
 class CredentialSource(Protocol):
     """Where credentials come from; there are two: an upstream's own, and pull secrets."""
 
-    async def find(self, host: str, repository: str) -> Credential | None:
-        """Return the login for `repository` at `host` (host[:port]); None: there is none, ask anonymously.
+    async def find(self, hosts: Sequence[str], repository: str) -> Credential | None:
+        """Return the login for `repository` at a registry of these names; None: there is none, ask anonymously.
 
         Raise UpstreamLoginRefused if a file that should hold it cannot be read.
         """

@@ -11,7 +11,7 @@ from yarl import URL
 from mirror.errors import UpstreamDenied, UpstreamError, UpstreamInvalid, UpstreamLoginRefused, UpstreamUnavailable
 from mirror.upstream import auth, failures, redirect
 from mirror.upstream.challenge import Challenge
-from mirror.upstream.credential import Credential, CredentialSource
+from mirror.upstream.credential import Credential, CredentialSource, hosts_of
 from mirror.upstream.guests import Guests
 from mirror.upstream.realm import RealmRule
 from mirror.upstream.secret import Secret
@@ -42,8 +42,7 @@ class Login:
         self._credentials = credentials
         self._reach = redirect.reach_of_endpoint(base)
         self._services = TokenServices(base, transport, realms, tokens, listed, self._reach)
-        # As it is spelled, and as it is without the scheme's own port.
-        self._hosts = dict.fromkeys((base.raw_authority.rpartition("@")[2], base.host_port_subcomponent or ""))
+        self._hosts = hosts_of(base)
         self._asked: Asked | None = None
         self._takes_tokens = False
         self._refused: dict[str, tuple[float, UpstreamLoginRefused]] = {}
@@ -53,10 +52,7 @@ class Login:
 
     async def credential(self, repository: str) -> Credential | None:
         """Return whom we are for `repository`; None: nobody."""
-        for host in self._hosts:
-            if (found := await self._credentials.find(host, repository)) is not None:
-                return found
-        return None
+        return await self._credentials.find(self._hosts, repository)
 
     async def authorization(self, repository: str) -> Secret | None:
         """Return the header for a request to `repository`; None to ask without, as long as nobody asked for one.

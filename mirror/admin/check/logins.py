@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+
+from yarl import URL
 
 from mirror.admin.check.files import read_bounded
 from mirror.admin.check.report import Finding, Severity
-from mirror.config import DOCKER_HUB_SYNONYMS, Config, UpstreamConfig
+from mirror.config import Config, UpstreamConfig
 from mirror.errors import UpstreamLoginRefused
-from mirror.upstream.pull_secret import PullSecret
+from mirror.upstream.credential import hosts_of
+from mirror.upstream.pull_secret import PullSecret, place_of
 
 # Registries that answer nobody without a login (access.redhat.com/RegistryAuthentication).
 _LOGIN_NEEDED = frozenset({"registry.redhat.io", "registry.connect.redhat.com"})
@@ -24,26 +25,24 @@ _NO_REGISTRY = frozenset({"cloud.openshift.com"})
 
 @dataclass(frozen=True, slots=True)
 class SecretFile:
-    """One pull secret: its file and the keys, `host[:port][/path]`, under which it has a login."""
+    """One pull secret: its file and what is in it."""
 
     path: Path
     where: str
-    keys: tuple[str, ...]
+    secret: PullSecret
 
 
 def read_pull_secrets(config: Config) -> tuple[list[SecretFile], list[Finding]]:
-    """Return the keys of each pull secret, and what is wrong inside them; unreadable files are not told again."""
+    """Return each pull secret, and what is wrong inside them; unreadable files are not told again."""
     secrets: list[SecretFile] = []
     findings: list[Finding] = []
-    asked = _asked_hosts(config)
     for index, path in enumerate(config.pull_secrets):
         content = read_bounded(path)
         if content is None:
             continue
         where = config.source.where("pull_secrets", index)
         try:
-            document = json.loads(content)
-            PullSecret.parse(content)
+            secret = PullSecret.parse(content)
         except json.JSONDecodeError as error:
             what = f"{path} is not JSON: line {error.lineno}, column {error.colno}"
             findings.append(Finding("error", "pull_secret_invalid", what, where, "download or write it again"))
@@ -54,32 +53,22 @@ def read_pull_secrets(config: Config) -> tuple[list[SecretFile], list[Finding]]:
             remedy = 'it holds {"auths": {"HOST": {"auth": "BASE64 OF USER:PASSWORD"}}}; `podman login` writes one'
             findings.append(Finding("error", "pull_secret_invalid", what, where, remedy))
             continue
-        findings += _find_in_document(document, path, where)
-        keys: list[str] = []
-        for key, entry in _entries(document):
-            problem = _find_in_entry(key, entry)
-            if not problem:
-                keys.append(key)
-                continue
-            severity: Severity = "error" if _host(key) in asked else "warning"
-            what = f"the entry {key} of {path} {problem}"
-            remedy = f"podman login --authfile {shlex.quote(str(path))} {_host(key)}"
-            findings.append(Finding(severity, "pull_secret_entry", what, where, remedy))
-        secrets.append(SecretFile(path, where, tuple(keys)))
+        secrets.append(SecretFile(path, where, secret))
+        findings += _find_in_secret(secrets[-1], _asked_hosts(config))
     return secrets, findings
 
 
 def find_in_logins(config: Config, secrets: Sequence[SecretFile]) -> Iterator[Finding]:
     """Yield entries of pull secrets that no upstream uses, and upstreams that need a login and have none."""
-    hosts = _asked_hosts(config)
-    for secret in secrets:
-        unused = [key for key in secret.keys if _host(key) not in hosts and _host(key) not in _NO_REGISTRY]
+    hosts = _asked_hosts(config) | _NO_REGISTRY
+    for file in secrets:
+        unused = [key for key in file.secret.keys if place_of(key)[0] not in hosts]
         if unused:
-            what = f"no upstream uses the entries {', '.join(unused)} of {secret.path}"
+            what = f"no upstream uses the entries {', '.join(unused)} of {file.path}"
             remedy = "add them under `upstreams` if they are to be pulled through"
-            yield Finding("information", "pull_secret_unused", what, secret.where, remedy)
+            yield Finding("information", "pull_secret_unused", what, file.where, remedy)
     for name, upstream in config.upstreams.items():
-        needing = _LOGIN_NEEDED & hosts_of(upstream)
+        needing = _LOGIN_NEEDED & _hosts(upstream)
         if needing and not config.offline and not describe_login(config, upstream, secrets):
             what = f"{', '.join(sorted(needing))} answers nobody without a login, and there is none for it"
             remedy = "name a pull secret (console.redhat.com/openshift/install/pull-secret) under `pull_secrets`"
@@ -94,52 +83,50 @@ def describe_login(config: Config, upstream: UpstreamConfig, secrets: Sequence[S
     if upstream.credentials is not None:
         ways.append(f"{upstream.credentials.username} with {upstream.credentials.password_file}")
     elif config.pull_secrets:
-        hosts = hosts_of(upstream)
-        used = [(secret.path, [key for key in secret.keys if _host(key) in hosts]) for secret in secrets]
+        used = [(file.path, _used(file, secrets, upstream)) for file in secrets]
         ways += [f"{', '.join(keys)} of {path}" for path, keys in used if keys]
     return " and ".join(ways)
 
 
-def hosts_of(upstream: UpstreamConfig) -> set[str]:
-    """Return the host[:port] of each endpoint, Docker Hub under its one name."""
-    return {_canonical(urlsplit(endpoint).netloc) for endpoint in upstream.endpoints}
+def _used(file: SecretFile, secrets: Sequence[SecretFile], upstream: UpstreamConfig) -> list[str]:
+    """Return the keys of one file that pulls from an upstream find a login by: each is looked for as a pull does."""
+    hosts, names = _hosts(upstream), [hosts_of(URL(endpoint)) for endpoint in upstream.endpoints]
+    places = [(key, *place_of(key)) for key in file.secret.keys]
+    return [
+        key
+        for key, host, path in places
+        if host in hosts and any(_found(secrets, one, path) == (file, key) for one in names)
+    ]
 
 
-def _find_in_document(document: Mapping[str, Any], path: Path, where: str) -> Iterator[Finding]:
-    helpers = [name for name in ("credHelpers", "credsStore") if document.get(name)]
-    if helpers:
-        what = f"{path} names credential helpers ({', '.join(helpers)}), which are not run here"
-        yield Finding("warning", "pull_secret_helpers", what, where, "write the login itself: podman login --authfile")
+def _found(secrets: Sequence[SecretFile], names: Sequence[str], repository: str) -> tuple[SecretFile, str] | None:
+    for file in secrets:
+        try:
+            found = file.secret.find(names, repository)
+        except UpstreamLoginRefused:
+            return None
+        if found is not None:
+            return file, found.source
+    return None
 
 
-def _entries(document: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the entries by key; an empty one only marks a credential helper and is passed over."""
-    auths = document.get("auths")
-    if auths is None and not document.keys() & {"credHelpers", "credsStore"}:
-        auths = document
-    yield from ((key, entry) for key, entry in (auths or {}).items() if entry)
-
-
-def _find_in_entry(key: str, entry: Any) -> str:
-    """Return what is wrong with one entry, without a word of it; empty for nothing. It is read as a pull reads it."""
-    host, _, path = (key.partition("://")[2] or key).partition("/")
-    alone = json.dumps({"auths": {key: entry}}).encode()
-    try:
-        found = PullSecret.parse(alone).find(host, "" if "://" in key else path)
-    except UpstreamLoginRefused:
-        return "cannot be read: its auth is not the base64 of a text"
-    return "" if found is not None else "holds no login: its auth is not the base64 of USER:PASSWORD"
+def _find_in_secret(file: SecretFile, asked: Collection[str]) -> Iterator[Finding]:
+    if file.secret.helpers:
+        what = f"{file.path} names credential helpers ({', '.join(file.secret.helpers)}), which are not run here"
+        remedy = "write the login itself: podman login --authfile"
+        yield Finding("warning", "pull_secret_helpers", what, file.where, remedy)
+    for key, flaw in file.secret.flaws.items():
+        host = place_of(key)[0]
+        severity: Severity = "error" if host in asked else "warning"
+        what = f"the entry {key} of {file.path} {'cannot be read' if flaw.counts else 'holds no login'}: {flaw.what}"
+        remedy = f"podman login --authfile {shlex.quote(str(file.path))} {host}"
+        yield Finding(severity, "pull_secret_entry", what, file.where, remedy)
 
 
 def _asked_hosts(config: Config) -> set[str]:
-    return {host for upstream in config.upstreams.values() for host in hosts_of(upstream)}
+    return {host for upstream in config.upstreams.values() for host in _hosts(upstream)}
 
 
-def _host(key: str) -> str:
-    """Return the host[:port] of a key (containers-auth.json(5)), Docker Hub under its one name."""
-    without_scheme = key.partition("://")[2] or key
-    return _canonical(without_scheme.partition("/")[0])
-
-
-def _canonical(host: str) -> str:
-    return "docker.io" if host.lower() in DOCKER_HUB_SYNONYMS else host.lower()
+def _hosts(upstream: UpstreamConfig) -> set[str]:
+    """Return the names of each endpoint's registry as keys have them, Docker Hub under its one name."""
+    return {place_of(host)[0] for endpoint in upstream.endpoints for host in hosts_of(URL(endpoint))}

@@ -17,11 +17,14 @@ import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from yarl import URL
 
 from mirror.admin.check import Report, Surroundings, User, check, report_invalid
 from mirror.admin.check.surroundings import read_mounts, read_sealed
 from mirror.config import load
 from mirror.errors import ConfigurationError, Problem, StoreUnusable, UpstreamUnavailable
+from mirror.upstream.credential import hosts_of
+from mirror.upstream.pull_secret import PullSecrets
 
 NOW = datetime.datetime(2026, 11, 1, tzinfo=datetime.UTC)
 DAY = datetime.timedelta(days=1)
@@ -426,7 +429,8 @@ async def test_a_bundle_of_authorities_is_read_whole(checked, folder):
         "not json, hunter2",
         '["hunter2"]',
         '{"auths": "hunter2"}',
-        '{"auths": {"quay.io": "hunter2"}}',
+        '{"auths": ["hunter2"]}',
+        '{"quay.io": "hunter2"}',
         b'{"auths": "\xff hunter2"}',
         "[" * 5000,
     ],
@@ -452,6 +456,80 @@ async def test_an_entry_that_is_no_login_is_an_error_where_it_would_be_used(chec
     other = await checked("pull_secrets: [secret.json]\nupstreams: {gcr.io: }")
     assert found(other, "error") == []
     assert "pull_secret_entry" in found(other, "warning")
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("hunter2", "cannot be read: it is not an object"),
+        ({"auth": 5}, "cannot be read: its auth is not a text"),
+        ({"auth": "hunter2!"}, "cannot be read: its auth is not the base64 of a text"),
+        ({"auth": "YTpi", "identitytoken": 5}, "cannot be read: its identitytoken is not a text"),
+        ({"username": 5, "password": "hunter2"}, "cannot be read: its username is not a text"),
+        ({"auth": "aHVudGVyMg=="}, "holds no login: its auth is not the base64 of USER:PASSWORD"),
+        ({"username": "hunter2"}, "holds no login: it has a user name and no password"),
+        ({"username": "hunter2", "password": None}, "holds no login: it has a user name and no password"),
+        ({"password": "hunter2", "auth": None}, "holds no login: it has a password and no user name"),
+        ({"email": "hunter2", "auth": None}, "holds no login: it has neither auth nor a user name and password"),
+    ],
+)
+async def test_what_is_wrong_with_an_entry_is_said_of_that_one(checked, folder, entry, said):
+    write(folder / "secret.json", json.dumps({"auths": {"quay.io": entry, "gcr.io": {"auth": "YTpi"}}}))
+    report = await checked("pull_secrets: [secret.json]\nupstreams: {quay.io: , gcr.io: }")
+    assert one(report, "pull_secret_entry").what == f"the entry quay.io of {folder}/secret.json {said}"
+    assert {upstream.name: bool(upstream.login) for upstream in report.upstreams} == {"quay.io": False, "gcr.io": True}
+    assert "hunter2" not in report.render() + json.dumps(report.as_dict())
+
+
+@pytest.mark.parametrize(
+    "entry", [None, {}, {"auth": None}, {"auth": None, "email": None, "username": None, "password": None}]
+)
+async def test_an_entry_that_is_null_is_none(checked, folder, entry):
+    auths = {"quay.io": entry, "gcr.io": {"auth": "YTpi", "email": None}}
+    write(folder / "secret.json", json.dumps({"auths": auths, "credHelpers": None}))
+    report = await checked("pull_secrets: [secret.json]\nupstreams: {quay.io: , gcr.io: }")
+    assert found(report, "error") == []
+    assert not {"pull_secret_entry", "pull_secret_helpers"} & set(found(report, "warning"))
+    assert [upstream.login for upstream in report.upstreams] == ["", f"gcr.io of {folder}/secret.json"]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "files"),
+    [
+        ("https://quay.io", [["quay.io"]]),  # as before
+        ("https://quay.io", [["https://quay.io/v1/", "quay.io"]]),
+        ("https://quay.io", [["quay.io/"]]),
+        ("https://quay.io", [["quay.io/v2/"]]),
+        ("https://quay.io", [["Quay.IO"]]),
+        ("https://quay.io", [["quay.io/team/"]]),
+        ("https://quay.io", [["QUAY.io/team/app", "quay.io/team", "https://QUAY.io"]]),
+        ("https://quay.io", [["quay.io:443"]]),
+        ("https://quay.io", [["quay.io:8443", "quay.com"]]),
+        ("https://quay.io", [["quay.io/other"], ["quay.io/team", "quay.io/other"]]),
+        ("https://quay.io", [["quay.io"], ["quay.io", "quay.io/team"]]),
+        ("http://reg.lab:80", [["reg.lab"]]),
+        ("http://reg.lab:5000", [["reg.lab:5000/team", "reg.lab"]]),
+        ("https://registry-1.docker.io", [["https://index.docker.io/v1/", "docker.io/team"]]),
+        ("https://registry-1.docker.io", [["registry-1.docker.io/v2/", "index.docker.io"]]),
+        ("https://registry-1.docker.io", [["registry.hub.docker.com"]]),
+    ],
+)
+async def test_check_finds_the_entries_that_pulls_find(checked, folder, endpoint, files):
+    for number, keys in enumerate(files):
+        write(folder / f"{number}.json", pull_secret(**{key: f"user{place}:p" for place, key in enumerate(keys)}))
+    paths = [folder / f"{number}.json" for number in range(len(files))]
+    config = f"pull_secrets: [{', '.join(path.name for path in paths)}]\nupstreams: {{up: {{endpoints: [{endpoint}]}}}}"
+    said = (await checked(config)).upstreams[0].login
+    secrets = PullSecrets(paths)
+    pulled = [
+        await secrets.find(hosts_of(URL(endpoint)), name)
+        for name in ("team/app", "team/app/x", "team/x", "other/x", "x")
+    ]
+    used = {one.source for one in pulled if one is not None}
+    for path, keys in zip(paths, files, strict=True):
+        here = [key for key in keys if f"{path}, entry {key}" in used]
+        assert (f"{', '.join(here)} of {path}" in said.split(" and ")) is bool(here)
+    assert bool(said) is bool(used)
 
 
 async def test_each_upstream_says_as_whom_it_is_asked(checked, folder):

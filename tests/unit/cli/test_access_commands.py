@@ -192,7 +192,7 @@ def test_where_clients_reach_it_must_be_known(run: Run, configuration: Path) -> 
 FULL = {"auths": {"quay.io": {"auth": "eDp5"}, "mirror.lab:5000": {"auth": "b2xk"}}, "credsStore": "x"}
 
 
-@pytest.mark.parametrize("before", [None, "", "{}", json.dumps(FULL), '{\n  "auths": {}\n}'])
+@pytest.mark.parametrize("before", [None, "", "{}", json.dumps(FULL), '{\n  "auths": {}\n}', '{"auths": null}'])
 def test_a_login_is_merged_into_a_pull_secret(run: Run, folder: Path, store: Path, before: str | None) -> None:
     path = folder / "pull-secret.json"
     if before is not None:
