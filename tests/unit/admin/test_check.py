@@ -463,6 +463,7 @@ async def test_an_entry_that_is_no_login_is_an_error_where_it_would_be_used(chec
     [
         ("hunter2", "cannot be read: it is not an object"),
         ({"auth": 5}, "cannot be read: its auth is not a text"),
+        # The two of base64 were told before.
         ({"auth": "hunter2!"}, "cannot be read: its auth is not the base64 of a text"),
         ({"auth": "YTpi", "identitytoken": 5}, "cannot be read: its identitytoken is not a text"),
         ({"username": 5, "password": "hunter2"}, "cannot be read: its username is not a text"),
@@ -496,7 +497,8 @@ async def test_an_entry_that_is_null_is_none(checked, folder, entry):
 @pytest.mark.parametrize(
     ("endpoint", "files"),
     [
-        ("https://quay.io", [["quay.io"]]),  # as before
+        # Those with plain keys, and with keys that nothing uses, hold both readings to what they were.
+        ("https://quay.io", [["quay.io"]]),
         ("https://quay.io", [["https://quay.io/v1/", "quay.io"]]),
         ("https://quay.io", [["quay.io/"]]),
         ("https://quay.io", [["quay.io/v2/"]]),
