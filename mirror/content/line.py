@@ -17,6 +17,7 @@ _MOST = 1024  # that wait for one sort of work at one upstream, a worker
 
 # In the order in which they may be entered: whoever has a place in one may wait for a later one, never for an earlier.
 REFERRERS, LISTS, TAGS, FILLS, SMALL_FILLS, MANIFESTS, PROOFS = range(7)
+_CROWDED = "too many requests wait for this upstream"
 _WIDTH = 16  # pieces of work of one sort that have begun; upstream's own lanes are narrower
 
 
@@ -27,9 +28,12 @@ class Line:
     all of the line, and is in nobody's way.
     """
 
-    def __init__(self, width: int, most: int = _MOST) -> None:
+    def __init__(
+        self, width: int, most: int = _MOST, crowded: str = "too many requests wait for this upstream"
+    ) -> None:
         self._free = width
         self._most = most
+        self._crowded = crowded  # what is said of it
         self._length = 0
         self._waiting: OrderedDict[str, dict[asyncio.Future[None], None]] = OrderedDict()  # next turn first
 
@@ -78,12 +82,12 @@ class Line:
         place.set_result(None)
 
     def _make_room(self, who: str) -> None:
-        longest = max(self._waiting, key=lambda one: len(self._waiting[one]))
-        if len(self._waiting[longest]) <= len(self._waiting.get(who, ())) + 1:
-            raise _crowded()
+        longest = max(self._waiting, key=lambda one: len(self._waiting[one]), default=who)
+        if len(self._waiting.get(longest, ())) <= len(self._waiting.get(who, ())) + 1:
+            raise self._refusal()
         place = next(reversed(self._waiting[longest]))
         self._remove(longest, place)
-        place.set_exception(_crowded())
+        place.set_exception(self._refusal())
 
     def _remove(self, who: str, place: asyncio.Future[None]) -> None:
         places = self._waiting.get(who, {})
@@ -94,9 +98,8 @@ class Line:
         if not places:
             del self._waiting[who]
 
-
-def _crowded() -> NotYet:
-    return NotYet("too many requests wait for this upstream", "ask again; mirror status says whether it is slow")
+    def _refusal(self) -> NotYet:
+        return NotYet(self._crowded, "ask again")
 
 
 class Lines:

@@ -164,7 +164,7 @@ class Gate:
         if not await self._login_exists() and not self.logins.concerns(header):
             return ANONYMOUS  # an open registry takes no offence at a login for another one
         try:
-            async with Patience(request, arrived):
+            async with Patience(request, arrived, client):
                 return await self.logins.identify(header)
         except (LoginRefused, NotYet) as error:
             why = error

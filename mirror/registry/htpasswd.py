@@ -17,7 +17,9 @@ import bcrypt
 from mirror import logs
 from mirror.config.access import check_user
 from mirror.config.values import SpellingError
-from mirror.errors import ConfigurationError, NotYet, Problem
+from mirror.content.callers import who_asks
+from mirror.content.line import Line
+from mirror.errors import ConfigurationError, Problem
 
 # What bcrypt hashes of a password; more would be ignored without a word.
 MOST_PASSWORD_BYTES = 72
@@ -126,7 +128,7 @@ class Htpasswd:
         self._problem = ""
         self._threads = ThreadPoolExecutor(_THREADS, "bcrypt")
         self._ahead = ThreadPoolExecutor(1, "bcrypt-ahead")  # who was right before does not wait for guesses
-        self._waiting = 0
+        self._line = Line(_THREADS, _WAITING - _THREADS, "too many logins are being checked")
         self.generation = 0
         try:
             content, self._seen = self._read()
@@ -166,13 +168,8 @@ class Htpasswd:
         if ahead:
             right = await loop.run_in_executor(self._ahead, _check, password, hashed or users.nobody)
             return right and hashed is not None
-        if self._waiting >= _WAITING:
-            raise NotYet("too many logins are being checked", "ask again")
-        self._waiting += 1
-        try:
+        async with self._line.place(who_asks()):
             right = await loop.run_in_executor(self._threads, _check, password, hashed or users.nobody)
-        finally:
-            self._waiting -= 1
         return right and hashed is not None
 
     def close(self) -> None:

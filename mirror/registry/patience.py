@@ -20,13 +20,14 @@ LIMIT = 20.0
 class Patience:
     """`async with` it around what may wait before the headers; it ends 20 s after the request came, or with its client.
 
-    `arrived` is on the loop's clock. Cancels what waited, and raises NotYet, or ClientGone where the client has left.
+    `arrived` is on the loop's clock; `client` is for whom it waits, where nobody has said yet who that is. Cancels
+    what waited, and raises NotYet, or ClientGone where the client has left.
     """
 
-    def __init__(self, request: web.BaseRequest, arrived: float) -> None:
+    def __init__(self, request: web.BaseRequest, arrived: float, client: str = "") -> None:
         self._request = request
         self._timeout = asyncio.timeout_at(arrived + LIMIT)
-        self._caller = Caller(client_of(request))
+        self._caller = Caller(client or client_of(request))
         self._task: asyncio.Task[object] | None = None
 
     async def __aenter__(self) -> None:

@@ -14,6 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirror.config.values import SpellingError
+from mirror.content.callers import Caller, caller
+from mirror.content.line import Line
 from mirror.errors import ConfigurationError, NotYet
 from mirror.registry import htpasswd as module
 from mirror.registry.htpasswd import Htpasswd, hash_password, parse
@@ -222,7 +224,7 @@ async def test_an_unknown_user_is_checked_against_a_hash_of_the_same_cost(
 
 
 async def test_passwords_wait_in_a_line_that_ends(users: Htpasswd, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_WAITING", 3)
+    monkeypatch.setattr(users, "_line", Line(2, 1))
     checks = [asyncio.create_task(users.verify("alice", b"wrong")) for _ in range(4)]
     found = await asyncio.gather(*checks, return_exceptions=True)
     assert [type(one) for one in found] == [bool, bool, bool, NotYet]
@@ -249,3 +251,17 @@ async def test_a_file_of_apache_s_htpasswd(tmp_path: Path) -> None:
     users = Htpasswd(path)
     assert await users.verify("alice", PASSWORD.encode())
     users.close()
+
+
+async def test_guesses_of_one_client_hold_up_no_other(users: Htpasswd, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passwords are checked in turn by client: who asks once goes before the second guess of who guesses."""
+    monkeypatch.setattr(users, "_line", Line(1))
+    order: list[str] = []
+
+    async def log_in(client: str) -> None:
+        caller.set(Caller(client))
+        await users.verify("alice", b"wrong")
+        order.append(client)
+
+    await asyncio.gather(*(log_in(client) for client in ["guesser"] * 4 + ["other"]))
+    assert order == ["guesser", "guesser", "other", "guesser", "guesser"]

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from mirror.content.line import Line
 from mirror.errors import NotYet
 from mirror.registry import htpasswd, logins
 from mirror.registry.bearer import LIFETIME, Signer, TokenRefused
@@ -134,8 +135,8 @@ async def test_who_leaves_while_a_password_is_checked_takes_nothing_from_the_oth
 
 
 async def test_too_many_logins_at_once_are_told_to_come_again(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(htpasswd, "_WAITING", 2)
     assert bed.htpasswd is not None
+    monkeypatch.setattr(bed.htpasswd, "_line", Line(2, 0))
     await bed.htpasswd.look()  # so that nobody waits for the file
     headers = [header_of("alice", str(number)) for number in range(5)]
     found = await asyncio.gather(*map(bed.logins.identify, headers), return_exceptions=True)

@@ -12,8 +12,9 @@ from urllib.parse import urlencode
 
 import pytest
 
+from mirror.content.line import Line
 from mirror.oci.digest import Digest
-from mirror.registry import htpasswd, logins, overlooked
+from mirror.registry import logins, overlooked
 from mirror.registry.logins import basic
 from tests.unit.registry.access_bed import PASSWORD, Bed, header_of, rule
 from tests.unit.registry.stage import Face, FakeContent, Reply, serve_face
@@ -131,8 +132,9 @@ async def test_each_request_waits_for_the_end_of_the_same_second(
 async def test_where_too_many_are_checked_a_pull_that_anybody_may_do_goes_on(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(htpasswd, "_WAITING", 0)
     bed = make(PRIVATE)
+    assert bed.htpasswd is not None
+    monkeypatch.setattr(bed.htpasswd, "_line", Line(0, 0))
     assert await bed.outcome(PUBLIC, "GET", LOGINS["unknown user"]) == "in"
     assert await bed.outcome("/v2/quay.io/private/app/manifests/v1", "GET", LOGINS["known user"]) == "503"  # as before
     assert await bed.outcome("/v2/", "GET", LOGINS["known user"]) == "503"  # as before
