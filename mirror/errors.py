@@ -36,6 +36,7 @@ MirrorError                     what went wrong, in words for the person who rea
     ├── UpstreamUnavailable     away, too slow, 429 or 5xx: asking again later may help
     │   └── UpstreamInterrupted a body that stopped short: what came is good, the rest is missing
     └── UpstreamInvalid         an answer that is no registry's: HTML, a wrong length, encoded bytes
+        └── NotOffered          what a registry answers that has no such API
 """
 
 from __future__ import annotations
@@ -265,3 +266,7 @@ class UpstreamInterrupted(UpstreamUnavailable):
 
 class UpstreamInvalid(UpstreamError):
     """An answer that is no registry's: a login page, a wrong length, encoded bytes, a refused redirect."""
+
+
+class NotOffered(UpstreamInvalid):
+    """What a registry answers that has no such API: any status, a page, JSON of another kind."""

@@ -170,8 +170,8 @@ class Content:
             clients,
             config.upstreams,
             lines,
+            self._manifests.get,
             offline=config.offline,
-            fallback=self._manifests.get,
         )
         uploads = StoredUploads(layout, boot_id())
         quotas = Quotas(layout, uploads, rooms.takers)

@@ -196,8 +196,8 @@ class Attaching:
         """Add the index that lists the referrers where there is no API (distribution-spec, Referrers Tag Schema)."""
         tag = fallback_tag(digest)
         closure = await self._tagged(result, target, source, tag)
-        # Mirroring tools have used the same tag for the image itself.
-        if closure is not None and closure.top.media_type in media_types.INDEXES and closure.digest != digest:
+        # Mirroring tools have used the same tag for the image itself, and registries take the dash for a colon.
+        if closure is not None and closure.lists_referrers_of(digest):
             result.found.append(Attachment("referrer", closure, (tag,), f"lists what refers to {digest}"))
 
 

@@ -41,6 +41,7 @@ class Child:
     descriptor: Descriptor
     platform: tuple[str, str, str] | None = None
     about: str = ""
+    artifact_type: str = ""
 
     def runs_on(self, platform: Platform) -> bool:
         """Tell whether this is for `platform`; a platform without a variant takes them all."""
@@ -74,6 +75,13 @@ class Closure:
     def subject(self) -> Digest | None:
         """What the image refers to."""
         return self.manifests[0].subject
+
+    def lists_referrers_of(self, subject: Digest) -> bool:
+        """Tell whether the index that this is lists what refers to `subject`, and not the parts of an image."""
+        if self.digest == subject or self.top.media_type not in media_types.INDEXES:
+            return False
+        referring = any(manifest.subject == subject for manifest in self.manifests[1:])
+        return referring or not self.children or any(child.artifact_type for child in self.children)
 
 
 @dataclass(slots=True)
@@ -185,7 +193,7 @@ def _children(parsed: Manifest, body: bytes) -> Iterator[Child]:
     for descriptor, entry in zip(parsed.children, json.loads(body)["manifests"], strict=True):
         annotations = entry.get("annotations")
         about = annotations.get(_ABOUT, "") if isinstance(annotations, dict) else ""
-        yield Child(descriptor, _platform(entry.get("platform")), str(about))
+        yield Child(descriptor, _platform(entry.get("platform")), str(about), str(entry.get("artifactType", "")))
 
 
 def _platform(value: Any) -> tuple[str, str, str] | None:

@@ -97,6 +97,7 @@ TABLE: Mapping[type[MirrorError], Row] = MappingProxyType(
         errors.UpstreamUnavailable: Row(503, "UNKNOWN", retry=_RETRY_AFTER),
         errors.UpstreamInterrupted: Row(503, "UNKNOWN", retry=_RETRY_AFTER),
         errors.UpstreamInvalid: Row(502, "UNKNOWN"),
+        errors.NotOffered: Row(404),
         Unauthorized: Row(401, "UNAUTHORIZED"),
         Unsupported: Row(405, "UNSUPPORTED"),
         RangeInvalid: Row(416, "RANGE_INVALID"),  # distribution's code: the specification has none for a read

@@ -27,10 +27,15 @@ _ALGORITHMS = ("sha256", "sha512")
 
 @dataclass(frozen=True, slots=True)
 class KeptReferrers:
-    """An image index as upstream sent it, and when (Unix time)."""
+    """An image index as upstream sent it, when (Unix time), and the artifact types in it, "" for none."""
 
     body: bytes
     checked: float
+    types: frozenset[str]
+
+    def has(self, artifact_type: str | None) -> bool:
+        """Tell whether anything is listed, of `artifact_type` if one is given."""
+        return bool(self.types) if artifact_type is None else artifact_type in self.types
 
 
 class Referrers:
@@ -50,7 +55,10 @@ class Referrers:
             index: Any = json.loads(body)
         except (ValueError, RecursionError):
             return None
-        return KeptReferrers(body, found[1] / 1e9) if isinstance(index, dict) else None
+        if not isinstance(index, dict):
+            return None
+        listed = [entry for entry in index.get("manifests") or () if isinstance(entry, dict)]
+        return KeptReferrers(body, found[1] / 1e9, frozenset(str(entry.get("artifactType", "")) for entry in listed))
 
     def write(self, name: str, digest: Digest, body: bytes) -> None:
         """Keep what upstream said now. A disk that cannot take it keeps the older one, as one that cannot be read."""
@@ -122,13 +130,15 @@ class PushedReferrers:
     def _listed(self, name: str, subject: Digest) -> dict[str, dict[str, Any]]:
         """Return the descriptors under the fallback tag by digest (distribution-spec, Referrers Tag Schema)."""
         record = self._tags.read(name, fallback_tag(subject))
-        index = (
-            _parse(files.read_record(self._layout.blob(record.digest), MANIFEST_LIMIT)) if record is not None else {}
-        )
+        if record is None or record.digest == subject:  # mirroring tools use that tag for the image itself
+            return {}
+        index = _parse(files.read_record(self._layout.blob(record.digest), MANIFEST_LIMIT))
         found = {}
         for entry in index.get("manifests") or ():
             with suppress(DigestInvalid, TypeError, AttributeError):
-                found[str(Digest.parse(entry.get("digest")))] = entry
+                # What has no type and names the subject was pushed with it, and is known without the tag.
+                if entry.get("artifactType"):
+                    found[str(Digest.parse(entry.get("digest")))] = entry
         return found
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from yarl import URL
 
 from mirror.errors import (
+    NotOffered,
     UpstreamDenied,
     UpstreamError,
     UpstreamInvalid,
@@ -39,6 +40,8 @@ _BAD_REQUEST = frozenset({400, 422})
 # Registries without HEAD, and filters before them (moby#28085: docker asks by GET after any HEAD that failed).
 _HEAD_FAILS = frozenset({500, 502})
 _PAGES_PASS = frozenset({("ping", "GET"), ("blob", "GET")})
+# Of a question that a registry need not understand these speak of us or of the way, and not of the question.
+_OF_US = _ABSENT | _DENIED | _LATER | {407}
 # What a signed URL says when its time is over: S3, GCS and Azure use 400, 401 and 403.
 _EXPIRED = frozenset({400, 401, 403})
 _FRESH_LOCATIONS = 2
@@ -188,7 +191,7 @@ class Endpoint:
             return
         self._observations.failed(error)
         self._judged = asyncio.get_running_loop().time()
-        if isinstance(error, UpstreamNotFound):
+        if isinstance(error, UpstreamNotFound | NotOffered):
             self.breakers.succeeded(ask.repository)
             return
         self.last_error = str(error)
@@ -317,6 +320,8 @@ class Endpoint:
     def _check(self, answer: Answer, ask: Ask) -> None:
         status, where = answer.status, failures.origin(answer.url)
         named = f"{ask.kind} of '{ask.repository}'" if ask.repository else ask.kind
+        if ask.kind == "referrers" and _is_not_offered(answer):
+            raise NotOffered(f"{where} offers no referrers API")
         if status in (200, 206):
             # Of a blob the digest decides; who asks by GET looks into it.
             if answer.is_web_page and (ask.kind, ask.method) not in _PAGES_PASS:
@@ -347,6 +352,14 @@ class BadRequest(UpstreamInvalid):
 
 class HeadFails(UpstreamInvalid):
     """HEAD is answered 500 or 502: what that means for the endpoint a GET says."""
+
+
+def _is_not_offered(answer: Answer) -> bool:
+    """Tell whether the answer about referrers is that of a registry that knows of none, 404 apart."""
+    status = answer.status
+    if status == 200:
+        return answer.is_web_page
+    return status == 501 or 200 < status < 206 or (400 <= status < 500 and status not in _OF_US)
 
 
 class _Slower(UpstreamUnavailable):

@@ -7,6 +7,7 @@ import time
 
 from mirror import logs, metrics
 from mirror.errors import (
+    NotOffered,
     UpstreamDenied,
     UpstreamError,
     UpstreamInterrupted,
@@ -23,6 +24,7 @@ _DEFAULT_WINDOW = 21600.0
 
 _KINDS = (
     (UpstreamNotFound, ""),
+    (NotOffered, ""),
     (UpstreamDenied, "denied"),
     (UpstreamLoginRefused, "login"),
     (UpstreamInterrupted, "interrupted"),

@@ -442,23 +442,29 @@ class TestLists:
             assert set(json.loads(got.body)["tags"]) <= {"v1"}
 
     @pytest.mark.parametrize(
-        ("fault", "status"),
+        ("fault", "status", "known"),
         [
-            (faults.Status(404), 404),
-            (faults.Status(403), 404),
-            (faults.Status(500), 503),
-            (faults.Html(), 502),
-            (faults.Status(200, {"Content-Type": OCI_INDEX}, b"[]"), 502),
-            (faults.Status(200, {"Content-Type": OCI_INDEX}, b'{"schemaVersion":2,"manifests":7}'), 502),
-            (faults.Status(200, {"Content-Type": OCI_INDEX}, b"[" * 100_000), 502),
-            (faults.Status(200, {"Content-Type": OCI_INDEX}, b"x" * (5 << 20)), 502),
-            (faults.WithHeaders({"Content-Encoding": "br"}), 502),
+            (faults.Status(404), 404, 404),
+            (faults.Status(403), 404, 404),
+            (faults.Status(500), 503, 200),
+            (faults.Html(), 404, 200),
+            (faults.Status(200, {"Content-Type": OCI_INDEX}, b"[]"), 404, 200),
+            (faults.Status(200, {"Content-Type": OCI_INDEX}, b'{"schemaVersion":2,"manifests":7}'), 404, 200),
+            (faults.Status(200, {"Content-Type": OCI_INDEX}, b"[" * 100_000), 404, 200),
+            (faults.Status(200, {"Content-Type": OCI_INDEX}, b"x" * (5 << 20)), 502, 200),
+            (faults.WithHeaders({"Content-Encoding": "br"}), 502, 200),
         ],
         ids=["absent", "denied", "fails", "page", "list", "no list", "deep", "huge", "encoded"],
     )
     @pytest.mark.parametrize("query", ["", "?artifactType=application/vnd.example"])
     async def test_of_referrers(
-        self, upstream: ScriptedRegistry, serve: Callable[..., Any], fault: faults.Fault, status: int, query: str
+        self,
+        upstream: ScriptedRegistry,
+        serve: Callable[..., Any],
+        fault: faults.Fault,
+        status: int,
+        known: int,
+        query: str,
     ) -> None:
         image = upstream.add_image("team/app", "v1")
         service = await serve({"lab": {"endpoints": [upstream.url], "tags": {"fresh_for": "0s"}}})
@@ -470,9 +476,72 @@ class TestLists:
         service.room.clients["lab"]._endpoints[0].breakers.succeeded("team/app")
         assert (await service.get(target)).status == 200
         upstream.fail("referrers", fault)
-        known = await service.get(target)
-        assert known.status == (404 if status == 404 else 200)
-        assert ("warning" in known.headers) == (status != 404)
+        later = await service.get(target)
+        assert later.status == known
+        assert ("warning" in later.headers) == (known == 200)
+
+    @pytest.mark.parametrize("endpoints", ["one", "two"])
+    @pytest.mark.parametrize(
+        "fault",
+        [
+            *(faults.Status(code, {}, b"{}") for code in (400, 405, 406, 409, 415, 422, 501)),
+            faults.Status(204),
+            faults.Status(501, {"Retry-After": "600"}),
+            faults.Html(),
+            faults.Status(200, {"Content-Type": "application/json"}, b"<html></html>"),
+            faults.Status(200, {"Content-Type": "application/json"}, b""),
+            faults.Status(200, {"Content-Type": "application/json"}, b"{}"),
+            faults.Status(200, {"Content-Type": "application/json"}, b"null"),
+            faults.Status(200, {"Content-Type": "application/json"}, b'"no"'),
+            faults.Status(200, {"Content-Type": "application/json"}, b'{"ok": true}'),
+            faults.Status(200, {"Content-Type": "application/json"}, b'{"errors": [{"code": "UNSUPPORTED"}]}'),
+            faults.Status(200, {"Content-Type": OCI_MANIFEST}, b'{"schemaVersion": 2, "config": {}, "layers": []}'),
+        ],
+        ids=repr,
+    )
+    async def test_of_referrers_that_are_not_offered(
+        self, upstream: ScriptedRegistry, serve: Callable[..., Any], fault: faults.Fault, endpoints: str
+    ) -> None:
+        """Registries without the API say so in many ways (sigstore-js#1187, rust-oci-client#259, ocx#106)."""
+        image = upstream.add_image("team/app", "v1")
+        upstream.fail("referrers", fault)
+        async with ScriptedRegistry() as other:
+            urls = [upstream.url, other.url] if endpoints == "two" else [upstream.url]
+            other.add_image("team/app", "v1")
+            service = await serve({"lab": {"endpoints": urls}})
+            for _ in range(8):  # more than make a breaker open
+                got = await service.get(f"/v2/lab/team/app/referrers/{image.digest}")
+                if endpoints == "two":
+                    assert json.loads(got.body)["manifests"] == []
+                    break
+                assert got.status == 404, got.body
+            assert upstream.count("referrers") == (1 if endpoints == "two" else 8), "it is asked once a question"
+            health = service.room.clients["lab"].health()[0]
+            assert (health.breaker, health.last_error) == ("closed", "")
+            assert (await service.get("/v2/lab/team/app/manifests/v1")).status == 200
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b'{"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": null}',
+            b'{"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json"}',
+            b'{"schemaVersion": 2}',
+            b'{"manifests": null}',
+            b'{"manifests": []}',
+        ],
+    )
+    @pytest.mark.parametrize("query", ["", "?artifactType=application/vnd.example"])
+    async def test_of_no_referrers(
+        self, upstream: ScriptedRegistry, serve: Callable[..., Any], body: bytes, query: str
+    ) -> None:
+        """Services written in Go send null for an empty list; clients read an index (`manifests: []`)."""
+        image = upstream.add_image("team/app", "v1")
+        upstream.fail("referrers", faults.Status(200, {"Content-Type": OCI_INDEX}, body))
+        service = await serve({"lab": {"endpoints": [upstream.url]}})
+        for _ in range(2):  # asked, and remembered
+            got = await service.get(f"/v2/lab/team/app/referrers/{image.digest}{query}")
+            assert got.status == 200
+            assert json.loads(got.body) == {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
 
 
 @pytest.mark.parametrize(

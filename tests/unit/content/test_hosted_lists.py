@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -99,13 +101,126 @@ async def test_an_upstreams_list_and_its_fallback_tag(
         {
             "schemaVersion": 2,
             "mediaType": media_types.OCI_INDEX,
-            "manifests": [describe(by_api, OCI_MANIFEST), describe(by_tag, OCI_MANIFEST)],
+            "manifests": [
+                describe(by_api, OCI_MANIFEST),
+                describe(by_tag, OCI_MANIFEST, artifactType="application/tag"),
+            ],
         }
     ).encode()
     upstream.add_manifest("team/app", tagged, media_types.OCI_INDEX, fallback_tag(digest))
     fresh = make_room(tags="fresh_for: 0s")
     assert await listed(fresh) == [str(Digest.of(by_api)), str(Digest.of(by_tag))]
     assert await listed(make_room()) == [str(Digest.of(by_api)), str(Digest.of(by_tag))], "what is kept has both"
+
+
+_TYPED = {"artifactType": "application/sbom"}
+
+
+@pytest.mark.parametrize(
+    ("entry", "manifest", "listed"),
+    [
+        pytest.param({}, {}, False, id="a child of another index"),
+        pytest.param({"platform": {"os": "linux", "architecture": "arm64"}}, {}, False, id="a child with a platform"),
+        pytest.param({}, {"subject": "another"}, False, id="what refers to something else"),
+        pytest.param({}, None, False, id="what is not there"),
+        pytest.param({"artifactType": ""}, {}, False, id="an empty type"),
+        pytest.param({}, {"subject": "it"}, True, id="it names the subject (guards against overshooting)"),
+        pytest.param(_TYPED, {}, True, id="typed (guards against overshooting: clients without the API write this)"),
+        pytest.param(_TYPED, None, True, id="typed and not looked at (guards against a question for each)"),
+    ],
+)
+async def test_what_a_fallback_tag_lists_and_does_not_refer(
+    make_room: Callable[..., Room],
+    upstream: ScriptedRegistry,
+    entry: dict[str, Any],
+    manifest: dict[str, str] | None,
+    listed: bool,
+) -> None:
+    """The children of an image's index are no referrers (oras-go#1396)."""
+    subject = Digest.parse(upstream.add_image("team/app", "v1").digest)
+    fields = {"it": about(subject), "another": about(NOWHERE)}.get((manifest or {}).get("subject", ""), {})
+    one = image(b"x", **fields)
+    if manifest is not None:
+        upstream.add_manifest("team/app", one, OCI_MANIFEST)
+    tagged = json.dumps(
+        {"schemaVersion": 2, "mediaType": media_types.OCI_INDEX, "manifests": [describe(one, OCI_MANIFEST, **entry)]}
+    ).encode()
+    upstream.add_manifest("team/app", tagged, media_types.OCI_INDEX, fallback_tag(subject))
+    body = (await make_room().content.referrers(LAB, subject, None)).body
+    assert bool(json.loads(body)["manifests"]) == listed
+
+
+@pytest.mark.parametrize("entry", [{}, _TYPED], ids=["children", "children that have types"])
+async def test_a_fallback_tag_that_is_the_index_itself(
+    make_room: Callable[..., Room], upstream: ScriptedRegistry, shelf: Shelf, entry: dict[str, Any]
+) -> None:
+    """Registries take the dash for a colon, and mirroring tools tag an image by its digest."""
+    child = await shelf.image(1)
+    whole = json.dumps(
+        {"schemaVersion": 2, "mediaType": media_types.OCI_INDEX, "manifests": [describe(child, OCI_MANIFEST, **entry)]}
+    ).encode()
+    digest = Digest.of(whole)
+    await shelf.manifest(whole, fallback_tag(digest))
+    assert await referrers(shelf, digest) == []
+    upstream.add_manifest("team/app", child, OCI_MANIFEST)
+    upstream.add_manifest("team/app", whole, media_types.OCI_INDEX, fallback_tag(digest))
+    assert json.loads((await make_room().content.referrers(LAB, digest, None)).body)["manifests"] == []
+
+
+async def test_a_pushed_fallback_tag_that_lists_children(shelf: Shelf) -> None:
+    subject, child = await shelf.image(1), await shelf.image(2)
+    await shelf.manifest(index(child), fallback_tag(Digest.of(subject)))
+    assert await referrers(shelf, Digest.of(subject)) == []
+
+
+async def test_few_of_many_untyped_entries_are_looked_at(
+    make_room: Callable[..., Room], upstream: ScriptedRegistry
+) -> None:
+    """It guards the bound: an index of ten thousand children is not fetched to answer one question."""
+    subject = Digest.parse(upstream.add_image("team/app", "v1").digest)
+    upstream.add_manifest(
+        "team/app", index(*(image(bytes([n])) for n in range(100))), media_types.OCI_INDEX, fallback_tag(subject)
+    )
+    await make_room().content.referrers(LAB, subject, None)
+    assert upstream.count("manifest", "GET") <= 1 + 16
+
+
+@pytest.mark.parametrize(
+    ("before", "artifact_type", "found"),
+    [
+        pytest.param([], None, True, id="nothing"),
+        pytest.param([], "application/sig", True, id="nothing of a type"),
+        pytest.param(["application/sbom"], "application/sig", True, id="an SBOM alone, asked for signatures"),
+        pytest.param(["application/sig"], "application/sig", False, id="one of the type (guards fresh_for)"),
+        pytest.param(["application/sbom"], None, False, id="anything (guards fresh_for)"),
+    ],
+)
+async def test_an_absent_referrer_is_remembered_as_an_absent_tag_is(
+    make_room: Callable[..., Room],
+    upstream: ScriptedRegistry,
+    before: list[str],
+    artifact_type: str | None,
+    found: bool,
+) -> None:
+    """Verify, sign, verify: a signature that is a referrer is found as soon as one under a tag."""
+    room = make_room()
+    subject = Digest.parse(upstream.add_image("team/app", "v1").digest)
+
+    def describe_all(types: list[str]) -> list[dict[str, object]]:
+        return [describe(one.encode(), OCI_MANIFEST, artifactType=one) for one in types]
+
+    async def listed(a_room: Room) -> int:
+        return len(json.loads((await a_room.content.referrers(LAB, subject, artifact_type)).body)["manifests"])
+
+    upstream.repository("team/app").referrers[str(subject)] = describe_all(before)
+    first = await listed(room)
+    assert await listed(room) == first
+    assert upstream.count("referrers") == 1, "it is remembered for a while"
+    upstream.repository("team/app").referrers[str(subject)] = describe_all([*before, "application/sig", "x"])
+    path = room.layout.referrers(LAB.name, subject)
+    then = os.stat(path).st_mtime - 11  # absent_for is 10 s, fresh_for 5 min
+    os.utime(path, (then, then))
+    assert (await listed(room) > first) == found
 
 
 # -- catalog ---------------------------------------------------------------------------------------------------------

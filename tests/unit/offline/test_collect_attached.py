@@ -124,6 +124,28 @@ async def test_a_tag_of_that_form_that_names_the_image_is_no_list(made: Manifest
     assert plan.images[0].tags == ("v1",)
 
 
+@pytest.mark.parametrize(
+    ("listed", "kinds"),
+    [
+        (index([_image("two"), _image("three")]), ["image"]),
+        (index([_referrer(_image("two"))]), ["image"]),
+        (_image("two"), ["image"]),
+        (index([_referrer(_image("one"))]), ["image", "referrer"]),
+        (index([_referrer(_image("one")), _image("two")]), ["image", "referrer"]),
+    ],
+    ids=["an index", "of another", "an image", "a list (guards against overshooting)", "a mixed one (the same)"],
+)
+async def test_an_index_under_the_fallback_tag_lists_what_refers(listed: Manifest, kinds: list[str]) -> None:
+    """A registry that answers that tag with anything else (oras-go#1396) attaches nothing."""
+    made = _image("one")
+    source = Registries(referrers_api=False)
+    source.put(_APP, made, "v1")
+    source.put(_APP, listed, made.digest.replace(":", "-"))
+    found = await collected(source, image_set(images=[f"{_APP}:v1"]))
+    assert sorted(image.kind for image in found.plan.images) == kinds
+    assert found.failures == ()
+
+
 async def test_a_registry_without_the_api_is_asked_once() -> None:
     release = make_release("4.16.15", components=40, scale=0.01)
     source = Registries(referrers_api=False)

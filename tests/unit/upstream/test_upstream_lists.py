@@ -2,10 +2,11 @@
 
 import pytest
 
-from mirror.errors import UpstreamError, UpstreamInvalid
+from mirror.errors import NotOffered, UpstreamError, UpstreamInvalid
 from mirror.oci.digest import Digest
 from mirror.oci.media_types import ACCEPT, DOCKER_SCHEMA1_SIGNED
 from tests.peers.faults import (
+    Html,
     NoLength,
     Status,
     WithHeaders,
@@ -232,5 +233,15 @@ async def test_referrers_in_pages(registry, client):
 
 async def test_referrers_that_are_none(registry, client):
     registry.fail("referrers", Status(200, body=b'{"manifests": 7}'))
-    with pytest.raises(UpstreamInvalid):
+    with pytest.raises(NotOffered):
         await client.list_referrers("team/app", DIGEST)
+
+
+@pytest.mark.parametrize("second", [Status(400), Status(501), Html(), Status(200, body=b"{}")], ids=repr)
+async def test_referrers_that_break_off_are_not_taken_for_none(registry, client, second):
+    """It overshoots to say `not offered` of a list that has begun: signatures would be absent."""
+    registry.fail("referrers", Status(200, {"Link": '<?page=2>; rel="next"'}, b'{"manifests": [{}]}'), times=1)
+    registry.fail("referrers", second)
+    with pytest.raises(UpstreamInvalid, match="breaks off") as raised:
+        await client.list_referrers("team/app", DIGEST)
+    assert not isinstance(raised.value, NotOffered)
