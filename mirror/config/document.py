@@ -45,17 +45,25 @@ class Foreign:
 
 @dataclass(slots=True)
 class Document:
-    """A file's data (mappings, lists, text, whole numbers, flags, None, Foreign), where each value stands, problems."""
+    """A file's data (mappings, lists, text, whole numbers, flags, None, Foreign), where each value stands, problems.
+
+    `warnings` are sentences about what is taken and may not be meant, each with its `file:line`.
+    """
 
     path: Path
     data: Any = None
     spots: dict[KeyPath, Spot] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def find(self, code: str, what: str, line: int, remedy: str = "") -> None:
         """Note a problem at a line, as long as the list is one that a person reads."""
         if len(self.problems) < _MOST_PROBLEMS:
             self.problems.append(Problem(code, what, f"{self.path}:{line}", remedy))
+
+    def warn(self, what: str, line: int) -> None:
+        """Warn of a line."""
+        self.warnings.append(f"{self.path}:{line}: {what}")
 
 
 def read(path: Path, raw: bytes | None = None, *, most: int | None = None) -> Document:

@@ -7,6 +7,7 @@ import re
 from mirror.config.document import Document
 from mirror.offline.image_set.fields import Fields
 from mirror.offline.image_set.model import ImageSet, WantedImage
+from mirror.offline.image_set.once import Once
 from mirror.offline.image_set.operators import refuse_helm, refuse_operators
 from mirror.offline.image_set.platforms import read_platforms
 from mirror.offline.image_set.problems import note, quote
@@ -33,12 +34,12 @@ def read_configuration(document: Document) -> ImageSet:
     _check_version(top)
     top.need("mirror", "mirror: {additionalImages: [{name: …}]}")
     mirror = top.section("mirror")
-    warnings: list[str] = []
-    wanted = read_releases(mirror.section("platform"), warnings)
+    wanted = read_releases(mirror.section("platform"))
     images = _read_images(mirror)
     refused = refuse_operators(mirror) + refuse_helm(mirror)
     if list(mirror.sections("samples", MOST_IMAGES)):
-        warnings.append(f"{mirror.where('samples')}: `mirror.samples` does nothing, as with oc-mirror")
+        mirror.warn("`mirror.samples` does nothing, as with oc-mirror", "samples")
+    blocked = _read_blocked(mirror)
     image_set = ImageSet(
         document.path,
         channels=wanted.channels,
@@ -48,9 +49,9 @@ def read_configuration(document: Document) -> ImageSet:
         graph=wanted.graph,
         kubevirt=wanted.kubevirt,
         images=images,
-        blocked=_read_blocked(mirror),
+        blocked=blocked,
         archive_size=top.whole("archiveSize", _LARGEST_ARCHIVE) * _GIB or None,
-        warnings=(*warnings, *release_warnings(images)),
+        warnings=(*document.warnings, *release_warnings(images)),
         release_wheres=tuple(where for _, where in wanted.releases),
     )
     if not (wanted or images or refused or document.problems):
@@ -101,7 +102,7 @@ def _check_version(top: Fields) -> None:
 
 def _read_images(mirror: Fields) -> tuple[WantedImage, ...]:
     found: list[WantedImage] = []
-    names: dict[tuple[str, str, str], str] = {}
+    once = Once()
     for one in mirror.sections("additionalImages", MOST_IMAGES):
         one.need("name", "name: registry.example/repository:tag")
         pullspec = one.parse("name", parse_image)
@@ -112,24 +113,19 @@ def _read_images(mirror: Fields) -> tuple[WantedImage, ...]:
             continue
         # What oc-mirror would push it as: two images cannot have one name.
         name = (pullspec.host, repository or pullspec.repository, tag or pullspec.tag or str(pullspec.digest))
-        where = one.where("name")
-        if name in names:
-            what = f"{quote(str(pullspec))} would be named as the image in line {names[name].rpartition(':')[2]} is"
-            one.find("duplicate", what, "name", "leave one of them out, or give one another targetTag")
-            continue
-        names[name] = where
-        found.append(WantedImage(pullspec, repository, tag, platforms, where))
+        said = (pullspec, repository, tag, frozenset(platforms))
+        what = f"the name that {quote(str(pullspec))} would have"
+        if once.is_new(one, name, said, what, "leave one of them out, or give one another targetTag"):
+            found.append(WantedImage(pullspec, repository, tag, platforms, one.where("name")))
     return tuple(found)
 
 
 def _read_blocked(mirror: Fields) -> tuple[re.Pattern[str], ...]:
-    found: dict[str, re.Pattern[str]] = {}
+    found: list[re.Pattern[str]] = []
+    once = Once()
     for one in mirror.sections("blockedImages", _MOST_BLOCKED):
         one.need("name", 'name: "registry.example/secret/.*"')
         pattern = one.parse("name", parse_regexp)
-        if pattern is None:
-            continue
-        if pattern.pattern in found:
-            one.find("duplicate", f"{quote(pattern.pattern)} is blocked twice", "name", "leave one of them out")
-        found[pattern.pattern] = pattern
-    return tuple(found.values())
+        if pattern is not None and once.is_new(one, pattern.pattern, "", quote(pattern.pattern)):
+            found.append(pattern)
+    return tuple(found)

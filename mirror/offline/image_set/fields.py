@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from mirror.config.document import Document, KeyPath, dotted
@@ -61,6 +61,15 @@ class Fields:
     def find(self, code: str, what: str, key: str | None = None, remedy: str = "") -> None:
         """Note a problem at a key, or at the mapping."""
         note(self._document, code, what, self.line(key), remedy)
+
+    def warn(self, what: str, key: str | None = None) -> None:
+        """Warn of a key, or of the mapping."""
+        self._document.warn(what, self.line(key))
+
+    @property
+    def data(self) -> Mapping[str, Any]:
+        """What the file says here, unread."""
+        return self._data
 
     def need(self, key: str, example: str) -> None:
         """Note a problem where `key` is absent or empty; `example` is what to add."""

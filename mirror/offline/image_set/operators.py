@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mirror.config.values import SpellingError, expect_text
 from mirror.offline.image_set.fields import Fields
+from mirror.offline.image_set.once import Once
 from mirror.offline.image_set.platforms import read_platforms
 from mirror.offline.image_set.problems import quote
 from mirror.offline.image_set.pullspecs import parse_image
@@ -19,19 +20,17 @@ _OCI = "oci://"
 
 def refuse_operators(mirror: Fields) -> int:
     """Note everything that is wrong with `operators`, and each catalog as not supported; return how many there are."""
-    names: dict[str, int] = {}
+    once = Once()
     count = 0
     for one in mirror.sections("operators", _MOST):
         count += 1
         one.need("catalog", "catalog: registry.example/catalog:tag")
         catalog = one.parse("catalog", _parse_catalog) or ""
         name = _target_of(one, catalog)
-        if name and name in names:
-            what = f"the catalog {quote(name)} appears here a second time"
-            one.find(
-                "duplicate", what, "catalog", f"the first is in line {names[name]}; keep one, or set targetCatalog"
+        if name:
+            once.is_new(
+                one, name, one.data, f"the catalog {quote(name)}", "keep one, or set targetCatalog", key="catalog"
             )
-        names.setdefault(name, one.line())
         one.flag("skipDependencies")
         one.parse("targetCatalogSourceTemplate", _parse_path)
         read_platforms(one)
@@ -54,13 +53,13 @@ def _target_of(one: Fields, catalog: str) -> str:
 
 def _check_packages(catalog: Fields) -> None:
     full = catalog.flag("full")
-    seen: dict[str, int] = {}
+    seen = Once()
     for package in catalog.sections("packages", _MOST):
         package.need("name", "name: my-operator")
         _check_once(package, seen, "package")
         package.text("defaultChannel")
         ranged = _check_versions(package, full=full)
-        channels: dict[str, int] = {}
+        channels = Once()
         for channel in package.sections("channels", _MOST):
             channel.need("name", "name: stable")
             _check_once(channel, channels, "channel")
@@ -73,12 +72,9 @@ def _check_packages(catalog: Fields) -> None:
                 )
 
 
-def _check_once(one: Fields, seen: dict[str, int], noun: str) -> None:
-    name = one.text("name")
-    if name and name in seen:
-        what = f"the {noun} {quote(name)} appears here a second time"
-        one.find("duplicate", what, "name", f"the first is in line {seen[name]}; keep one")
-    seen.setdefault(name, one.line())
+def _check_once(one: Fields, seen: Once, noun: str) -> None:
+    if name := one.text("name"):
+        seen.is_new(one, name, one.data, f"the {noun} {quote(name)}")
 
 
 def _check_versions(one: Fields, *, full: bool) -> bool:
@@ -100,7 +96,7 @@ def refuse_helm(mirror: Fields) -> int:
     """Note everything that is wrong with `helm`, and each chart as not supported; return how many entries there are."""
     helm = mirror.section("helm")
     count = 0
-    seen: dict[str, int] = {}
+    seen = Once()
     for repository in helm.sections("repositories", _MOST):
         repository.need("name", "name: my-charts")
         repository.need("url", "url: https://charts.example")
@@ -115,15 +111,13 @@ def refuse_helm(mirror: Fields) -> int:
 
 def _check_charts(at: Fields, key: str) -> int:
     count = 0
-    seen: dict[tuple[str, str], int] = {}
+    seen = Once()
     for chart in at.sections(key, _MOST):
         count += 1
         chart.need("name", "name: my-chart")
         name, version = chart.text("name"), chart.text("version")
-        if name and (name, version) in seen:
-            what = f"the chart {quote(name)} appears here a second time"
-            chart.find("duplicate", what, "name", f"the first is in line {seen[name, version]}; keep one")
-        seen.setdefault((name, version), chart.line())
+        if name:
+            seen.is_new(chart, (name, version), chart.data, f"the chart {quote(name)}")
         if key == "local":
             chart.need("path", "path: /charts/my-chart-1.0.0.tgz")
         chart.parse("path", _parse_path)

@@ -16,7 +16,7 @@ def read_platforms(at: Fields) -> tuple[Platform, ...]:
     for item in at.mixed("platforms", _MOST, _parse):
         platform = _platform_of(item) if isinstance(item, Fields) else item
         if platform is not None and platform in found:
-            at.find("duplicate", f"the platform {platform} is listed twice", "platforms", "leave one of them out")
+            at.warn(f"the platform {platform} is listed twice: it is taken once", "platforms")
         elif platform is not None:
             found.append(platform)
     return tuple(found)
@@ -40,7 +40,7 @@ def read_architectures(at: Fields) -> tuple[str, ...]:
     found: list[str] = []
     for architecture in at.values("architectures", _MOST, _parse_architecture):
         if architecture in found:
-            at.find("duplicate", f"{quote(architecture)} is listed twice", "architectures", "leave one of them out")
+            at.warn(f"{quote(architecture)} is listed twice: it is taken once", "architectures")
         else:
             found.append(architecture)
     return tuple(found)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mirror.config.values import SpellingError, expect_text
 from mirror.oci.pullspec import Pullspec
 from mirror.offline.image_set.fields import Fields
 from mirror.offline.image_set.model import ARCHITECTURES, Channel, Platform
+from mirror.offline.image_set.once import Once
 from mirror.offline.image_set.platforms import read_architectures, read_platforms
 from mirror.offline.image_set.problems import quote
 from mirror.offline.image_set.pullspecs import parse_image
@@ -35,7 +36,7 @@ class Wanted:
         return bool(self.channels or self.releases or self.graph)
 
 
-def read_releases(at: Fields, warnings: list[str]) -> Wanted:
+def read_releases(at: Fields) -> Wanted:
     """Return what `mirror.platform` says; what is wrong with it is noted."""
     channels, releases = _read_channels(at), _read_pullspecs(at)
     architectures, platforms = read_architectures(at), read_platforms(at)
@@ -51,10 +52,8 @@ def read_releases(at: Fields, warnings: list[str]) -> Wanted:
             remedy = f"use linux with {', '.join(ARCHITECTURES[:-1])}"
             at.find("invalid_value", f"no release is made for {platform}", "platforms", remedy)
     if releases and channels:
-        warnings.append(
-            f"{at.where('channels')}: {at.name('channels')} are left out because {at.name('release')} is given,"
-            " which is what oc-mirror does"
-        )
+        why = f"because {at.name('release')} is given, which is what oc-mirror does"
+        at.warn(f"{at.name('channels')} are left out {why}", "channels")
         channels = ()
     return Wanted(
         channels,
@@ -68,7 +67,8 @@ def read_releases(at: Fields, warnings: list[str]) -> Wanted:
 
 
 def _read_channels(at: Fields) -> tuple[Channel, ...]:
-    found: dict[str, Channel] = {}
+    found: list[Channel] = []
+    once = Once()
     for one in at.sections("channels", _MOST_CHANNELS):
         one.need("name", "name: stable-4.16")
         name = one.parse("name", _parse_name)
@@ -82,13 +82,10 @@ def _read_channels(at: Fields) -> tuple[Channel, ...]:
             one.where(),
         )
         check_range(one, channel.min_version, channel.max_version)
-        if name and name in found:
-            first = found[name].where.rpartition(":")[2]
-            what = f"the channel {quote(name)} appears here a second time"
-            one.find("duplicate", what, "name", f"the first is in line {first}; keep one, with the wider range")
-        elif name:
-            found[name] = channel
-    return tuple(found.values())
+        said, what = replace(channel, where=""), f"the channel {quote(channel.name)}"
+        if name and once.is_new(one, name, said, what, "keep one, with the wider range"):
+            found.append(channel)
+    return tuple(found)
 
 
 def _read_pullspecs(at: Fields) -> tuple[tuple[Pullspec, str], ...]:
@@ -99,7 +96,7 @@ def _read_pullspecs(at: Fields) -> tuple[tuple[Pullspec, str], ...]:
     found: dict[Pullspec, str] = {}
     for pullspec, where in at.placed("release", _MOST_RELEASES, parse_image):
         if pullspec in found:
-            at.find("duplicate", f"the release {pullspec} is listed twice", "release", "leave one of them out")
+            at.warn(f"the release {pullspec} is listed twice: it is taken once", "release")
         found.setdefault(pullspec, where)
     return tuple(found.items())
 

@@ -21,6 +21,8 @@ OPERATORS = f"{HEAD}  operators:\n"
 CATALOG = "- catalog: q.io/a/b:c\n"
 PACKAGES = f"{CATALOG}    packages:\n"
 RANGE = "{name: s, maxVersion: 2.0.0}"
+ARM_FIRST = "{name: q.io/a:b, platforms: [linux/arm64, linux/amd64]}"
+AMD_FIRST = "{name: q.io/a:b, platforms: [linux/amd64, linux/arm64]}"
 
 
 def load(text: str) -> ImageSet:
@@ -221,18 +223,16 @@ def test_what_says_what_to_delete_is_told_how_to_delete(kind):
         (f"{HEAD}  platform: [a\n", "syntax", 5),
         (f"{PLATFORM}    graph: 1\n", "wrong_type", 5),
         (f"{PLATFORM}    architectures: amd64\n", "wrong_type", 5),
-        (f"{PLATFORM}    architectures: [amd64, amd64]\n    graph: true\n", "duplicate", 5),
         (f"{PLATFORM}    platforms: [linux/amd64]\n    architectures: [amd64]\n    graph: yes\n", "contradiction", 6),
         (f"{PLATFORM}    platforms: [windows/amd64]\n", "invalid_value", 5),
         (f"{PLATFORM}    platforms: [linux/multi]\n", "invalid_value", 5),
         (f"{PLATFORM}    platforms: [{{os: linux}}]\n", "missing_key", 5),
-        (f"{PLATFORM}    platforms: [linux/arm64, {{os: linux, architecture: arm64}}]\n", "duplicate", 5),
         (f"{PLATFORM}    release: quay.io/a/ocp-release\n", "invalid_value", 5),
-        (f"{PLATFORM}    release:\n    - q.io/a/b@{A}\n    - q.io/a/b@{A}\n", "duplicate", 5),
         (f"{CHANNEL}    - type: ocp\n", "missing_key", 6),
         (f"{CHANNEL}    - name: stable/4\n", "invalid_value", 6),
         (f"{CHANNEL}    - name: a\n      type: rhel\n", "invalid_value", 7),
-        (f"{CHANNEL}    - name: a\n    - name: b\n    - name: a\n", "duplicate", 8),
+        (f"{CHANNEL}    - name: a\n    - name: b\n    - {{name: a, full: true}}\n", "duplicate", 8),
+        (f"{CHANNEL}    - name: a\n    - {{name: a, type: okd}}\n", "duplicate", 7),
         (f"{CHANNEL}    - name: a\n      minVersion: 4.16\n", "wrong_type", 7),
         (f"{CHANNEL}    - name: a\n      minVersion: '4.16'\n", "invalid_value", 7),
         (f"{CHANNEL}    - name: a\n      minVersion: v4.16.3\n", "invalid_value", 7),
@@ -256,15 +256,44 @@ def test_what_says_what_to_delete_is_told_how_to_delete(kind):
         (f"{IMAGES}  - name: quay.io/a/b:c\n    targetTag: -x\n", "invalid_value", 6),
         (f"{IMAGES}  - name: quay.io/a/b:c\n    targetTag: 1.10\n", "wrong_type", 6),
         (f"{IMAGES}  - name: quay.io/a/b:c\n    platforms: [linux/x86_64]\n", "invalid_value", 6),
-        (f"{IMAGES}  - name: quay.io/a/b:c\n  - name: quay.io/a/b:c\n", "duplicate", 6),
+        (f"{IMAGES}  - name: quay.io/a/b:c\n  - {{name: quay.io/a/b:c, platforms: [linux/arm64]}}\n", "duplicate", 6),
+        (f"{IMAGES}  - name: quay.io/a/b:c@{A}\n  - name: quay.io/a/b:c\n", "duplicate", 6),
         (f"{IMAGES}  - name: quay.io/a/b:c\n  - {{name: quay.io/a/b:d, targetTag: c}}\n", "duplicate", 6),
         (f"{IMAGES}  - name: quay.io/a/b:c@{A}\n  - name: quay.io/a/b:c@{B}\n", "duplicate", 6),
         (f"{HEAD}  blockedImages:\n  - name: '('\n  platform: {{graph: true}}\n", "invalid_value", 5),
-        (f"{HEAD}  blockedImages:\n  - name: a\n  - name: a\n  platform: {{graph: true}}\n", "duplicate", 6),
     ],
 )
 def test_each_fault_is_found_at_its_line(text, code, line):
     only(text, code, line)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (f"{IMAGES}  - name: quay.io/a/b:c\n  - name: quay.io/a/b:c\n", 6),
+        (f"{IMAGES}  - name: quay.io/a/b:c\n  - name: docker://quay.io/a/b:c\n", 6),
+        (f"{IMAGES}  - {{name: quay.io/a/b:c, targetTag: d}}\n  - {{targetTag: d, name: quay.io/a/b:c}}\n", 6),
+        (f"{IMAGES}  - name: quay.io/a/b@{A}\n  - name: q.io/x:y\n  - name: quay.io/a/b@{A}\n", 7),
+        (f"{IMAGES}  - {ARM_FIRST}\n  - {AMD_FIRST}\n", 6),
+        (f"{IMAGES}  - {{name: q.io/a:b, platforms: [linux/arm64, linux/arm64]}}\n", 5),
+        (f"{HEAD}  blockedImages:\n  - name: a\n  - name: a\n  platform: {{graph: true}}\n", 6),
+        (f"{HEAD}  blockedImages: [{{name: a}}, {{name: a}}]\n  platform: {{graph: true}}\n", 4),
+        (f"{CHANNEL}    - name: a\n    - name: b\n    - name: a\n", 8),
+        (f"{CHANNEL}    - name: a\n    - {{name: a, type: ocp}}\n", 7),
+        (f"{PLATFORM}    architectures: [amd64, amd64]\n    graph: true\n", 5),
+        (f"{PLATFORM}    graph: true\n    platforms: [linux/arm64, {{os: linux, architecture: arm64}}]\n", 6),
+        (f"{PLATFORM}    release:\n    - q.io/a/b@{A}\n    - q.io/a/b@{A}\n", 5),
+    ],
+)
+def test_what_is_named_twice_and_alike_is_taken_once(text, line):
+    """People name an image for each thing that needs it (RedHatGov/ocp, 4.19AutoShiftAIandVirt.yaml)."""
+    twice = load(text)
+    [warning] = twice.warnings
+    assert f":{line}: " in warning
+    assert warning.endswith("it is taken once")
+    assert len({*twice.images}) == len(twice.images)
+    assert len({one.name for one in twice.channels}) == len(twice.channels)
+    assert len(twice.images) + len(twice.channels) + len(twice.blocked) + len(twice.releases) <= 2
 
 
 @pytest.mark.parametrize(
@@ -352,15 +381,15 @@ def test_operators_and_charts_are_refused_each_by_name_with_the_way_round():
         ("- full: true\n", "missing_key", 5),
         ("- catalog: index\n", "invalid_value", 5),
         ("- catalog: oci://index\n", "invalid_value", 5),
-        (f"{CATALOG}  - catalog: q.io/a/b:c\n", "duplicate", 6),
+        (f"{CATALOG}  - {{catalog: q.io/a/b:c, full: true}}\n", "duplicate", 6),
         (f"{CATALOG}  - {{catalog: q.io/a/b:d, targetTag: c}}\n", "duplicate", 6),
         (f"{CATALOG}    targetCatalog: x:y\n", "invalid_value", 6),
         (f"{CATALOG}    targetCatalogSourceTemplate: cs.yaml\n", "invalid_value", 6),
-        (f"{PACKAGES}    - name: foo\n    - name: foo\n", "duplicate", 8),
+        (f"{PACKAGES}    - name: foo\n    - {{name: foo, defaultChannel: x}}\n", "duplicate", 8),
         (f"{PACKAGES}    - minVersion: 1.0.0\n", "missing_key", 7),
         (f"{PACKAGES}    - {{name: foo, minVersion: 1.10}}\n", "wrong_type", 7),
         (f"{PACKAGES}    - {{name: foo, minVersion: 2.0.0, maxVersion: 1.0.0}}\n", "contradiction", 7),
-        (f"{PACKAGES}    - name: foo\n      channels: [{{name: s}}, {{name: s}}]\n", "duplicate", 8),
+        (f"{PACKAGES}    - name: foo\n      channels: [{{name: s}}, {{name: s, minVersion: 1.0.0}}]\n", "duplicate", 8),
         (f"{PACKAGES}    - {{name: foo, minVersion: 1.0.0}}\n    full: true\n", "contradiction", 7),
         (f"{PACKAGES}    - name: foo\n      minVersion: 1.0.0\n      channels: [{RANGE}]\n", "contradiction", 9),
     ],
@@ -371,10 +400,25 @@ def test_operators_are_checked_in_full_before_they_are_refused(entry, code, line
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        f"{OPERATORS}  {CATALOG}  - catalog: q.io/a/b:c\n",
+        f"{OPERATORS}  {PACKAGES}    - name: foo\n    - name: foo\n",
+        f"{OPERATORS}  {PACKAGES}    - name: foo\n      channels: [{{name: s}}, {{name: s}}]\n",
+        f"{HEAD}  helm: {{repositories: [{{name: r, url: https://x, charts: [{{name: c}}, {{name: c}}]}}]}}\n",
+        f"{HEAD}  helm: {{repositories: [{{name: r, url: https://x}}, {{name: r, url: https://x}}]}}\n",
+        f"{HEAD}  helm: {{local: [{{name: c, path: /c.tgz}}, {{name: c, path: /c.tgz}}]}}\n",
+    ],
+)
+def test_what_is_refused_may_be_named_twice_alike(text):
+    assert {one[0] for one in found(text)} == {"not_supported"}
+
+
+@pytest.mark.parametrize(
     ("entry", "code"),
     [
         ("repositories: [{name: r, url: ftp://x}]", "invalid_value"),
-        ("repositories: [{name: r, url: https://x, charts: [{name: c}, {name: c}]}]", "duplicate"),
+        ("repositories: [{name: r, url: https://x, charts: [{name: c}, {name: c, imagePaths: [x]}]}]", "duplicate"),
         ("repositories: [{name: r, url: https://x}, {name: r, url: https://y}]", "duplicate"),
         ("local: [{name: c}]", "missing_key"),
         ("local: [{name: c, path: c.tgz}]", "invalid_value"),
