@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from mirror.errors import NameInvalid, TagInvalid
 from mirror.oci.digest import Digest
@@ -16,7 +17,9 @@ _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _NAME = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
 _SET = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
-_SIGNATURE_TAG = re.compile(r"sha(?:256-[0-9a-f]{64}|512-[0-9a-f]{128})\.(?:sig|att|sbom)")
+# What cosign keeps beside an image under a tag, by the suffix of that tag (cosign, specs/SIGNATURE_SPEC.md).
+COSIGN_SUFFIXES: Mapping[str, str] = {"sig": "signature", "att": "attestation", "sbom": "SBOM"}
+_SIGNATURE_TAG = re.compile(rf"sha(?:256-[0-9a-f]{{64}}|512-[0-9a-f]{{128}})\.(?:{'|'.join(COSIGN_SUFFIXES)})")
 
 
 def check_name(text: str) -> str:
@@ -65,6 +68,11 @@ def parse_reference(text: str) -> Digest | str:
 def is_signature_tag(tag: str) -> bool:
     """Tell whether `tag` is where cosign keeps the signatures, attestations or SBOM of a digest."""
     return _SIGNATURE_TAG.fullmatch(tag) is not None
+
+
+def signature_tag(digest: Digest, suffix: str = "sig") -> str:
+    """Return the tag under which cosign keeps what belongs to a digest; `suffix` is one of COSIGN_SUFFIXES."""
+    return f"{fallback_tag(digest)}.{suffix}"
 
 
 def fallback_tag(digest: Digest) -> str:

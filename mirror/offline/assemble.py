@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from mirror.errors import ManifestInvalid
 from mirror.oci.digest import Digest
-from mirror.oci.reference import fallback_tag
+from mirror.oci.reference import signature_tag
 from mirror.offline import manifests_yaml
 from mirror.offline.attached import Attachment, Attachments
 from mirror.offline.closure import Closure
@@ -122,7 +122,7 @@ def _sigstore(wanted: Wanted, closure: Closure, attached: Mapping[Key, Attachmen
         if not attached[(manifest.name, manifest.digest)].signed:
             lacking.add(
                 f"{min(wanted.why)}: nodes demand a sigstore signature of {wanted.source}@{manifest.digest}, and tag"
-                f" {fallback_tag(manifest.digest)}.sig is not there: plan again from an upstream that has it"
+                f" {signature_tag(manifest.digest)} is not there: plan again from an upstream that has it"
             )
     return "required"
 

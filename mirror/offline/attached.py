@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -21,7 +21,7 @@ from mirror.errors import (
 from mirror.oci import manifest as manifests
 from mirror.oci import media_types
 from mirror.oci.digest import Digest
-from mirror.oci.reference import fallback_tag
+from mirror.oci.reference import COSIGN_SUFFIXES, fallback_tag, signature_tag
 from mirror.offline.closure import Closure, Closures
 from mirror.offline.each import each
 from mirror.offline.source import ImageSource, Lacking
@@ -30,8 +30,7 @@ LIST_LIMIT = 1_000  # names; a longer list costs more pages, one after the other
 REFERRERS_LIMIT = 1_000  # of one digest
 
 # Up to so many questions about a repository's tags are asked one by one: a list comes in pages of a hundred.
-_ASKED_SINGLY = 8
-_SUFFIXES: Mapping[str, str] = {"sig": "signature", "att": "attestation"}
+_ASKED_SINGLY = 12
 # What says that there is no referrers API, or none for us.
 _NO_API = (NotHere, UpstreamNotFound, UpstreamDenied, UpstreamInvalid)
 _FAILED = (UpstreamError, ManifestInvalid, NotHere, NotYet)
@@ -75,7 +74,7 @@ class Attaching:
         Without it `find` finds the same.
         """
         questions: list[Callable[[], Awaitable[None]]] = []
-        if len(digests) * len(_SUFFIXES) > _ASKED_SINGLY and target.name not in self._listed:
+        if len(digests) * len(COSIGN_SUFFIXES) > _ASKED_SINGLY and target.name not in self._listed:
             self._listed.add(target.name)
             questions.append(lambda: self._learn_tags(target))
         if digests and target.name not in self._tried:
@@ -121,11 +120,11 @@ class Attaching:
 
     async def _signed(self, result: Attachments, target: Target, source: str, digest: Digest) -> None:
         """Add what cosign's tags beside `digest` name."""
-        tags = {suffix: f"{fallback_tag(digest)}.{suffix}" for suffix in _SUFFIXES}
+        tags = {suffix: signature_tag(digest, suffix) for suffix in COSIGN_SUFFIXES}
         closures = await each(lambda tag: self._tagged(result, target, source, tag), list(tags.values()), len(tags))
         for (suffix, tag), closure in zip(tags.items(), closures, strict=True):
             if closure is not None:
-                result.found.append(Attachment("signature", closure, (tag,), f"{_SUFFIXES[suffix]} of {digest}"))
+                result.found.append(Attachment("signature", closure, (tag,), f"{COSIGN_SUFFIXES[suffix]} of {digest}"))
                 result.signed = result.signed or suffix == "sig"
 
     async def _referred(self, result: Attachments, target: Target, source: str, digest: Digest) -> None:

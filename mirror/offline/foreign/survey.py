@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from mirror.errors import Denied, InvalidRequest, ManifestInvalid, NameUnknown
 from mirror.oci.digest import Digest
 from mirror.oci.pullspec import Pullspec
-from mirror.oci.reference import check_name, is_signature_tag
+from mirror.oci.reference import check_name, is_signature_tag, signature_tag
 from mirror.offline.foreign.closure import Closure, Closures, Has, Here
 from mirror.offline.foreign.model import Foreign, ForeignImage, ImageNotFound
 from mirror.offline.foreign.releases import Releases
@@ -306,8 +306,7 @@ def _with_signatures(images: Sequence[Image]) -> Iterator[Image]:
     """Yield images that say whether a sigstore signature of theirs is among them."""
     tags = {(image.name, tag) for image in images for tag in image.tags if is_signature_tag(tag)}
     for image in images:
-        tag = f"{image.digest.algorithm}-{image.digest.hex}.sig"
-        yield replace(image, sigstore="present") if (image.name, tag) in tags else image
+        yield replace(image, sigstore="present") if (image.name, signature_tag(image.digest)) in tags else image
 
 
 def _numbered(

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from mirror.errors import NotHere, UpstreamInvalid, UpstreamUnavailable
+from mirror.oci.reference import COSIGN_SUFFIXES, is_signature_tag
 from mirror.offline.image_set import Channel
 from tests.tools.collecting import by_kind, collected, content, graphs, image_set
 from tests.tools.cosign import SigstoreKey, tag
@@ -45,13 +46,24 @@ async def test_a_list_and_its_children_may_each_be_signed() -> None:
     assert set(_KEY.sign(_APP, made.digest).all_blobs()) <= set(content(plan))
 
 
-async def test_an_attestation_alone_is_no_signature() -> None:
-    made = _image("one")
+@pytest.mark.parametrize(("suffix", "word"), COSIGN_SUFFIXES.items())
+@pytest.mark.parametrize("others", [0, 10], ids=["asked for by its tag", "found in the list of tags"])
+async def test_whatever_cosign_keeps_under_a_tag_is_carried(suffix: str, word: str, others: int) -> None:
+    """A `.sig` and an `.att` were carried before; they guard that one list says it all."""
+    made, kept = _image("one"), _image("what cosign attached")
     source = Registries()
     source.put(_APP, made, "v1")
-    source.put(_APP, _KEY.attest(made.digest), tag(made.digest, "att"))
-    plan = (await collected(source, image_set(images=[f"{_APP}:v1"]))).plan
-    assert by_kind(plan)["image"][0].sigstore == "none"
+    source.put(_APP, kept, tag(made.digest, suffix))
+    for number in range(others):
+        source.put(_APP, _image(f"other {number}"), f"other{number}")
+    names = [f"{_APP}:v1", *(f"{_APP}:other{number}" for number in range(others))]
+    plan = (await collected(source, image_set(images=names))).plan
+    [attached] = by_kind(plan)["signature"]
+    assert (attached.tags, attached.why) == ((tag(made.digest, suffix),), (f"{word} of {made.digest}",))
+    assert kept.digest in content(plan)
+    image = next(one for one in plan.images if str(one.digest) == made.digest)
+    assert image.sigstore == ("present" if suffix == "sig" else "none")
+    assert is_signature_tag(attached.tags[0])
 
 
 async def test_many_digests_are_looked_up_in_one_list_of_tags() -> None:
