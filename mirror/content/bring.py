@@ -93,10 +93,13 @@ class Bring:
             raise NotHere(error.what, error.remedy) from error
 
     async def manifest(self, target: Target, digest: Digest) -> ManifestAnswer:
-        """Return a verified manifest, with its bytes, that is kept in the store."""
+        """Return a verified manifest, with its bytes, that is kept in the store.
+
+        Raises UpstreamNotFound where upstream says that there is none, NotHere where we may not have or ask for it.
+        """
         try:
             answer = await self._manifests.by_digest(target, digest)
-        except (UpstreamNotFound, UpstreamDenied) as error:
+        except UpstreamDenied as error:
             raise NotHere(error.what, error.remedy) from error
         if answer.cache == "BYPASS":
             if answer.why == "store unreadable":

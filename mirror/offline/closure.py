@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mirror.content.answers import Target
@@ -26,8 +26,11 @@ _SIZE_LIMIT = 2**50  # bytes of a blob: beyond any disk, within what a plan can 
 _PARSED_AT_ONCE = 64 * 1024  # bytes of a manifest that the loop parses itself
 
 _SAME = {("arm64", "v8"): "", ("arm", ""): "v7"}  # variants that mean one thing (containerd, platforms, Normalize)
-# What build tools put beside the images of an index, and which child of it that is about.
+# What build tools put beside the images of an index, and which child of it that is about (BuildKit, attestation
+# storage).
+_TYPE, _ATTESTATION = "vnd.docker.reference.type", "attestation-manifest"
 _ABOUT = "vnd.docker.reference.digest"
+_NOWHERE = ("unknown", "unknown", "")  # the platform of what nobody runs
 
 
 class PlatformAbsent(UpstreamNotFound):
@@ -42,6 +45,7 @@ class Child:
     platform: tuple[str, str, str] | None = None
     about: str = ""
     artifact_type: str = ""
+    is_attestation: bool = False
 
     def runs_on(self, platform: Platform) -> bool:
         """Tell whether this is for `platform`; a platform without a variant takes them all."""
@@ -105,8 +109,9 @@ class Closures:
     async def read(self, target: Target, digest: Digest, platforms: Collection[Platform] = ()) -> Closure:
         """Return the closure of an image: with `platforms` only those children of its indexes, else all.
 
-        Raises PlatformAbsent where an index has none of them; ManifestInvalid for what cannot be kept (schema 1,
-        indexes nested too deep, sizes that contradict); NotHere, UpstreamError.
+        An attestation that upstream has not got is left out. Raises PlatformAbsent where an index has none of
+        `platforms`; ManifestInvalid for what cannot be kept (schema 1, indexes nested too deep, sizes that contradict);
+        NotHere, UpstreamError.
         """
         walk = _Walk(target, platforms)
         top, children = await self._visit(walk, digest, None, 1)
@@ -149,19 +154,38 @@ class Closures:
         if depth == 1 and walk.platforms and children:
             _compare(walk, digest, chosen)
         blobs = list(self._blobs(walk, digest, parsed))
-        walk.manifests[digest] = PlannedManifest(
+        planned = PlannedManifest(
             walk.target.name,
             self._one(digest),
             sys.intern(parsed.media_type),
             size,
-            tuple(dict.fromkeys(self._one(child.descriptor.digest) for child in chosen)),
+            (),
             tuple(dict.fromkeys(blobs)),
             self._one(parsed.subject.digest) if parsed.subject else None,
         )
-        for child in chosen:
-            if child.descriptor.digest not in walk.manifests:
-                await self._visit(walk, child.descriptor.digest, child.descriptor, depth + 1)
-        return parsed, chosen
+        walk.manifests[digest] = planned  # before its children: the first is the image's own
+        kept = [child for child in chosen if await self._add(walk, digest, child, depth + 1)]
+        named = dict.fromkeys(self._one(child.descriptor.digest) for child in kept)
+        walk.manifests[digest] = replace(planned, manifests=tuple(named))
+        return parsed, kept
+
+    async def _add(self, walk: _Walk, index: Digest, child: Child, depth: int) -> bool:
+        """Add a child of `index` to `walk`; say whether it is there: an attestation that upstream has lost need not be.
+
+        Jobs that delete what has no tag take attestations out of registries; the image runs without.
+        """
+        digest = child.descriptor.digest
+        if digest in walk.manifests:
+            return True
+        try:
+            await self._visit(walk, digest, child.descriptor, depth)
+        except UpstreamNotFound:
+            if not child.is_attestation or digest in walk.manifests:
+                raise
+            what = f"the attestation {digest} of {child.about}" if child.about else f"the attestation {digest}"
+            walk.warnings.append(f"{walk.target.name}@{index}: {what} is gone from upstream, and left out")
+            return False
+        return True
 
     def _blobs(self, walk: _Walk, digest: Digest, parsed: Manifest) -> Iterator[Digest]:
         for blob in parsed.blobs:
@@ -192,8 +216,11 @@ def _children(parsed: Manifest, body: bytes) -> Iterator[Child]:
     """Yield the children of an index that `parsed` was made of, with what it says of their platforms."""
     for descriptor, entry in zip(parsed.children, json.loads(body)["manifests"], strict=True):
         annotations = entry.get("annotations")
-        about = annotations.get(_ABOUT, "") if isinstance(annotations, dict) else ""
-        yield Child(descriptor, _platform(entry.get("platform")), str(about), str(entry.get("artifactType", "")))
+        said = annotations if isinstance(annotations, dict) else {}
+        about, kind = said.get(_ABOUT, ""), said.get(_TYPE, "")
+        platform = _platform(entry.get("platform"))
+        artifact_type = str(entry.get("artifactType", ""))
+        yield Child(descriptor, platform, str(about), artifact_type, kind == _ATTESTATION or platform == _NOWHERE)
 
 
 def _platform(value: Any) -> tuple[str, str, str] | None:

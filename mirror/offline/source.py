@@ -27,7 +27,10 @@ class ImageSource(Protocol):
         ...
 
     async def manifest(self, target: Target, digest: Digest) -> ManifestAnswer:
-        """Return a verified manifest with its bytes in `body`, kept in the store from now on."""
+        """Return a verified manifest with its bytes in `body`, kept in the store from now on.
+
+        Raises UpstreamNotFound where upstream says that there is none.
+        """
         ...
 
     async def tags(self, target: Target, most: int) -> Sequence[str]:

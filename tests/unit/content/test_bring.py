@@ -8,8 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from mirror.content.answers import Target
-from mirror.errors import NotHere
+from mirror.errors import MirrorError, NotHere, UpstreamNotFound
 from mirror.oci.digest import Digest
+from tests.peers.faults import Status
 from tests.peers.images import noise
 from tests.peers.scripted import ScriptedRegistry
 from tests.unit.content.conftest import Room
@@ -57,3 +58,14 @@ async def test_a_manifest_that_was_changed_here_is_written_again(
     await room.content.bring.digest(APP, "v1", rarely=True)
     with open(path, "rb") as file:
         assert file.read() == image.manifest
+
+
+@pytest.mark.parametrize(("status", "error"), [(404, UpstreamNotFound), (410, UpstreamNotFound), (403, NotHere)])
+async def test_a_manifest_that_is_gone_is_told_from_one_that_we_may_not_have(
+    make_room: Callable[..., Room], upstream: ScriptedRegistry, status: int, error: type[MirrorError]
+) -> None:
+    """An image goes without an attestation that is gone; that ours alone may not read it is for somebody to mend."""
+    image = upstream.add_image("team/app", "v1")
+    upstream.fail("manifest", Status(status))
+    with pytest.raises(error):
+        await make_room().content.bring.manifest(APP, Digest.parse(image.digest))

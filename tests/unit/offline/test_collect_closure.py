@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mirror.errors import ManifestInvalid
+from mirror.errors import ManifestInvalid, MirrorError, NotHere, UpstreamDenied, UpstreamInvalid, UpstreamNotFound
 from mirror.oci.digest import Digest
 from mirror.oci.pullspec import Pullspec
 from mirror.offline import closure as closures
 from mirror.offline.closure import Closure, Closures, PlatformAbsent
-from mirror.offline.image_set import Platform
+from mirror.offline.image_set import ImageSet, Platform, WantedImage
 from tests.tools.collecting import collected, content, image_set
 from tests.tools.image_source import Registries
 from tests.tools.images import (
@@ -109,6 +110,56 @@ async def test_platforms_are_compared_as_clients_do(listed: Mapping[str, str], a
     else:
         with pytest.raises(PlatformAbsent):
             await _closure(made, asked)
+
+
+_UNKNOWN = {"os": "unknown", "architecture": "unknown"}
+_SAYS = {"vnd.docker.reference.type": "attestation-manifest"}
+
+
+@pytest.mark.parametrize("platforms", [(), ("linux/amd64",)], ids=["all", "one platform"])
+@pytest.mark.parametrize("depth", [0, 1], ids=["in the index", "in an index of it"])
+@pytest.mark.parametrize(
+    ("entry", "error", "left_out"),
+    [
+        ({"platform": _UNKNOWN, "annotations": _SAYS}, UpstreamNotFound, True),
+        ({"annotations": _SAYS}, UpstreamNotFound, True),
+        ({"platform": _UNKNOWN}, UpstreamNotFound, True),
+        # These guard against overshooting.
+        ({"platform": {"os": "linux", "architecture": "amd64"}}, UpstreamNotFound, False),
+        ({"platform": {"os": "linux", "architecture": "amd64"}, "annotations": {"a": "b"}}, UpstreamNotFound, False),
+        ({}, UpstreamNotFound, False),
+        ({"platform": _UNKNOWN, "annotations": _SAYS}, UpstreamDenied, False),
+        ({"platform": _UNKNOWN, "annotations": _SAYS}, UpstreamInvalid, False),
+        ({"platform": _UNKNOWN, "annotations": _SAYS}, NotHere, False),  # which we may not have, or ask for
+    ],
+)
+async def test_an_attestation_that_upstream_has_lost(
+    entry: dict[str, Any], error: type[MirrorError], left_out: bool, depth: int, platforms: tuple[str, ...]
+) -> None:
+    """Clean-up jobs delete what has no tag (delete-untagged-ghcr-action#45, ghcr-cleanup-action#71, moneyman#789)."""
+    amd, lost = _image(), _image("lost")
+    about = {**entry.get("annotations", {}), "vnd.docker.reference.digest": amd.digest}
+    listed = [
+        amd.descriptor(platform={"os": "linux", "architecture": "amd64"}),
+        lost.descriptor(**{**entry, "annotations": about}),
+    ]
+    made = _with(index([amd, lost]), manifests=listed)
+    for _ in range(depth):
+        made = index([made])
+    source = Registries()
+    source.put(_APP, made, "v1")
+    source.failing[f"{_APP}@{lost.digest}"] = error("it is not had")
+    asked = WantedImage(Pullspec.parse(f"{_APP}:v1"), platforms=tuple(map(Platform.parse, platforms)))
+    found = await collected(source, ImageSet(Path("set.yaml"), images=(asked,)))
+    assert (amd.digest in content(found.plan)) == left_out
+    assert (found.failures == ()) == left_out
+    if left_out:
+        [warning] = found.warnings
+        assert lost.digest in warning
+        assert amd.digest in warning
+        assert "gone from upstream" in warning
+        assert lost.digest not in content(found.plan)
+        assert not found.plan.lacking
 
 
 async def test_attestations_go_with_the_child_that_they_are_about() -> None:
