@@ -13,7 +13,7 @@ from mirror import logs
 from mirror.content.answers import ManifestAnswer, Target
 from mirror.content.blobs import Blobs
 from mirror.content.fetch import Fetcher
-from mirror.content.manifests import Manifests
+from mirror.content.manifests import UNKNOWN_ALGORITHM, Manifests
 from mirror.content.members import Members
 from mirror.content.resolve import Resolver
 from mirror.content.sets import ContentSets
@@ -28,6 +28,7 @@ from mirror.errors import (
     UpstreamInvalid,
     UpstreamNotFound,
 )
+from mirror.oci import manifest
 from mirror.oci.digest import Digest
 from mirror.oci.pullspec import Pullspec
 from mirror.store.tags import Tags as StoredTags
@@ -109,6 +110,12 @@ class Bring:
             if answer.why == "schema1":
                 raise UpstreamInvalid(
                     f"{target.name}@{digest} is a schema 1 image, which cannot be kept", "have it pushed again"
+                )
+            if answer.why == UNKNOWN_ALGORITHM and answer.body is not None:
+                unknown = manifest.parse(answer.body, answer.media_type, passing=True).unknown
+                raise UpstreamInvalid(
+                    f"{target.name}@{digest} names {', '.join(unknown[:3])}, which cannot be checked and kept",
+                    "have it pushed again with digests of sha256 or sha512",
                 )
             remedy = _REMEDIES.get(answer.why, "look at the disk: mirror status")
             raise StoreFull(f"the manifest {target.name}@{digest} could not be stored ({answer.why})", remedy)

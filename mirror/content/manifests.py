@@ -47,6 +47,8 @@ from mirror.upstream.client import UpstreamClient
 _REMEMBERED_SIZE = 256 * 1024  # bytes of one manifest; larger ones are read from the file
 _MEMORY = 64 * 1024 * 1024  # bytes of all remembered ones, a worker
 
+UNKNOWN_ALGORITHM = "unknown algorithm"  # why a manifest is not kept that names what could not be checked
+
 _log = logs.get("content.manifests")
 
 _Stamp = tuple[int, int, int] | None
@@ -307,7 +309,7 @@ class Manifests:
     async def _verified(self, target: Target, digest: Digest, body: ManifestBody) -> Manifest:
         """Return what upstream sent if it is the manifest `digest`; raise UpstreamInvalid if not."""
         try:
-            found = await self._parse(body.body, body.media_type)
+            found = await self._parse(body.body, body.media_type, passing=True)
             if not manifest.matches(body.body, found.media_type, digest):
                 raise ManifestInvalid(f"its bytes hash to {Digest.of(body.body, digest.algorithm)}")
         except ManifestInvalid as error:
@@ -323,9 +325,10 @@ class Manifests:
         content = body.body
         found = await self._verified(target, digest, body)
         answer = ManifestAnswer(digest, found.media_type, len(content), content, "MISS", target.upstream)
-        if found.media_type in media_types.SCHEMA1:
+        why = "schema1" if found.media_type in media_types.SCHEMA1 else UNKNOWN_ALGORITHM if found.unknown else ""
+        if why:
             await self._writers.run(self._rows.add_named, target.name, found.named)
-            return replace(answer, cache="BYPASS", why="schema1")
+            return replace(answer, cache="BYPASS", why=why)
         try:
             if await self._writers.run(self._store, target, answer, found):
                 answer = replace(answer, cache="HIT")
@@ -351,10 +354,10 @@ class Manifests:
         self._rows.add_named(target.name, found.named)
         return was_here
 
-    async def _parse(self, content: bytes, declared: str) -> Manifest:
+    async def _parse(self, content: bytes, declared: str, *, passing: bool = False) -> Manifest:
         if len(content) <= _REMEMBERED_SIZE:
-            return manifest.parse(content, declared)
-        return await self._writers.run(manifest.parse, content, declared)
+            return manifest.parse(content, declared, passing=passing)
+        return await self._writers.run(lambda: manifest.parse(content, declared, passing=passing))
 
     def _asked(self, target: Target, what: str) -> UpstreamClient:
         client = self._clients.get(target.upstream)

@@ -126,7 +126,7 @@ class Referrers:
 
     async def _merged(self, target: Target, digest: Digest, body: bytes) -> bytes:
         """Return upstream's index with what its fallback tag lists besides; as it is where that cannot be had soon."""
-        added: dict[Digest, Any] = {}
+        added: dict[str, Any] = {}
         with suppress(MirrorError, TimeoutError):
             async with asyncio.timeout(_FALLBACK_PATIENCE):
                 found = await self._manifest(target, fallback_tag(digest))
@@ -139,10 +139,10 @@ class Referrers:
                         added[one] = untyped[one]
         return await self._writers.run(_extended, body, list(added.values())) if added else body
 
-    async def _refers(self, target: Target, one: Digest, subject: Digest) -> bool:
+    async def _refers(self, target: Target, one: str, subject: Digest) -> bool:
         """Tell whether the manifest `one` says that it refers to `subject`."""
         try:
-            answer = await self._manifest(target, one)
+            answer = await self._manifest(target, Digest.parse(one))
             if answer.body is None:
                 return False
             parsed = await self._writers.run(manifest.parse, answer.body, answer.media_type)
@@ -172,17 +172,17 @@ def _filter(body: bytes, artifact_type: str) -> bytes:
     return json.dumps(index, separators=(",", ":")).encode()
 
 
-def _listed_besides(body: bytes, listed: bytes) -> tuple[dict[Digest, Any], dict[Digest, Any]]:
+def _listed_besides(body: bytes, listed: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what `listed` has and the index `body` has not: with an artifact type, and without.
 
     Clients that keep a list under a tag write the type of each; the children of an image's index have none.
     """
     known = {str(entry.get("digest")) for entry in json.loads(body)["manifests"] if isinstance(entry, dict)}
-    typed: dict[Digest, Any] = {}
-    untyped: dict[Digest, Any] = {}
+    typed: dict[str, Any] = {}
+    untyped: dict[str, Any] = {}
     for entry in json.loads(listed).get("manifests") or ():
         if entry["digest"] not in known:
-            (typed if entry.get("artifactType") else untyped)[Digest.parse(entry["digest"])] = entry
+            (typed if entry.get("artifactType") else untyped)[entry["digest"]] = entry
     return typed, untyped
 
 

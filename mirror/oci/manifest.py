@@ -10,7 +10,7 @@ from typing import Any
 
 from mirror.errors import ManifestInvalid
 from mirror.oci import media_types, strict_json
-from mirror.oci.descriptor import Descriptor
+from mirror.oci.descriptor import AlgorithmUnknown, Descriptor
 from mirror.oci.digest import Digest
 
 CHILDREN_LIMIT = 10_000
@@ -19,12 +19,13 @@ MANIFEST_LIMIT = 256 * 1024 * 1024  # bytes; the most that limits.manifest may s
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a manifest is and what it names."""
+    """What a manifest is and what it names; `unknown` are digests in it that cannot be checked here."""
 
     media_type: str
     children: tuple[Descriptor, ...]  # manifests of an index
     blobs: tuple[Descriptor, ...]  # config and layers
     subject: Descriptor | None = None
+    unknown: tuple[str, ...] = ()
 
     @property
     def named(self) -> tuple[Descriptor, ...]:
@@ -32,8 +33,10 @@ class Manifest:
         return self.children + self.blobs
 
 
-def parse(body: bytes, content_type: str) -> Manifest:
+def parse(body: bytes, content_type: str, *, passing: bool = False) -> Manifest:
     """Return what `body`, sent with `content_type`, is; raise ManifestInvalid.
+
+    One that names a digest of an unknown algorithm is refused, too, unless it is only `passing` through.
 
     The media type is the body's own `mediaType` where it has one, and must then agree with `content_type`: bytes
     that two readers can take for two different things are refused (CVE-2021-41190).
@@ -48,18 +51,15 @@ def parse(body: bytes, content_type: str) -> Manifest:
     if declared in media_types.SCHEMA1 or document.get("schemaVersion") == 1:
         return Manifest(declared or media_types.DOCKER_SCHEMA1_SIGNED, (), _schema1_layers(document))
     media_type = _media_type(document, declared)
-    # The retired artifact manifest is the only one without a schemaVersion.
-    if document.get("schemaVersion") != 2 and media_type != media_types.OCI_ARTIFACT:
+    # The retired artifact manifests are the only ones without a schemaVersion.
+    if document.get("schemaVersion") != 2 and media_type not in media_types.ARTIFACTS:
         raise ManifestInvalid("the manifest's schemaVersion is not 2")
     if "manifests" in document and ("layers" in document or "config" in document):
         raise ManifestInvalid("the manifest is an index and an image at once")
-    subject = document.get("subject")
-    return Manifest(
-        media_type,
-        _descriptors(document, "manifests"),
-        _config(document) + _descriptors(document, "layers") + _descriptors(document, "blobs"),
-        Descriptor.parse(subject, "subject") if subject is not None else None,
-    )
+    read = _Descriptors(document, passing=passing)
+    children, subject = read.several("manifests"), read.one("subject")
+    blobs = read.one("config") + read.several("layers") + read.several("blobs")
+    return Manifest(media_type, children, blobs, subject[0] if subject else None, tuple(read.unknown))
 
 
 def _media_type(document: dict[str, Any], declared: str) -> str:
@@ -80,20 +80,38 @@ def _media_type(document: dict[str, Any], declared: str) -> str:
     raise ManifestInvalid("this JSON is no manifest")
 
 
-def _descriptors(document: dict[str, Any], key: str) -> tuple[Descriptor, ...]:
-    listed = document.get(key)
-    if listed is None:
-        return ()
-    if not isinstance(listed, list):
-        raise ManifestInvalid(f"the manifest's {key} is not a list")
-    if len(listed) > CHILDREN_LIMIT:
-        raise ManifestInvalid(f"the manifest's {key} has more than {CHILDREN_LIMIT} entries")
-    return tuple(Descriptor.parse(entry, f"{key}[{position}]") for position, entry in enumerate(listed))
+class _Descriptors:
+    """The descriptors of a manifest; of an `unknown` algorithm they are left out, or refused unless it is `passing`."""
 
+    def __init__(self, document: dict[str, Any], *, passing: bool) -> None:
+        self.unknown: list[str] = []
+        self._document = document
+        self._passing = passing
 
-def _config(document: dict[str, Any]) -> tuple[Descriptor, ...]:
-    config = document.get("config")
-    return (Descriptor.parse(config, "config"),) if config is not None else ()
+    def one(self, key: str) -> tuple[Descriptor, ...]:
+        """Return the descriptor under `key`, if there is one."""
+        value = self._document.get(key)
+        return () if value is None else self._parse(value, key)
+
+    def several(self, key: str) -> tuple[Descriptor, ...]:
+        """Return the list under `key`."""
+        listed = self._document.get(key)
+        if listed is None:
+            return ()
+        if not isinstance(listed, list):
+            raise ManifestInvalid(f"the manifest's {key} is not a list")
+        if len(listed) > CHILDREN_LIMIT:
+            raise ManifestInvalid(f"the manifest's {key} has more than {CHILDREN_LIMIT} entries")
+        return tuple(one for place, entry in enumerate(listed) for one in self._parse(entry, f"{key}[{place}]"))
+
+    def _parse(self, value: Any, where: str) -> tuple[Descriptor, ...]:
+        try:
+            return (Descriptor.parse(value, where),)
+        except AlgorithmUnknown as error:
+            if not self._passing:
+                raise
+            self.unknown.append(error.digest)
+            return ()
 
 
 def _schema1_layers(document: dict[str, Any]) -> tuple[Descriptor, ...]:

@@ -182,10 +182,14 @@ class Attaching:
 
     async def _index(self, result: Attachments, source: str, digest: Digest, body: bytes) -> Collection[Digest]:
         try:
-            index = await asyncio.to_thread(manifests.parse, body, media_types.OCI_INDEX)
+            index = await asyncio.to_thread(lambda: manifests.parse(body, media_types.OCI_INDEX, passing=True))
         except ManifestInvalid as error:
             result.failures.append(_lacking(f"the referrers of {source}@{digest}", error))
             return ()
+        result.warnings += [
+            f"{source}@{digest}: the referrer {one} is left out, as its algorithm is not known here"
+            for one in index.unknown
+        ]
         found = sorted({child.digest for child in index.children})
         if len(found) > REFERRERS_LIMIT:
             result.warnings.append(f"{source}@{digest} has {len(found)} referrers; {REFERRERS_LIMIT} of them are taken")

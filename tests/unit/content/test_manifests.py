@@ -318,6 +318,61 @@ async def test_signed_schema_1_is_checked_and_passed_through(
     assert room.stored() == set()
 
 
+def _of_another_algorithm(key: str) -> tuple[bytes, str]:
+    """Return a manifest, and its type, that names a digest under `key` which cannot be checked here."""
+    known = {"mediaType": "x", "digest": str(Digest.of(b"x")), "size": 1}
+    other = {"mediaType": media_types.OCI_MANIFEST, "digest": "sha384:" + "a" * 96, "size": 500}
+    document: dict[str, object] = {"schemaVersion": 2, "mediaType": media_types.OCI_MANIFEST, "config": known}
+    document |= {"layers": [known], key: other if key in ("config", "subject") else [known, other]}
+    if key == "manifests":
+        document = {"schemaVersion": 2, "mediaType": media_types.OCI_INDEX, key: [known, other]}
+    return json.dumps(document).encode(), str(document["mediaType"])
+
+
+@pytest.mark.parametrize("by", ["tag", "digest"])
+@pytest.mark.parametrize("key", ["manifests", "config", "layers", "subject"])
+async def test_what_names_a_digest_of_an_unknown_algorithm_is_passed_through(
+    make_room: Callable[..., Room], upstream: ScriptedRegistry, key: str, by: str
+) -> None:
+    """Its own bytes can be checked; what it names clients get elsewhere."""
+    room = make_room()
+    body, media_type = _of_another_algorithm(key)
+    digest = upstream.add_manifest("team/app", body, media_type, "v1")
+    for _ in range(2):
+        answer = await get(room, "v1" if by == "tag" else digest)
+        assert (answer.cache, answer.body, answer.media_type) == ("BYPASS", body, media_type)
+    assert room.stored() == set()
+    with pytest.raises(UpstreamInvalid, match="names sha384:aaaa") as refused:
+        await room.content.bring.manifest(LAB, Digest.parse(digest))
+    assert "sha256" in refused.value.remedy
+    assert "try later" not in str(refused.value)
+
+
+async def test_the_bytes_of_what_is_passed_through_are_checked(
+    make_room: Callable[..., Room], upstream: ScriptedRegistry
+) -> None:
+    """It guards against overshooting."""
+    digest = upstream.add_manifest("team/app", *_of_another_algorithm("layers"))
+    upstream.fail("manifest", faults.FlipBit(20))
+    with pytest.raises(UpstreamInvalid):
+        await get(make_room(), digest)
+
+
+@pytest.mark.parametrize("media_type", [media_types.OCI_ARTIFACT, media_types.ORAS_ARTIFACT])
+async def test_a_retired_artifact_manifest_is_kept(
+    make_room: Callable[..., Room], upstream: ScriptedRegistry, media_type: str
+) -> None:
+    """Those of ORAS are in ACR and by ratify; that of OCI was kept before."""
+    room = make_room()
+    blob = {"mediaType": "text/plain", "digest": str(Digest.of(b"sbom")), "size": 4}
+    body = json.dumps({"mediaType": media_type, "artifactType": "sbom/x", "blobs": [blob]}).encode()
+    digest = upstream.add_manifest("team/app", body, media_type, "sbom")
+    for cache in ("MISS", "HIT"):
+        answer = await get(room, "sbom")
+        assert (answer.cache, answer.body, answer.media_type) == (cache, body, media_type)
+    assert digest in room.stored()
+
+
 async def test_tags_are_listed_in_pages(make_room: Callable[..., Room], upstream: ScriptedRegistry) -> None:
     room = make_room()
     for tag in ("b", "a", "c", "A", "1"):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from mirror.errors import DigestInvalid, ManifestInvalid, MirrorError, NameInvalid, TagInvalid
 from mirror.oci import manifest, media_types, strict_json
+from mirror.oci.descriptor import AlgorithmUnknown
 from mirror.oci.digest import Digest
 from mirror.oci.reference import check_name, check_tag, fallback_tag, is_signature_tag, parse_reference
 
@@ -181,3 +182,88 @@ def test_what_is_fetched_elsewhere_is_foreign() -> None:
     layer = {"mediaType": "x", "digest": str(Digest.of(b"x")), "size": 1, "urls": ["https://elsewhere.example/x"]}
     found = manifest.parse(image(layers=[layer]), media_types.OCI_MANIFEST)
     assert [descriptor.foreign for descriptor in found.named] == [False, True]
+
+
+UNKNOWN = [
+    "sha384:" + "a" * 96,
+    "blake3:" + "b" * 64,
+    "sha512_256:" + "c" * 64,
+    "sha256+b64u:LCa0a2j_xo_5m0U8HTBBNBNCLXBkg7-g-YpeiGJm564",
+    "md5:" + "d" * 32,
+]
+
+
+def described(digest: str) -> dict[str, object]:
+    return {"mediaType": "x", "digest": digest, "size": 1}
+
+
+@pytest.mark.parametrize("digest", UNKNOWN)
+@pytest.mark.parametrize("key", ["manifests", "config", "layers", "blobs", "subject"])
+def test_a_digest_of_an_unknown_algorithm_passes_and_is_not_kept(key: str, digest: str) -> None:
+    value: object = described(digest)
+    known = described(str(Digest.of(b"x")))
+    changes: dict[str, object] = {key: value if key in ("config", "subject") else [known, value]}
+    body = image(**changes)
+    if key == "manifests":
+        index = {"schemaVersion": 2, "mediaType": media_types.OCI_INDEX, **changes}
+        body = json.dumps(index).encode()
+    found = manifest.parse(body, "", passing=True)
+    assert found.unknown == (digest,)
+    assert found.subject is None
+    assert {one.digest for one in found.named} == {Digest.of(b"x")}
+    with pytest.raises(AlgorithmUnknown, match=re.escape(digest)) as refused:
+        manifest.parse(body, "")
+    assert "sha256 or sha512" in refused.value.remedy
+
+
+@pytest.mark.parametrize(
+    "digest",
+    [
+        "sha256:" + "a" * 63,
+        "sha256:" + "A" * 64,
+        "sha512:" + "a" * 64,
+        "SHA384:" + "a" * 96,
+        "sha384:",
+        "sha384:../../x",
+        "sha384:" + "a" * 96 + "\n",
+        "sha384",
+        "",
+        "x:" + "a" * 300,
+    ],
+)
+def test_what_is_no_digest_does_not_pass(digest: str) -> None:
+    """It guards against overshooting: these were refused, and are."""
+    with pytest.raises(ManifestInvalid) as refused:
+        manifest.parse(image(layers=[described(digest)]), media_types.OCI_MANIFEST, passing=True)
+    assert not isinstance(refused.value, AlgorithmUnknown)
+
+
+@pytest.mark.parametrize("media_type", [media_types.OCI_ARTIFACT, media_types.ORAS_ARTIFACT])
+@pytest.mark.parametrize("declared", ["its own", "", "application/json"])
+@pytest.mark.parametrize("typed", [True, False])
+def test_the_retired_artifact_manifests_have_no_schema_version(media_type: str, declared: str, typed: bool) -> None:
+    """That of OCI was taken before."""
+    blob = described(str(Digest.of(b"x")))
+    document = {
+        "artifactType": "sbom/x",
+        "blobs": [blob],
+        "subject": blob,
+        **({"mediaType": media_type} if typed else {}),
+    }
+    body = json.dumps(document).encode()
+    sent = media_type if declared == "its own" else declared
+    if not typed and sent != media_type:
+        with pytest.raises(ManifestInvalid):
+            manifest.parse(body, sent)
+        return
+    found = manifest.parse(body, sent)
+    assert (found.media_type, [one.digest for one in found.named]) == (media_type, [Digest.of(b"x")])
+    assert found.subject is not None
+    assert media_type in media_types.ACCEPT
+
+
+@pytest.mark.parametrize("media_type", [media_types.OCI_MANIFEST, media_types.OCI_INDEX, media_types.DOCKER_LIST])
+def test_all_others_have_one(media_type: str) -> None:
+    """It guards against overshooting."""
+    with pytest.raises(ManifestInvalid, match="schemaVersion"):
+        manifest.parse(json.dumps({"mediaType": media_type}).encode(), media_type)

@@ -231,3 +231,22 @@ async def test_a_signature_tag_that_leads_nowhere_is_a_failure() -> None:
     found = await collected(source, image_set(images=[f"{_APP}:v1"]))
     assert [one.what for one in found.failures] == [f"{_APP}:{tag(made.digest)}"]
     assert by_kind(found.plan)["image"][0].sigstore == "none"
+
+
+async def test_a_referrer_of_an_unknown_algorithm_hinders_no_other() -> None:
+    made = _image("one")
+    sbom = _referrer(made)
+    source = Registries()
+    source.put(_APP, made, "v1")
+    source.put(_APP, sbom)
+    other = {**sbom.descriptor(), "digest": "blake3:" + "b" * 64}
+    listed = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [other, sbom.descriptor()]}
+
+    async def referrers(_: object, digest: object) -> bytes:
+        return json.dumps(listed if str(digest) == made.digest else {**listed, "manifests": []}).encode()
+
+    source.referrers = referrers  # type: ignore[method-assign, assignment]
+    found = await collected(source, image_set(images=[f"{_APP}:v1"]))
+    assert sbom.digest in content(found.plan)
+    assert found.failures == ()
+    assert ["blake3:bbbb" in warning for warning in found.warnings] == [True]

@@ -272,3 +272,16 @@ async def test_a_large_manifest_is_parsed_off_the_loop() -> None:
     many = _with(made, layers=[Content("application/x", str(n).encode()).descriptor() for n in range(2000)])
     assert len(many.body) > 64 * 1024
     assert len((await _closure(many)).blobs) == 2001
+
+
+@pytest.mark.parametrize("key", ["manifests", "config", "layers"])
+async def test_a_digest_of_an_unknown_algorithm_cannot_be_kept_and_is_named(key: str) -> None:
+    other = {"mediaType": OCI_MANIFEST, "digest": "sha384:" + "a" * 96, "size": 500}
+    made = index([_image()]) if key == "manifests" else _image()
+    made = _with(made, **{key: other if key == "config" else [*json.loads(made.body)[key], other]})
+    source = Registries()
+    source.put(_APP, made, "v1")
+    found = await collected(source, image_set(images=[f"{_APP}:v1"]))
+    [failure] = found.failures
+    assert "sha384:aaaa" in failure.why
+    assert "sha256" in failure.remedy
