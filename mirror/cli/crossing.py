@@ -74,6 +74,7 @@ async def save(desk: Desk, wanted: Saved, outcome: Outcome) -> None:
         f"{chosen} in {count_text(len(planned.parts), 'part')}, {size_text(size)}:"
         f" {len(planned.carried)} digests are carried, {len(planned.presumed)} presumed on the other side"
     )
+    outcome.warn(chosen.plan.left_out)
     carrying = Carrying()
 
     def announce(room: archive.Room) -> None:
@@ -210,6 +211,7 @@ async def load(desk: Desk, wanted: Loaded, outcome: Outcome) -> None:
                 f"{len(lacking.missing)} digests of {plan.set}@{number} have disappeared in the meantime",
                 "load it again",
             )
+        outcome.warn(f"{plan.set}@{number}: {what}" for what in plan.left_out)
 
     foreign = await asyncio.to_thread(recognise, wanted.paths, desk.outside)
     if foreign is not None:

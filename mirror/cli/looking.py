@@ -134,6 +134,7 @@ def _report(desk: Desk, outcome: Outcome, verdicts: list[Verdict], sign: str) ->
                 f"give {path} back to the store's owner: chown",
             )  # fmt: skip
         _note_missing(outcome, name, one)
+        outcome.warn(f"{name}: {what}" for what in one.left_out)
     if verdicts and all(one.whole for one in verdicts):
         outcome.say("", "everything is here: you may cut the cable")
 

@@ -24,6 +24,7 @@ class Holdings:
 
     manifests: dict[Key, PlannedManifest] = field(default_factory=dict)
     blobs: dict[Digest, PlannedBlob] = field(default_factory=dict)
+    left_out: set[str] = field(default_factory=set)
 
     def add(self, closure: Closure) -> None:
         """Add what an image needs; raise ManifestInvalid, adding nothing, where it contradicts what is here.
@@ -37,6 +38,7 @@ class Holdings:
                     f"it names {blob.digest} with {blob.size} bytes, other images with {known.size}",
                     "its publisher has to fix it",
                 )
+        self.left_out.update(closure.left_out)
         for blob in closure.blobs:
             self.blobs.setdefault(blob.digest, blob)
         for manifest in closure.manifests:

@@ -61,7 +61,7 @@ class Child:
 class Closure:
     """An image whole. The first of `manifests` is the image's own; `children` are those of it that are planned.
 
-    `top` is the image's own manifest as parsed. `warnings` are sentences.
+    `top` is the image's own manifest as parsed. `warnings` are sentences; `left_out` are those about what is not there.
     """
 
     top: Manifest
@@ -69,6 +69,7 @@ class Closure:
     manifests: tuple[PlannedManifest, ...]
     blobs: tuple[PlannedBlob, ...]
     warnings: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     @property
     def digest(self) -> Digest:
@@ -97,6 +98,7 @@ class _Walk:
     manifests: dict[Digest, PlannedManifest] = field(default_factory=dict)
     blobs: dict[Digest, PlannedBlob] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
 
 class Closures:
@@ -121,6 +123,7 @@ class Closures:
             tuple(walk.manifests.values()),
             tuple(walk.blobs.values()),
             tuple(dict.fromkeys(walk.warnings)),
+            tuple(dict.fromkeys(walk.left_out)),
         )
 
     async def manifest(self, target: Target, digest: Digest, size: int | None = None) -> tuple[Manifest, int, bytes]:
@@ -183,7 +186,7 @@ class Closures:
             if not child.is_attestation or digest in walk.manifests:
                 raise
             what = f"the attestation {digest} of {child.about}" if child.about else f"the attestation {digest}"
-            walk.warnings.append(f"{walk.target.name}@{index}: {what} is gone from upstream, and left out")
+            walk.left_out.append(f"{walk.target.name}@{index}: {what} is gone from upstream, and left out")
             return False
         return True
 

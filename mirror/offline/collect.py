@@ -263,13 +263,14 @@ class _Collection:
             signatures=assemble.signatures(signatures),
             graphs=_excerpts(selections, releases),
             blocked=troubles.blocked,
+            left_out=holdings.left_out,
             lacking=lacking,
             require_signature=self._require_signature,
         )
         return Collected(
             plan,
             signatures,
-            tuple(sorted(troubles.warnings)),
+            tuple(sorted(troubles.warnings | holdings.left_out)),
             tuple(sorted(troubles.failures, key=lambda one: (one.what, one.why))),
             {host: sorted(wheres) for host, wheres in sorted(troubles.unknown_hosts.items())},
         )

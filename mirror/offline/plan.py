@@ -124,6 +124,7 @@ class Plan:
     blocked: tuple[str, ...] = ()  # pullspecs that blockedImages took out
     lacking: tuple[str, ...] = ()  # what is required and could not be found, as sentences: the set is incomplete
     require_signature: bool = True
+    left_out: tuple[str, ...] = ()  # what upstream has not got and no image needs, as sentences: the set is whole
     _bytes: list[bytes] = field(default_factory=list, compare=False, repr=False)
 
     @classmethod
@@ -140,6 +141,7 @@ class Plan:
         blocked: Iterable[str] = (),
         lacking: Iterable[str] = (),
         require_signature: bool = True,
+        left_out: Iterable[str] = (),
     ) -> Plan:
         """Return the plan of these parts, sorted, each once. Images of one name and digest become one."""
         return cls(
@@ -157,6 +159,7 @@ class Plan:
             tuple(sorted(set(blocked))),
             tuple(sorted(set(lacking))),
             require_signature,
+            tuple(sorted(set(left_out))),
         )
 
     @property
@@ -267,6 +270,7 @@ def _dump(plan: Plan) -> bytes:
         ],
         "lacking": list(plan.lacking),
         "blocked": list(plan.blocked),
+        **({"leftOut": list(plan.left_out)} if plan.left_out else {}),
         "images": [
             {
                 "image": f"{one.source}@{one.digest}",
@@ -351,6 +355,7 @@ def _parse(found: dict[str, Any]) -> Plan:
         blocked=_texts(found["blocked"]),
         lacking=_texts(found["lacking"]),
         require_signature=found["requireSignature"] is not False,
+        left_out=_texts(found.get("leftOut", [])),
     )
     _check_closed(plan)
     return plan

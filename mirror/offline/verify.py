@@ -38,6 +38,7 @@ class Verdict:
     sigstore: dict[str, int] = field(default_factory=dict)  # images by what the plan says of their sigstore signature
     graph: list[str] = field(default_factory=list)  # releases that the update graph here does not have
     lacking: tuple[str, ...] = ()  # what the plan itself says could not be found
+    left_out: tuple[str, ...] = ()  # what the plan says upstream had not got, and no image needs
 
     @property
     def whole(self) -> bool:
@@ -77,6 +78,7 @@ class Verdict:
             "sigstore": self.sigstore,
             "graph": self.graph,
             "lacking": list(self.lacking),
+            "left_out": list(self.left_out),
         }
 
 
@@ -105,7 +107,7 @@ def verify(
     content = plan.content
     size, releases = sum(content.values()), len(plan.releases)
     verdict = Verdict(plan.set, generation, complete, len(content), size, releases=releases, required=required)
-    verdict.lacking = plan.lacking
+    verdict.lacking, verdict.left_out = plan.lacking, plan.left_out
     for digest, size in content.items():
         try:
             if not store.has(digest, size):

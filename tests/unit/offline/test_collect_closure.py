@@ -15,6 +15,7 @@ from mirror.oci.pullspec import Pullspec
 from mirror.offline import closure as closures
 from mirror.offline.closure import Closure, Closures, PlatformAbsent
 from mirror.offline.image_set import ImageSet, Platform, WantedImage
+from mirror.offline.plan import Plan
 from tests.tools.collecting import collected, content, image_set
 from tests.tools.image_source import Registries
 from tests.tools.images import (
@@ -160,6 +161,8 @@ async def test_an_attestation_that_upstream_has_lost(
         assert "gone from upstream" in warning
         assert lost.digest not in content(found.plan)
         assert not found.plan.lacking
+        assert found.plan.left_out == (warning,)
+        assert Plan.parse(found.plan.dump()).left_out == (warning,), "whoever verifies it behind the gap is told"
 
 
 async def test_attestations_go_with_the_child_that_they_are_about() -> None:
