@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import contextlib
 import json
 import signal
@@ -59,6 +60,11 @@ class RunningRegistry:
     def fail(self, kind: str, fault: str, arguments: dict[str, Any] | None = None, **more: Any) -> None:
         """As ScriptedRegistry.fail, with the fault's class name and arguments."""
         self._ask("fail", {"kind": kind, "fault": fault, "with": arguments or {}, **more})
+
+    def add_image(self, repository: str, tag: str, layers: list[bytes], seed: int = 0) -> str:
+        """Serve an image under a tag; return its digest."""
+        said = {"repository": repository, "tags": [tag], "layers": [base64.b64encode(one).decode() for one in layers]}
+        return str(self._ask("image", {**said, "seed": seed})["digest"])
 
     def heal(self) -> None:
         """Forget every fault."""
