@@ -117,7 +117,7 @@ class Care:
 
 
 class Disturber:
-    """Kills the service, kills one of its processes, and reloads it, in turn, for so many seconds."""
+    """Kills the service and one of its processes, and reloads it, in turn: for so many seconds, and once at least."""
 
     def __init__(self, ground: Ground, seconds: float) -> None:
         self._ground = ground
@@ -125,12 +125,10 @@ class Disturber:
         self._chance = ground.chance("disturber")
 
     async def run(self) -> None:
-        chance, until = self._chance, time.monotonic() + self._seconds
-        while True:
+        until = time.monotonic() + self._seconds
+        while time.monotonic() < until:
             for disturb in (self._kill, self._reload, self._kill_worker, self._reload):
-                await asyncio.sleep(chance.uniform(0.5, 2 + self._seconds / 60))
-                if time.monotonic() > until:
-                    return
+                await asyncio.sleep(self._chance.uniform(0.2, 1 + self._seconds / 60))
                 self._ground.ledger.counts[disturb.__name__.strip("_").replace("_", " ")] += 1
                 await disturb()
 
