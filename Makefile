@@ -13,7 +13,7 @@ OUT ?= dist
 COMPILE := $(UV) pip compile -q --universal --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check fmt install uninstall bundle image man lock bench bench-quick bench-crowd bench-check bench-sync bench-sync-quick conformance model drills machines push-drills tools clean
+.PHONY: help serve test check fmt install uninstall bundle image man lock bench bench-quick bench-crowd bench-check bench-sync bench-sync-quick conformance model drills machines push-drills soak tools clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -65,6 +65,9 @@ drills: $(VENV)/dev ## Sync, carry and load releases of full size with everythin
 
 push-drills: $(VENV)/dev ## Kill the service two hundred times while clients push (20 minutes)
 	PUSH_DRILLS=200 PUSHES=200 $(RUN) -m pytest -s tests/faults/test_push_drills.py tests/faults/test_push_kill.py
+
+soak: $(VENV)/dev ## Everything at once: clients, pushes, kills, reloads, gc, scrub, faults and attacks (SOAK=1200 seconds)
+	SOAK=$(or $(SOAK),1200) $(RUN) -m pytest -s tests/soak
 
 machines: $(VENV)/dev ## Install the bundle on a Debian under systemd, with everything going wrong (3 minutes, as root)
 	MACHINES=1 $(RUN) -m pytest tests/install

@@ -42,7 +42,7 @@ class Ledger:
         self.names: dict[Name, Promise] = {}
         self.counts: Counter[str] = Counter()
         self.findings: dict[str, list[str]] = {"wrong": [], "lost": [], "unexpected": []}
-        self.longest = 0.0  # seconds for /livez
+        self.longest = 0.0  # seconds for /livez while no process was killed
         self._deleted: dict[Name, None] = {}
 
     def promise(self, repository: str, reference: str) -> Promise:
@@ -60,7 +60,8 @@ class Ledger:
         self._deleted[repository, digest] = None
         if len(self._deleted) > _REMEMBERED:
             oldest = next(iter(self._deleted))
-            del self._deleted[oldest], self.names[oldest]
+            del self._deleted[oldest]
+            self.names.pop(oldest, None)  # it may have been deleted again since
 
     def find(self, kind: str, what: str) -> None:
         """Note what must not be."""

@@ -73,22 +73,23 @@ class Disk:
                 await asyncio.sleep(chance.uniform(0.1, 1.5))
             finally:
                 disk.heal()
+                self._ground.ledger.counts["disk fault"] += 1
                 self._ground.ledger.counts["read error"] += disk.hits
 
 
 class Care:
-    """Runs `mirror gc` and `mirror scrub` beside the service; now and then one is killed."""
+    """Runs a command of the product beside the service, again and again; now and then one is killed."""
 
-    def __init__(self, ground: Ground, pause: float) -> None:
+    def __init__(self, ground: Ground, pause: float, *words: str) -> None:
         self._ground = ground
         self._pause = pause
-        self._chance = ground.chance("care")
+        self._words = words
+        self._chance = ground.chance(f"care {words}")
 
     async def run(self) -> None:
         while True:
-            for words in (("gc", "--yes"), ("scrub", "--yes")):
-                await asyncio.sleep(self._chance.uniform(0, self._pause))
-                await self._command(*words)
+            await asyncio.sleep(self._chance.uniform(0, self._pause))
+            await self._command(*self._words)
 
     async def _command(self, *words: str) -> None:
         service, ledger = self._ground.service, self._ground.ledger
