@@ -28,6 +28,7 @@
     ├── run/                                    sockets, housekeeping.lock, scrub.json
     │   ├── lasting                             folders that were made when they were needed first; derived
     │   ├── marked                              that no marker of hosted/ is lost; derived
+    │   ├── promised                            the sum of what is promised in ingest/ and uploads/; derived
     │   ├── pushed                              sizes of what was pushed lately, for quotas; derived
     │   └── locks/<hash>                        what is flocked; never renamed or deleted while anything runs
     ├── index/                                  size and time of use per digest; disposable
@@ -69,6 +70,7 @@ class Layout:
         self.housekeeping_lock = root / "run" / "housekeeping.lock"
         self.scrub = root / "run" / "scrub.json"
         self.ledger = root / "run" / "pushed"
+        self.promised = root / "run" / "promised"
         self.lasting = root / "run" / "lasting"
         self.index = root / "index"
         self.quarantine = root / "quarantine"

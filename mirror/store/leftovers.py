@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterable
 
 from mirror import logs
 from mirror.errors import DigestInvalid, StoreUnreadable
@@ -58,18 +59,21 @@ class Leftovers:
         self._log.info("leftover_removed", name=name, bytes=size)
         return size
 
-    def remove_notes(self) -> int:
-        """Remove old notes that have no part, and return how many.
+    def old_notes(self) -> list[str]:
+        """Return the names of old notes that have no part."""
+        return [name for name in self._names() if name.endswith(".json") and self._is_old_note(name)]
+
+    def remove_notes(self, names: Iterable[str]) -> int:
+        """Remove those of `names` that still are old notes that have no part, and return how many.
 
         Under the lock that promises are made under: so nobody has put a note of his own there between the look and
         the removal.
         """
-        count = 0
-        for name in self._names():
-            path = str(self._layout.ingest / name)
-            if name.endswith(".json") and not os.path.lexists(grows_in(path)) and files.idle_for(path, self._age):
-                count += files.remove(path)
-        return count
+        return sum(files.remove(str(self._layout.ingest / name)) for name in names if self._is_old_note(name))
+
+    def _is_old_note(self, name: str) -> bool:
+        path = str(self._layout.ingest / name)
+        return not os.path.lexists(grows_in(path)) and files.idle_for(path, self._age)
 
     def _remove_temporary_notes(self) -> int:
         freed = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from typing import NamedTuple
 
 from mirror.errors import DigestInvalid, StoreUnreadable
@@ -24,6 +24,17 @@ class Promised(NamedTuple):
 
     owed: int
     cached: int
+
+    def plus(self, other: Promised) -> Promised:
+        """Return the sum of both."""
+        return Promised(self.owed + other.owed, self.cached + other.cached)
+
+    def less(self, other: Promised) -> Promised:
+        """Return this without `other`, never below nothing."""
+        return Promised(max(0, self.owed - other.owed), max(0, self.cached - other.cached))
+
+
+NOTHING = Promised(0, 0)
 
 
 def allocated(path: str | os.PathLike[str]) -> int:
@@ -47,38 +58,40 @@ def grows_in(note: str) -> str:
     return stem if stem.endswith((WHOLE, SPANS)) else f"{stem}.part"
 
 
-def promised(layout: Layout, besides: str = "", pinned: Container[str] = ()) -> Promised:
-    """Return the sum of all promises but that of the note named `besides`; `pinned` digests are not `cached`.
-
-    Blocks: for threads.
+def promised(layout: Layout, pinned: Container[str] = ()) -> Promised:
+    """Return the sum of all promises; `pinned` digests are not `cached`. Blocks, and walks all notes: for threads.
 
     A note `<name>.json` holds {"size": bytes or null} and its file is `<name>.part`; both folders keep that form. What
     comes from files has `<name>.whole` or `.spans` and a note of that name with `.json`. A note without a file counts
     in full, unless the content is committed and only its note is left.
     """
-    total, cached = _sum(layout, layout.ingest, besides, pinned)
-    return Promised(total + _sum(layout, layout.uploads, besides, pinned)[0], cached)
+    total = NOTHING
+    for one in promises(layout, pinned):
+        total = total.plus(one)
+    return total
 
 
-def _sum(layout: Layout, folder: os.PathLike[str], skip: str, pinned: Container[str]) -> tuple[int, int]:
-    rest = whole = 0
-    for name in files.names(folder):
-        if not name.endswith(".json") or name == skip:
-            continue
-        path = os.path.join(folder, name)
-        stem = name.removesuffix(".json").removesuffix(WHOLE).removesuffix(SPANS)
-        written = allocated(grows_in(path))
-        try:
-            size = _size(path)
-        except FileNotFoundError:
-            continue
-        if not written and _committed(layout, stem):
-            continue
-        still = owed(size, written)
-        rest += still
-        if stem.replace("-", ":", 1) not in pinned:
-            whole += written + still
-    return rest, whole
+def promises(layout: Layout, pinned: Container[str] = ()) -> Iterator[Promised]:
+    """Yield what each note promises, as `promised` sums it."""
+    for folder, is_cache in ((layout.ingest, True), (layout.uploads, False)):
+        for name in files.names(folder):
+            if name.endswith(".json"):
+                one = promise_of(layout, os.path.join(folder, name), pinned)
+                yield one if is_cache else Promised(one.owed, 0)
+
+
+def promise_of(layout: Layout, note: str, pinned: Container[str] = ()) -> Promised:
+    """Return what the note at path `note` promises by now; nothing where there is none."""
+    stem = os.path.basename(note).removesuffix(".json").removesuffix(WHOLE).removesuffix(SPANS)
+    written = allocated(grows_in(note))
+    try:
+        size = _size(note)
+    except FileNotFoundError:
+        return NOTHING
+    if not written and _committed(layout, stem):
+        return NOTHING
+    still = owed(size, written)
+    return Promised(still, 0 if stem.replace("-", ":", 1) in pinned else written + still)
 
 
 def _size(path: str) -> int | None:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import islice
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -20,16 +21,19 @@ from mirror.store.eviction import Eviction, Room
 from mirror.store.faults import NO_ROOM
 from mirror.store.hosted import Hosted
 from mirror.store.index import Index
+from mirror.store.kept_sum import KeptSum
 from mirror.store.layout import Layout
 from mirror.store.leftovers import Leftovers
 from mirror.store.lock import FileLock
-from mirror.store.promises import UNIT, allocated, owed, promised
+from mirror.store.promises import NOTHING, UNIT, Promised, allocated, owed, promise_of, promised
 from mirror.store.sets import Pins
 
 _WATCHED = 3600.0  # seconds in which others may take so much of what is evicted as is kept free for them
 _REST = 600.0  # seconds in which nothing is evicted for the disk's sake, after that gave no room
 _ROUNDS = 4  # of making room under the lock, before another process's growth is held responsible
 _SETTLES = 0.5  # seconds in which a file system counts what was deleted as free (XFS, Btrfs and ZFS do it later)
+_PATIENCE = 10.0  # seconds for the lock, beside whoever has it
+_NOTES_AT_ONCE = 64
 _LARGEST_BAND = 10 << 30
 _BAND_SHARE = 100
 _INODE_SHARE = 1000
@@ -55,16 +59,18 @@ class Forecast(NamedTuple):
 
 
 class _Coming(NamedTuple):
-    """What room is asked for: what it is called, the file that it grows in, and its digest where it becomes cache."""
+    """What room is asked for: what it is called, the file that it grows in, its digest where it becomes cache, and what
+    of the kept sum is its own promise from before, as far as that is known."""
 
     what: str
     part: str
     cache: str = ""
+    own: Promised = NOTHING
 
     @property
     def note(self) -> str:
-        """The file name of the note that promises its room."""
-        return os.path.basename(self.part).removesuffix(".part") + ".json"
+        """The path of the note that promises its room."""
+        return self.part.removesuffix(".part") + ".json"
 
 
 class _Watched:
@@ -102,6 +108,8 @@ class Lack(NamedTuple):
 class Space:
     """The store's room. Any number of processes use one store; the lock "space" keeps their promises apart.
 
+    What is promised is a kept sum that is never too low but for what KeptSum names: what has room beside it gets its
+    promise at once. The notes are counted before anybody is refused, or, where it costs nothing, before something goes.
     Everything here blocks and is for threads. See Eviction for `offline`.
     """
 
@@ -119,6 +127,7 @@ class Space:
         self._offline = offline
         self._lock = layout.lock("space")
         self._turn = threading.Lock()  # threads of one process need not look at the lock's file again and again
+        self._kept = KeptSum(layout, self._locked)
         self._leftovers = Leftovers(layout)
         self._log = logs.get("space")
         self._pins = Pins(layout)
@@ -146,8 +155,7 @@ class Space:
         Of what can be evicted, `needed` (digests that are here, with their sizes) is meant to stay.
         """
         disk = self.disk()
-        waiting = promised(self._layout)
-        free = max(0, disk.free - self._keep_free.of(disk.total) - waiting.owed)
+        free = max(0, disk.free - self._keep_free.of(disk.total) - self.promised())
         pinned = self._pins.digests()
         kept = sum(
             size for digest, size in needed.items() if str(digest) not in pinned and not self._hosted.has(digest)
@@ -172,8 +180,41 @@ class Space:
         return Room(disk.free, disk.inodes_free)
 
     def promised(self) -> int:
-        """Return the bytes that downloads and uploads under way will still write."""
-        return promised(self._layout).owed
+        """Return the bytes that downloads and uploads under way will still write, or somewhat more."""
+        self._recount_if_doubtful(time.monotonic() + _PATIENCE)
+        return self._waiting().owed
+
+    def known_promised(self) -> tuple[int, float] | None:
+        """Return what is kept of `promised` and how many seconds ago it was counted, None before it was. Walks nothing.
+        """
+        kept = self._kept.read()
+        return (kept.sum.owed, kept.age) if kept is not None else None
+
+    def counting(self) -> Iterator[int]:
+        """Count anew, in steps, what is promised, where that is due; yield 0 after each. For housekeeping.
+
+        Raises StoreFull where the lock does not come free, StoreUnreadable, OSError.
+        """
+        kept = self._kept.read()
+        if kept is None or kept.age >= kept.period:
+            yield from self._kept.counting(self._known_pinned(), time.monotonic() + _PATIENCE)
+
+    def _recount(self, until: float) -> None:
+        """Count what is promised; where nothing can be kept, whoever promises walks the notes himself."""
+        with suppress(OSError, StoreFull):
+            self._kept.recount(self._known_pinned(), until)
+
+    def _recount_if_doubtful(self, until: float) -> bool:
+        kept = self._kept.read()
+        if kept is not None and not kept.is_doubtful:
+            return False
+        self._recount(until)
+        return True
+
+    def _waiting(self) -> Promised:
+        """Return what is promised, by the kept sum; of a store that cannot keep one, by its notes."""
+        kept = self._kept.read()
+        return kept.sum if kept is not None else promised(self._layout, self._known_pinned())
 
     def reserve(
         self,
@@ -207,18 +248,46 @@ class Space:
         until = time.monotonic() + timeout
         if self._cache_size is not None:
             self.eviction.write_uses()
+        if self._kept.read() is None:
+            self._recount(until)
+        asked = time.time()
+        with self._locked(until):
+            if not self._lack(coming, size):
+                self._commit(coming, size, commit)
+                return
+        # Counting may take long where there is much: then housekeeping does it, and only who is refused waits for it.
+        counts = self._recount_if_doubtful(until)
+        try:
+            self._promise_by_making_room(self._with_own(coming) if counts else coming, size, commit, until, counts)
+        except StoreFull:
+            kept = self._kept.read()
+            if counts or time.monotonic() > until or (kept is not None and (asked < kept.counted or kept.is_fresh)):
+                raise
+            self._recount(until)
+            self._promise_by_making_room(self._with_own(coming), size, commit, until, leftovers=True)
+
+    def _with_own(self, coming: _Coming) -> _Coming:
+        """Return what is coming with what it promised itself: in a sum that was counted just now it is."""
+        return coming._replace(own=promise_of(self._layout, coming.note, self._known_pinned()))
+
+    def _promise_by_making_room(
+        self, coming: _Coming, size: int | None, commit: Callable[[], None], until: float, leftovers: bool
+    ) -> None:
         with self._locked(until):
             lack = self._lack(coming, size)
             if not lack:
-                self._commit(coming, commit)
+                self._commit(coming, size, commit)
                 return
         # Outside of the lock, because it may take long; somebody else may be quicker and take what it frees.
-        self._make_room(lack, coming, size)
+        freed = self._leftovers.remove() if leftovers else 0
+        if freed:
+            self._recount(until)
+        self._make_room(lack, coming, size, freed)
         with self._locked(until):
             for _ in range(_ROUNDS):
                 lack = self._settled_lack(coming, size)
                 if not lack:
-                    self._commit(coming, commit)
+                    self._commit(coming, size, commit)
                     return
                 if time.monotonic() > until or not self._make_room(lack, coming, size):
                     break
@@ -230,7 +299,9 @@ class Space:
         Content goes down to cache_size if it is over it; and what is free goes up to keep_free and a hundredth of the
         disk when half of that is used.
         """
-        waiting = promised(self._layout, pinned=self._pinned())
+        self._pinned()  # raises where that is not known
+        self._recount_if_doubtful(time.monotonic() + _PATIENCE)
+        waiting = self._waiting()
         disk = self.disk()
         band = min(disk.total // _BAND_SHARE, _LARGEST_BAND)
         spare = disk.free - waiting.owed - self._keep_free.of(disk.total)
@@ -275,8 +346,11 @@ class Space:
     def remove_leftovers(self) -> int:
         """Remove what downloads left behind more than a day ago, and uploads a week; return the bytes freed."""
         freed = self._leftovers.remove()
-        with self._locked(time.monotonic() + 10):
-            self._leftovers.remove_notes()
+        # Found outside of the lock and a few at a time, so that no client waits for a look at all of them.
+        old = iter(self._leftovers.old_notes())
+        while some := list(islice(old, _NOTES_AT_ONCE)):
+            with self._locked(time.monotonic() + _PATIENCE):
+                self._leftovers.remove_notes(some)
         return freed
 
     def _lack(self, coming: _Coming, size: int | None) -> Lack:
@@ -285,7 +359,7 @@ class Space:
         wanted = owed(size, written)
         # Promises before free space: a part that grows in between is then counted twice and never not at all.
         pinned = self._pinned() if coming.cache else ()
-        waiting = promised(self._layout, besides=coming.note, pinned=pinned)
+        waiting = self._waiting().less(coming.own)
         disk = self.disk()
         lack = wanted + waiting.owed + self._keep_free.of(disk.total) - disk.free
         if self._cache_size is not None and coming.cache and coming.cache not in pinned:
@@ -297,6 +371,13 @@ class Space:
         """Return what does not count for cache_size; where there is none nobody has to know it. Raises StoreError."""
         return self._pins.digests() if self._cache_size is not None else ()
 
+    def _known_pinned(self) -> Container[str]:
+        """Return `_pinned`; where that is not known all counts for cache_size (and nothing is evicted)."""
+        try:
+            return self._pinned()
+        except StoreError:
+            return ()
+
     def _settled_lack(self, coming: _Coming, size: int | None) -> Lack:
         """Return `_lack` once the file system has counted what was deleted, so that no more goes than must."""
         until = time.monotonic() + _SETTLES
@@ -304,12 +385,11 @@ class Space:
             time.sleep(_SETTLES / 10)
         return lack
 
-    def _make_room(self, lack: Lack, coming: _Coming, size: int | None) -> int:
-        """Free what is lacking: abandoned downloads first, then content; return the bytes freed.
+    def _make_room(self, lack: Lack, coming: _Coming, size: int | None, freed: int = 0) -> int:
+        """Free what is lacking beyond the bytes that are `freed`; return how many are then.
 
         Raises StoreFull and evicts nothing where that could not be enough.
         """
-        freed = self._leftovers.remove()
         missing = lack.bytes - freed
         if missing <= 0 and not lack.inodes:
             return freed
@@ -322,14 +402,24 @@ class Space:
 
     def _disk_lacks(self, coming: _Coming, size: int | None) -> bool:
         """Tell whether it is the disk that has no room for what is coming, and not cache_size alone."""
-        waiting = promised(self._layout, besides=coming.note)
+        waiting = self._waiting().less(coming.own)
         disk = self.disk()
         wanted = owed(size, allocated(coming.part))
         return wanted + waiting.owed + self._keep_free.of(disk.total) > disk.free
 
-    def _commit(self, coming: _Coming, commit: Callable[[], None]) -> None:
+    def _commit(self, coming: _Coming, size: int | None, commit: Callable[[], None]) -> None:
+        """Keep the promise in the sum and make it known by its note, holding the lock. Raises StoreFull, OSError."""
+        written = allocated(coming.part)
+        more = owed(size, written)
+        cache = bool(coming.cache) and coming.cache not in self._known_pinned()
+        promise = Promised(more, written + more if cache else 0)
         try:
-            commit()
+            self._kept.add(promise)
+            try:
+                commit()
+            except Exception:
+                self._kept.add(Promised(-promise.owed, -promise.cached))
+                raise
         except OSError as error:
             if error.errno in NO_ROOM:
                 raise StoreFull(
@@ -341,7 +431,7 @@ class Space:
 
     def _full(self, coming: _Coming, size: int | None) -> StoreFull:
         """Return the error that says what is missing and what would help."""
-        waiting = promised(self._layout, besides=coming.note)
+        waiting = self._waiting().less(coming.own)
         disk = self.disk()
         bound = (
             "" if self._cache_size is None or not coming.cache else f" storage.cache_size is {_text(self._cache_size)},"
