@@ -42,6 +42,8 @@ from mirror.store.threads import Threads
 Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")
 
+_FIRST = 10.0  # seconds that a start waits for the first count of what is promised
+
 
 @dataclass(frozen=True, slots=True)
 class Periods:
@@ -50,6 +52,7 @@ class Periods:
     flush: float = 1.0  # each process its own uses
     lock: float = 3.0  # trying to become the one who keeps house, and looking whether the index needs a rebuild
     deliver: float = 0.5
+    promises: float = 2.0  # looking whether what is promised is to be counted anew
     trim: float = 5.0
     faults: float = 1.0  # each process its own: trying again what the disk did not give
     sets: float = 60.0
@@ -117,8 +120,10 @@ class Housekeeping:
         return self._lock.held
 
     async def start(self) -> None:
-        """Begin; returns at once."""
+        """Begin; returns at once, or a little later where what is promised is to be counted first."""
         periods = self._periods
+        first = asyncio.create_task(self._guard(_Duty("promises", 0, self._count_first)), name="first count")
+        await asyncio.wait((first,), timeout=_FIRST)
         own = (_Duty("flush", periods.flush, self._flush), _Duty("faults", periods.faults, self._try_again))
         shared = (
             _Duty("measure", periods.trim, self._measure),
@@ -134,14 +139,17 @@ class Housekeeping:
             _Duty("quarantine", periods.quarantine, self._put_back),
             _Duty("reconcile", periods.lock, self._reconcile_if_due),
         )
+        counting = (_Duty("promises", periods.promises, self._count_promises),)
         telling = (_Duty("deliver", periods.deliver, self._delivery.step),)
         self._tasks = [
+            first,
             asyncio.create_task(self._repeat(own), name="flush"),
             asyncio.create_task(
                 self._repeat((_Duty("lock", periods.lock, self._take_lock),)), name="housekeeping lock"
             ),
             asyncio.create_task(self._repeat(shared, only_keeper=True), name="housekeeping"),
             asyncio.create_task(self._repeat(slow, only_keeper=True), name="reconcile"),
+            asyncio.create_task(self._repeat(counting, only_keeper=True), name="promises"),
             asyncio.create_task(self._repeat(telling, only_keeper=True), name="delivery"),
         ]
         if self._deletions is not None:
@@ -238,6 +246,13 @@ class Housekeeping:
         self._has_adopted = True
         if count:
             self._log.info("repositories_adopted", digests=count)
+
+    async def _count_first(self) -> None:
+        await self._threads.run(self._space.recount_if_old)
+
+    async def _count_promises(self) -> None:
+        """Count what is promised, paced: thousands of notes must not keep the loop from its clients."""
+        await self._sum(self._space.counting())
 
     async def _trim(self) -> None:
         await self._threads.run(self._space.trim)

@@ -4,10 +4,12 @@
 
 The notes stay the truth, and the sum is derived: lost or damaged, it is counted anew. It is changed in place, under the
 lock "space" and before the note that makes a promise known; so a process that is killed in between leaves it too high.
-It is too high as well by what was written, given up or promised again since the last count. It is too low, until the
-next count, by what alone changes notes without it: what an older version of the mirror promises in that time, what is
-cut back or begun anew of content that had been counted as written, and a unit for a download of unknown size from the
-moment that it outgrows its promise to its next one.
+It is too high as well by what was written, given up or promised again since the last count.
+
+It is too low, until the next count, by what changes notes or their files without it: what an older version of the
+mirror promises, what is cut back or begun anew of content that had been counted as written, and for a download of
+unknown size a unit, from the moment that it outgrows a promise to its next one. Nobody promises by a sum that was last
+counted longer ago than twice its `period`.
 """
 
 from __future__ import annotations
@@ -58,6 +60,11 @@ class Kept(NamedTuple):
         return max(PERIOD, _SHARE * self.cost)
 
     @property
+    def is_old(self) -> bool:
+        """Whether nobody keeps house who would have counted anew long since."""
+        return self.age > 2 * self.period
+
+    @property
     def is_fresh(self) -> bool:
         """Whether counting anew would take longer than this has been counted for."""
         return self.age < self.cost
@@ -65,7 +72,7 @@ class Kept(NamedTuple):
     @property
     def is_doubtful(self) -> bool:
         """Whether to count first, before something is evicted by it: because that costs nothing, or nobody did."""
-        return self.cost <= _CHEAP or self.age > 2 * self.period
+        return self.cost <= _CHEAP or self.is_old
 
     def dump(self) -> bytes:
         """Return the line as it is kept."""

@@ -185,8 +185,7 @@ class Space:
         return self._waiting().owed
 
     def known_promised(self) -> tuple[int, float] | None:
-        """Return what is kept of `promised` and how many seconds ago it was counted, None before it was. Walks nothing.
-        """
+        """Return `promised` as it is kept, and how many seconds ago it was counted; None before. Walks nothing."""
         kept = self._kept.read()
         return (kept.sum.owed, kept.age) if kept is not None else None
 
@@ -203,6 +202,15 @@ class Space:
         """Count what is promised; where nothing can be kept, whoever promises walks the notes himself."""
         with suppress(OSError, StoreFull):
             self._kept.recount(self._known_pinned(), until)
+
+    def recount_if_old(self) -> None:
+        """Count what is promised where nobody did for long, so that no client waits for it. Raises StoreUnreadable."""
+        self._recount_if_old(time.monotonic() + _PATIENCE)
+
+    def _recount_if_old(self, until: float) -> None:
+        kept = self._kept.read()
+        if kept is None or kept.is_old:
+            self._recount(until)
 
     def _recount_if_doubtful(self, until: float) -> bool:
         kept = self._kept.read()
@@ -248,8 +256,7 @@ class Space:
         until = time.monotonic() + timeout
         if self._cache_size is not None:
             self.eviction.write_uses()
-        if self._kept.read() is None:
-            self._recount(until)
+        self._recount_if_old(until)
         asked = time.time()
         with self._locked(until):
             if not self._lack(coming, size):

@@ -14,7 +14,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from mirror import logs
@@ -26,14 +26,16 @@ from mirror.store.upload import IDLE, Upload, UploadNote, writing
 
 AGE = 7 * 86400.0  # seconds without a change, after which nobody comes back to an upload
 
-# What is under way at once. Each promise looks at all notes, those of downloads too; where so many are left behind,
-# nobody is coming back to most of them. From half of it on nobody begins one who has an eighth of it: one client must
-# not take the places of all.
+# What is under way at once. Each is a file that somebody has to look at; where so many are left behind, nobody is
+# coming back to most of them. From half of it on nobody begins one who has an eighth of it: one client must not take
+# the places of all.
 _MOST = 4096
 _CROWD = _MOST // 2
 _SHARE = _MOST // 8
 _CROWDED_AGE = 3600.0  # seconds
 _CROWDED_EMPTY_AGE = 600.0  # of an upload without a byte: nothing is lost with it
+
+_TIDY_SHARE = 20  # of the time that it takes to tidy, so many times it is not done again for want of places
 
 _NOTE_LIMIT = 16 * 1024
 _IDENTITY = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -47,6 +49,8 @@ class Uploads:
     def __init__(self, layout: Layout, boot: str) -> None:
         self._layout = layout
         self._boot = boot
+        self._known: dict[str, tuple[tuple[int, int], UploadNote]] = {}  # by identity: its file's stamp, and the note
+        self._tidied: dict[tuple[float, float], tuple[float, float]] = {}  # by ages: when, and for how long to rest
 
     def begin(self, name: str, algorithm: str, who: str) -> Upload:
         """Begin an upload to repository `name` and return it, open. Raises StoreFull, StoreError.
@@ -106,11 +110,9 @@ class Uploads:
         What a request under way will bring counts as here; the upload `besides` does not count.
         """
         size = 0
-        for name in self._names():
-            identity = name.removesuffix(".json")
-            if identity not in (name, besides):
-                note = _read(self._layout.upload_note(identity))
-                size += self._held(identity, note) if note is not None and belongs(note.name) else 0
+        for identity, note in self._notes():
+            if identity != besides and belongs(note.name):
+                size += self._held(identity, note)
         return size
 
     def _held(self, identity: str, note: UploadNote) -> int:
@@ -172,7 +174,7 @@ class Uploads:
     def _make_place(self, who: str) -> None:
         """Make place for one more upload among many. Raises NotYet where there is none for `who`."""
         if self._begun_by(who) >= _SHARE:
-            self.tidy(empty_age=_CROWDED_EMPTY_AGE)
+            self._tidy_now_and_then(AGE, _CROWDED_EMPTY_AGE)
             if self._places() >= _CROWD and self._begun_by(who) >= _SHARE:
                 _log.warning("too_many_uploads", most=_SHARE, who=who)
                 raise NotYet(
@@ -180,20 +182,51 @@ class Uploads:
                     "finish or cancel uploads of your own",
                 )
         if self._places() >= _MOST:
-            self.tidy(empty_age=_CROWDED_EMPTY_AGE)
+            self._tidy_now_and_then(AGE, _CROWDED_EMPTY_AGE)
         if self._places() >= _MOST:
-            self.tidy(_CROWDED_AGE, _CROWDED_EMPTY_AGE)
+            self._tidy_now_and_then(_CROWDED_AGE, _CROWDED_EMPTY_AGE)
             if self._places() >= _MOST:
                 _log.warning("too_many_uploads", most=_MOST, who=who)
                 raise NotYet("too many uploads are under way", "finish or cancel some of them")
 
+    def _tidy_now_and_then(self, age: float, empty_age: float) -> None:
+        """Tidy, unless that was done lately: each who is refused a place would look at all of them again."""
+        last, rest = self._tidied.get((age, empty_age), (0.0, 0.0))
+        if not 0 <= time.time() - last < rest:
+            began = time.monotonic()
+            self.tidy(age, empty_age)
+            self._tidied[age, empty_age] = (time.time(), _TIDY_SHARE * (time.monotonic() - began))
+
     def _places(self) -> int:
-        return len(self._names()) // 2
+        """Return how many uploads there are; a note that was left behind without one takes no place."""
+        return sum(name.endswith(".part") for name in self._names())
 
     def _begun_by(self, who: str) -> int:
-        notes = (str(self._layout.uploads / name) for name in self._names() if name.endswith(".json"))
-        found = (_read(note) for note in notes)
-        return sum(note is not None and note.who == who for note in found)
+        return sum(note.who == who for _, note in self._notes())
+
+    def _notes(self) -> Iterator[tuple[str, UploadNote]]:
+        """Yield the identity and the note of each upload; only notes that changed are read again.
+
+        What is remembered is no more than there are uploads. Notes are replaced by others, never changed.
+        """
+        known, kept = self._known, {}
+        for name in self._names():
+            identity = name.removesuffix(".part")
+            if identity == name:
+                continue
+            path = self._layout.upload_note(identity)
+            found = files.look(path)
+            if found is None:
+                continue
+            stamp = (found.st_ino, found.st_mtime_ns)
+            old = known.get(identity)
+            note = old[1] if old is not None and old[0] == stamp else _read(path)
+            if note is None:
+                continue
+            if time.time_ns() - found.st_mtime_ns > files.TICK:
+                kept[identity] = (stamp, note)
+            yield identity, note
+        self._known = kept
 
     def _names(self) -> list[str]:
         return files.names(self._layout.uploads)
