@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import stat
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -135,6 +136,12 @@ def connect(path: Path, timeout: float) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def listening_process(sock: socket.socket) -> int:
+    """Return the process that began to listen at the other end of a connection, 0 where it cannot be told (unix(7))."""
+    size = struct.calcsize("3i")
+    return int(struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[0])
 
 
 def _beside(path: Path, number: int) -> Path:

@@ -32,11 +32,15 @@ from mirror.store.space import Space
 _SCRUB_LIMIT = 1024 * 1024
 _NOTE_LIMIT = 16 * 1024
 _MOST_FETCHES = 200  # that are told one by one
+_PATIENCE = 5.0  # seconds for a look at the store; after that the answer is what the last one found, and its age
 _STARTS = 10.0  # seconds within which somebody takes the lock of housekeeping
 
 
 class Status:
-    """Gathers the report. Every call looks anew; what reads the store runs in a thread."""
+    """Gathers the report. Every call looks anew; what reads the store runs in a thread.
+
+    One look at a time: where the store is slow, whoever asks meanwhile is told what the last one found.
+    """
 
     def __init__(
         self,
@@ -59,6 +63,8 @@ class Status:
         self._layout = Layout(self._config.storage.path)
         self._pins = Pins(self._layout)
         self._refused = RefusedFiles(self._config)
+        self._looking: asyncio.Task[None] | None = None
+        self._found: tuple[float, dict[str, Any]] | None = None  # when a look began (Unix time), and what it found
 
     async def __call__(self) -> dict[str, Any]:
         """Return the report: facts, `conditions`, and under `problems` what is to be done."""
@@ -68,19 +74,21 @@ class Status:
             await self._content.ready()
         except MirrorError as error:
             store_error = str(error)
-        kept = await asyncio.to_thread(self._look)
-        kept["store"]["faults"] = self._health.disk_faults()
+        looked, kept = await self._last_look()
+        kept["store"] |= {"faults": self._health.disk_faults()}
+        changed = kept.pop("changed")
         facts: dict[str, Any] = {
             "version": __version__,
             "instance": self._instance,
             **self._process(service),
+            "looked": looked,
             "offline": self._config.offline,
             "listen": list(self._config.listen),
             "metrics": self._config.metrics.listen,
             "configuration": {
                 "path": str(self._config.source.path or ""),
                 "read": self._prepared.read_at,
-                "changed": kept.pop("changed"),
+                "changed": changed,
             },
             "upstreams": self._upstreams(),
             **kept,
@@ -93,6 +101,18 @@ class Status:
         facts["conditions"] = [one._asdict() for one in conditions(facts, troubles, store_error)]
         facts["problems"] = [trouble.as_dict() for trouble in troubles]
         return facts
+
+    async def _last_look(self) -> tuple[float, dict[str, Any]]:
+        """Look at the store and return when that was, and what is there; the last time's where it takes too long."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look_now(), name="look at the store")
+        looking = self._looking
+        await asyncio.wait((looking,), timeout=_PATIENCE if self._found is not None else None)
+        if looking.done():
+            looking.result()
+        assert self._found is not None
+        looked, found = self._found
+        return looked, {**found, "store": dict(found["store"])}
 
     def _process(self, service: dict[str, Any]) -> dict[str, Any]:
         workers = service.get("workers", [])
@@ -132,6 +152,10 @@ class Status:
 
     # -- in a thread -----------------------------------------------------------------------------------------
 
+    async def _look_now(self) -> None:
+        began = time.time()
+        self._found = began, await asyncio.to_thread(self._look)
+
     def _look(self) -> dict[str, Any]:
         if DISK_FAULTS:
             DISK_FAULTS.retry()
@@ -143,7 +167,7 @@ class Status:
             "refused": [one.as_dict() for one in self._refused.find()],
             "store": self._store(),
             "fetches": self._fetches(locked),
-            "uploads": sum(1 for entry in _list(self._layout.uploads) if entry.endswith(".json")),
+            "uploads": sum(entry.endswith(".part") for entry in _list(self._layout.uploads)),
             "sets": sets,
             "busy_sets": busy,
             "damaged_record": damaged,
@@ -178,11 +202,11 @@ class Status:
             found |= {"content_bytes": None, "index_rebuilding": True}
         try:
             found["pinned_bytes"] = self._pins.size()
-            found["promised_bytes"] = self._space.promised()
+            found |= {"promised_bytes": self._space.promised(), "promised_age": self._space.promised_age()}
             scarce = forecast is not None and sum(forecast) < UNIT
             found["would_free"] = self._would_free() if scarce else []
         except (OSError, StoreError):
-            found |= {"pinned_bytes": None, "promised_bytes": None, "would_free": []}
+            found |= {"pinned_bytes": None, "promised_bytes": None, "promised_age": None, "would_free": []}
         return found
 
     def _would_free(self) -> list[tuple[str, int]]:
@@ -209,13 +233,10 @@ class Status:
     def _fetches(self, locked: frozenset[int]) -> list[dict[str, Any]]:
         """Return the downloads under way: those whose part somebody holds."""
         found: list[dict[str, Any]] = []
-        for entry in _list(self._layout.ingest):
+        for entry in sorted(_held(self._layout.ingest, locked))[:_MOST_FETCHES]:
             stem = entry.removesuffix(".part")
-            if stem == entry or len(found) >= _MOST_FETCHES:
-                continue
-            part = self._layout.ingest / entry
-            status = files.look(str(part))
-            if status is None or status.st_ino not in locked:
+            status = files.look(str(self._layout.ingest / entry))
+            if stem == entry or status is None:
                 continue
             note = PartNote.parse(files.read_record(str(self._layout.ingest / f"{stem}.json"), _NOTE_LIMIT))
             found.append(
@@ -306,6 +327,15 @@ def _plan(raw: bytes | None) -> dict[str, Any] | None:
     except (ValueError, LookupError, TypeError, RecursionError):
         return None
     return dict(found)
+
+
+def _held(folder: os.PathLike[str], locked: frozenset[int]) -> list[str]:
+    """Return the names of the files that somebody has locked; looks at none of the others, which may be many."""
+    try:
+        with os.scandir(folder) as found:
+            return [entry.name for entry in found if entry.inode() in locked]
+    except OSError:
+        return []
 
 
 def _list(folder: os.PathLike[str]) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from mirror.admin.socket import connect, others, second
+from mirror.admin.socket import connect, listening_process, others, second
 from mirror.config import Config
 from mirror.errors import MirrorError
 
@@ -18,6 +18,10 @@ _LARGEST = 64 * 1024 * 1024
 
 class NobodyAnswers(MirrorError):
     """No service answers at the socket."""
+
+
+class ServiceBusy(NobodyAnswers):
+    """A service is there and has not answered in time."""
 
 
 class _Connection(http.client.HTTPConnection):
@@ -32,29 +36,40 @@ class _Connection(http.client.HTTPConnection):
 def ask(config: Config, method: str, path: str, **query: str) -> tuple[dict[str, Any], Path]:
     """Return what the service on this store answers, and at which socket: the first one's, else a further one's.
 
-    Raises NobodyAnswers, MirrorError for what it refuses to answer, and PermissionError where we may not ask.
+    Raises ServiceBusy where one is there that does not answer in time, NobodyAnswers where none is, MirrorError for
+    what it refuses to answer, and PermissionError where we may not ask.
     """
     target = path + "".join(f"{'&' if number else '?'}{key}={quote(query[key])}" for number, key in enumerate(query))
     first = config.admin_socket
     refused: OSError | None = None
+    busy: ServiceBusy | None = None
     memory = second(config)
     for at in (first, *others(first), *([memory] if memory is not None else ())):
         try:
             return _asked(at, method, target), at
         except PermissionError:
             raise
+        except ServiceBusy as error:
+            busy = busy or error
         except (OSError, http.client.HTTPException) as error:
             refused = refused or (error if isinstance(error, OSError) else None)
+    if busy is not None:
+        raise busy
     why = f" ({refused.strerror})" if refused is not None and refused.strerror else ""
     raise NobodyAnswers(f"no service answers at {first}{why}", _how_to_start(config))
 
 
 def _asked(at: Path, method: str, target: str) -> dict[str, Any]:
     connection = _Connection(at)
+    process = 0
     try:
+        connection.connect()
+        process = listening_process(connection.sock)
         connection.request(method, target)
         answer = connection.getresponse()
         facts: dict[str, Any] = json.loads(answer.read(_LARGEST))
+    except (TimeoutError, BlockingIOError) as error:  # the latter where more wait at the socket than may
+        raise _busy(at, process) from error
     except ValueError as error:
         raise http.client.HTTPException("no JSON") from error
     finally:
@@ -62,6 +77,14 @@ def _asked(at: Path, method: str, target: str) -> dict[str, Any]:
     if answer.status >= 400:
         raise MirrorError(str(facts.get("what", answer.status)), str(facts.get("remedy", "")))
     return facts
+
+
+def _busy(at: Path, process: int) -> ServiceBusy:
+    which = f"process {process}, at {at}" if process else f"at {at}"
+    return ServiceBusy(
+        f"the service runs ({which}) and has not answered within {_PATIENCE:.0f} s: it is busy, or waits for its disk",
+        "ask again; if it stays so, see its log, what its processes do (top), and the disk of the store (dmesg)",
+    )
 
 
 def _how_to_start(config: Config) -> str:

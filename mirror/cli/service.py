@@ -16,7 +16,8 @@ from mirror.cli.options import common, config_path, configured, read_config, ref
 def status(**given: Any) -> None:
     """Say how the running service is: conditions, upstreams, store, sets, and what to do.
 
-    Exits with 0 when it is available and nothing is wrong with it, 1 when something is, 75 when no service answers.
+    Exits with 0 when it is available and nothing is wrong with it, 1 when something is, 75 when no service answers, or
+    when it is too busy to.
     """
     from mirror.cli import status as work
     from mirror.errors import ConfigurationError

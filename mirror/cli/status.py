@@ -10,13 +10,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mirror.cli.asking import NobodyAnswers, ask
+from mirror.cli.asking import NobodyAnswers, ServiceBusy, ask
 from mirror.cli.outcome import FAILED, INVALID, TEMPORARY, Outcome, count_text, size_text
 from mirror.config import Config
 from mirror.config.document import read
 from mirror.errors import ConfigurationError, MirrorError
 from mirror.outside import run_as_owner
 
+_OLD = 5.0  # seconds since the service looked at its store, beyond which it is told
 _SHOWN = 20  # downloads and sets named to a person; --json has them all
 
 
@@ -37,14 +38,19 @@ def read_places(path: Path) -> Config:
 def status(config: Config, wrong: ConfigurationError | None, *, as_json: bool, quiet: bool) -> int | None:
     """Ask the service, print its report and return the exit code. Root asks as root, the store's owner as such.
 
+    75 where none answers: "no_service" where none is there, "service_busy" where one is and has not answered in time.
+
     `wrong` is what is wrong with the configuration file by now: None is returned if no service answers then.
     """
     outcome = Outcome("status", as_json=as_json, quiet=quiet)
-    found: list[dict[str, Any]] = []
+    there: list[bool] = []
 
     def look(_outside: object = None) -> int:
         try:
             facts, at = ask(config, "GET", "/status")
+        except ServiceBusy as error:
+            there.append(True)
+            outcome.note(TEMPORARY, "service_busy", error.what, "", error.remedy)
         except NobodyAnswers as error:
             if wrong is not None:
                 return INVALID
@@ -52,8 +58,9 @@ def status(config: Config, wrong: ConfigurationError | None, *, as_json: bool, q
         except MirrorError as error:
             outcome.note_error(error)
         else:
-            found.append(facts)
+            there.append(True)
             _report(outcome, {**facts, "socket": str(at)})
+        if there:
             for problem in wrong.problems if wrong is not None else ():
                 what = f"the service could not start again with this file: {problem.what}"
                 outcome.note(FAILED, problem.code, what, problem.where, problem.remedy)
@@ -68,7 +75,7 @@ def status(config: Config, wrong: ConfigurationError | None, *, as_json: bool, q
         except MirrorError as error:
             outcome.note_error(error)
             return outcome.finish()
-    return None if wrong is not None and not found else code
+    return None if wrong is not None and not there else code
 
 
 def _report(outcome: Outcome, facts: dict[str, Any]) -> None:
@@ -100,6 +107,8 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
         yield _row("last reload", f"{how}, {_ago(facts['reload']['at'])}")
     if facts["certificate"]:
         yield _row("certificate", f"until {_date(facts['certificate']['expires'])}, {facts['certificate']['path']}")
+    if time.time() - facts.get("looked", time.time()) > _OLD:
+        yield _row("looked", f"{_ago(facts['looked'])}: the store answers slowly, and what follows is of that time")
     yield from _store_lines(facts["store"])
     yield from _work_lines(facts)
     yield from _upstream_lines(facts["upstreams"])

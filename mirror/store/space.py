@@ -184,10 +184,10 @@ class Space:
         self._recount_if_doubtful(time.monotonic() + _PATIENCE)
         return self._waiting().owed
 
-    def known_promised(self) -> tuple[int, float] | None:
-        """Return `promised` as it is kept, and how many seconds ago it was counted; None before. Walks nothing."""
+    def promised_age(self) -> float | None:
+        """Return how many seconds ago it was counted what is promised; None where that is not kept."""
         kept = self._kept.read()
-        return (kept.sum.owed, kept.age) if kept is not None else None
+        return kept.age if kept is not None else None
 
     def counting(self) -> Iterator[int]:
         """Count anew, in steps, what is promised, where that is due; yield 0 after each. For housekeeping.
