@@ -14,6 +14,7 @@ SIZE_LIMIT = 2**53
 _ANY_DIGEST = re.compile(r"([a-z0-9]+(?:[+._-][a-z0-9]+)*):[a-zA-Z0-9=_-]+")
 _LONGEST = 256
 _KNOWN = ("sha256", "sha512")
+_BROKEN = ("md5", "sha1")  # two contents can have one digest: clients that take those are led astray
 
 
 class AlgorithmUnknown(ManifestInvalid):
@@ -55,7 +56,7 @@ class Descriptor:
             digest = Digest.parse(text)
         except DigestInvalid as error:
             spelled = _ANY_DIGEST.fullmatch(text) if len(text) <= _LONGEST else None
-            if spelled is not None and spelled[1] not in _KNOWN:
+            if spelled is not None and spelled[1] not in (*_KNOWN, *_BROKEN):
                 raise AlgorithmUnknown(where, text) from error
             raise ManifestInvalid(f"{where} has no valid digest") from error
         return cls(digest, size, media_type, bool(value.get("urls")))
