@@ -105,12 +105,11 @@ async def everything(ground: Ground, publisher: Publisher) -> list[Sample]:
     ]
     samples: list[Sample] = []
     async with asyncio.TaskGroup() as group:
-        until = time.monotonic() + SECONDS
         tasks = [group.create_task(actor.run()) for actor in actors]
         await Disturber(ground, SECONDS / 2).run()
         ground.ledger.longest = 0.0
         tasks.append(group.create_task(measured(ground, samples)))
-        await asyncio.sleep(until - time.monotonic())
+        await asyncio.sleep(SECONDS / 2)
         for task in tasks:
             task.cancel()
     return samples
