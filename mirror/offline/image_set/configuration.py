@@ -113,7 +113,7 @@ def _read_images(mirror: Fields) -> tuple[WantedImage, ...]:
             continue
         # What oc-mirror would push it as: two images cannot have one name.
         name = (pullspec.host, repository or pullspec.repository, tag or pullspec.tag or str(pullspec.digest))
-        said = (pullspec, repository, tag, frozenset(platforms))
+        said = (pullspec, frozenset(platforms))
         what = f"the name that {quote(str(pullspec))} would have"
         if once.is_new(one, name, said, what, "leave one of them out, or give one another targetTag"):
             found.append(WantedImage(pullspec, repository, tag, platforms, one.where("name")))

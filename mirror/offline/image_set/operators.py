@@ -28,9 +28,8 @@ def refuse_operators(mirror: Fields) -> int:
         catalog = one.parse("catalog", _parse_catalog) or ""
         name = _target_of(one, catalog)
         if name:
-            once.is_new(
-                one, name, one.data, f"the catalog {quote(name)}", "keep one, or set targetCatalog", key="catalog"
-            )
+            said, what = {**one.data, "catalog": catalog}, f"the catalog {quote(name)}"
+            once.is_new(one, name, said, what, "keep one, or set targetCatalog", key="catalog")
         one.flag("skipDependencies")
         one.parse("targetCatalogSourceTemplate", _parse_path)
         read_platforms(one)

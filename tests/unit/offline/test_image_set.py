@@ -275,6 +275,7 @@ def test_each_fault_is_found_at_its_line(text, code, line):
         (f"{IMAGES}  - {{name: quay.io/a/b:c, targetTag: d}}\n  - {{targetTag: d, name: quay.io/a/b:c}}\n", 6),
         (f"{IMAGES}  - name: quay.io/a/b@{A}\n  - name: q.io/x:y\n  - name: quay.io/a/b@{A}\n", 7),
         (f"{IMAGES}  - {ARM_FIRST}\n  - {AMD_FIRST}\n", 6),
+        (f"{IMAGES}  - name: q.io/a/b:c\n  - {{name: q.io/a/b:c, targetRepo: a/b, targetTag: c}}\n", 6),
         (f"{IMAGES}  - {{name: q.io/a:b, platforms: [linux/arm64, linux/arm64]}}\n", 5),
         (f"{HEAD}  blockedImages:\n  - name: a\n  - name: a\n  platform: {{graph: true}}\n", 6),
         (f"{HEAD}  blockedImages: [{{name: a}}, {{name: a}}]\n  platform: {{graph: true}}\n", 4),
@@ -403,6 +404,7 @@ def test_operators_are_checked_in_full_before_they_are_refused(entry, code, line
     "text",
     [
         f"{OPERATORS}  {CATALOG}  - catalog: q.io/a/b:c\n",
+        f"{OPERATORS}  {CATALOG}  - catalog: docker://q.io/a/b:c\n",
         f"{OPERATORS}  {PACKAGES}    - name: foo\n    - name: foo\n",
         f"{OPERATORS}  {PACKAGES}    - name: foo\n      channels: [{{name: s}}, {{name: s}}]\n",
         f"{HEAD}  helm: {{repositories: [{{name: r, url: https://x, charts: [{{name: c}}, {{name: c}}]}}]}}\n",
