@@ -179,7 +179,7 @@ class Manifests:
         if row is None or not await self._members.admits(target, digest, row):
             try:
                 media_type, member = await self._belongs(target, digest, content, row, may_pull)
-            except NotHere:
+            except (NotHere, UpstreamNotFound):
                 if damaged is None or self._members.may_ask(target):
                     raise
                 raise damaged from None  # it may have said that it is the repository's
@@ -244,7 +244,7 @@ class Manifests:
             client = self._asked(target, f"{target.name}@{digest}")
             try:
                 declared = (await client.head_manifest(target.repository, str(digest))).media_type
-            except (UpstreamNotFound, UpstreamDenied) as error:
+            except UpstreamDenied as error:
                 raise NotHere(error.what, error.remedy) from error
         try:
             return (await self._parse(content, declared)).media_type, member

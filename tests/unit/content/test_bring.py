@@ -69,3 +69,14 @@ async def test_a_manifest_that_is_gone_is_told_from_one_that_we_may_not_have(
     upstream.fail("manifest", Status(status))
     with pytest.raises(error):
         await make_room().content.bring.manifest(APP, Digest.parse(image.digest))
+
+
+async def test_a_manifest_that_is_gone_is_gone_whoever_else_brought_it(
+    make_room: Callable[..., Room], upstream: ScriptedRegistry
+) -> None:
+    """Its bytes are here by another repository, and prove nothing for this one."""
+    image = upstream.add_image("team/other", "v1")
+    room = make_room()
+    await room.content.bring.digest(Target("lab", "team/other", "lab/team/other"), "v1", rarely=True)
+    with pytest.raises(UpstreamNotFound):
+        await room.content.bring.manifest(APP, Digest.parse(image.digest))
