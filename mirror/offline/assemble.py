@@ -94,6 +94,7 @@ def attachments(
     for (name, _), found in sorted(attached.items(), key=lambda item: item[0]):
         troubles.failures.update(found.failures)
         troubles.warnings.update(found.warnings)
+        holdings.left_out.update(found.left_out)
         for one in sorted(found.found, key=_order):
             troubles.warnings.update(one.closure.warnings)
             try:

@@ -48,12 +48,16 @@ class Attachment:
 
 @dataclass(slots=True)
 class Attachments:
-    """What was found attached to one digest; `signed` says that there is a `.sig` tag."""
+    """What was found attached to one digest; `signed` says that there is a `.sig` tag.
+
+    `left_out` are sentences about what is listed and not there.
+    """
 
     found: list[Attachment] = field(default_factory=list)
     signed: bool = False
     failures: list[Lacking] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
 
 class Attaching:
@@ -131,7 +135,9 @@ class Attaching:
         for one in await self._referring(result, target, source, digest):
             await self._referring(result, target, source, one)
 
-    async def _tagged(self, result: Attachments, target: Target, source: str, tag: str) -> Closure | None:
+    async def _tagged(
+        self, result: Attachments, target: Target, source: str, tag: str, *, is_list: bool = False
+    ) -> Closure | None:
         """Return what a tag names; None where there is no such tag, or it could not be asked."""
         known = self._tags.get(target.name)
         if known is not None and tag not in known:
@@ -144,7 +150,7 @@ class Attaching:
             result.failures.append(_lacking(f"{source}:{tag}", error))
             return None
         try:
-            return await self._closures.read(target, digest)
+            return await self._closures.read(target, digest, is_list=is_list)
         except _FAILED as error:
             result.failures.append(_lacking(f"{source}:{tag}", error))
             return None
@@ -155,6 +161,9 @@ class Attaching:
         for one in await self._referrers(result, target, source, digest):
             try:
                 closure = await self._closures.read(target, one)
+            except UpstreamNotFound:
+                result.left_out.append(f"{source}@{digest}: the referrer {one} is gone from upstream, and left out")
+                continue
             except _FAILED as error:
                 result.failures.append(_lacking(f"{source}@{one}", error))
                 continue
@@ -198,7 +207,7 @@ class Attaching:
     async def _fallback(self, result: Attachments, target: Target, source: str, digest: Digest) -> None:
         """Add the index that lists the referrers where there is no API (distribution-spec, Referrers Tag Schema)."""
         tag = fallback_tag(digest)
-        closure = await self._tagged(result, target, source, tag)
+        closure = await self._tagged(result, target, source, tag, is_list=True)
         # Mirroring tools have used the same tag for the image itself, and registries take the dash for a colon.
         if closure is not None and closure.lists_referrers_of(digest):
             result.found.append(Attachment("referrer", closure, (tag,), f"lists what refers to {digest}"))

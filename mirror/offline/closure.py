@@ -30,7 +30,7 @@ _SAME = {("arm64", "v8"): "", ("arm", ""): "v7"}  # variants that mean one thing
 # storage).
 _TYPE, _ATTESTATION = "vnd.docker.reference.type", "attestation-manifest"
 _ABOUT = "vnd.docker.reference.digest"
-_NOWHERE = ("unknown", "unknown", "")  # the platform of what nobody runs
+_NOWHERE = ("unknown", "unknown")  # the platform of what nobody runs
 
 
 class PlatformAbsent(UpstreamNotFound):
@@ -95,6 +95,7 @@ class _Walk:
 
     target: Target
     platforms: Collection[Platform]
+    is_list: bool
     manifests: dict[Digest, PlannedManifest] = field(default_factory=dict)
     blobs: dict[Digest, PlannedBlob] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -108,14 +109,16 @@ class Closures:
         self._source = source
         self._digests: dict[Digest, Digest] = {}
 
-    async def read(self, target: Target, digest: Digest, platforms: Collection[Platform] = ()) -> Closure:
+    async def read(
+        self, target: Target, digest: Digest, platforms: Collection[Platform] = (), *, is_list: bool = False
+    ) -> Closure:
         """Return the closure of an image: with `platforms` only those children of its indexes, else all.
 
-        An attestation that upstream has not got is left out. Raises PlatformAbsent where an index has none of
-        `platforms`; ManifestInvalid for what cannot be kept (schema 1, indexes nested too deep, sizes that contradict);
-        NotHere, UpstreamError.
+        An attestation that upstream has not got is left out; of an index that `is_list` of referrers, any child is.
+        Raises PlatformAbsent where an index has none of `platforms`; ManifestInvalid for what cannot be kept (schema 1,
+        indexes nested too deep, sizes that contradict); NotHere, UpstreamError.
         """
-        walk = _Walk(target, platforms)
+        walk = _Walk(target, platforms, is_list)
         top, children = await self._visit(walk, digest, None, 1)
         return Closure(
             top,
@@ -175,7 +178,7 @@ class Closures:
     async def _add(self, walk: _Walk, index: Digest, child: Child, depth: int) -> bool:
         """Add a child of `index` to `walk`; say whether it is there: an attestation that upstream has lost need not be.
 
-        Jobs that delete what has no tag take attestations out of registries; the image runs without.
+        Jobs that delete what has no tag take attestations and referrers out of registries; the image runs without.
         """
         digest = child.descriptor.digest
         if digest in walk.manifests:
@@ -183,9 +186,11 @@ class Closures:
         try:
             await self._visit(walk, digest, child.descriptor, depth)
         except UpstreamNotFound:
-            if not child.is_attestation or digest in walk.manifests:
+            is_optional = child.is_attestation or (walk.is_list and depth == 2)
+            if not is_optional or digest in walk.manifests:
                 raise
-            what = f"the attestation {digest} of {child.about}" if child.about else f"the attestation {digest}"
+            noun = "attestation" if child.is_attestation else "referrer"
+            what = f"the {noun} {digest} of {child.about}" if child.about else f"the {noun} {digest}"
             walk.left_out.append(f"{walk.target.name}@{index}: {what} is gone from upstream, and left out")
             return False
         return True
@@ -223,7 +228,8 @@ def _children(parsed: Manifest, body: bytes) -> Iterator[Child]:
         about, kind = said.get(_ABOUT, ""), said.get(_TYPE, "")
         platform = _platform(entry.get("platform"))
         artifact_type = str(entry.get("artifactType", ""))
-        yield Child(descriptor, platform, str(about), artifact_type, kind == _ATTESTATION or platform == _NOWHERE)
+        is_attestation = platform[:2] == _NOWHERE if platform is not None else kind == _ATTESTATION
+        yield Child(descriptor, platform, str(about), artifact_type, is_attestation)
 
 
 def _platform(value: Any) -> tuple[str, str, str] | None:

@@ -158,6 +158,34 @@ async def test_an_index_under_the_fallback_tag_lists_what_refers(listed: Manifes
     assert found.failures == ()
 
 
+@pytest.mark.parametrize("api", [True, False])
+async def test_a_referrer_that_is_gone_is_a_warning(api: bool) -> None:
+    """Clean-up jobs delete what has no tag, and leave the lists of it as they are."""
+    made = _image("one")
+    sbom, gone = _referrer(made), _referrer(made, "gone")
+    source = Registries(referrers_api=api)
+    source.put(_APP, made, "v1")
+    source.put(_APP, index([sbom, gone]), made.digest.replace(":", "-"))
+    source.forget(_APP, gone.digest)
+    found = await collected(source, image_set(images=[f"{_APP}:v1"]))
+    assert found.failures == ()
+    assert [gone.digest in one and "gone from upstream" in one for one in found.warnings] == [True]
+    assert found.plan.left_out == found.warnings
+    assert sbom.digest in content(found.plan)
+    assert gone.digest not in content(found.plan)
+
+
+async def test_a_referrer_that_we_may_not_have_is_a_failure() -> None:
+    """It guards against overshooting: somebody has to give us the right to it."""
+    made = _image("one")
+    sbom = _referrer(made)
+    source = Registries()
+    source.put(_APP, made, "v1")
+    source.put(_APP, sbom)
+    source.failing[f"{_APP}@{sbom.digest}"] = NotHere("not for you")
+    assert (await collected(source, image_set(images=[f"{_APP}:v1"]))).failures
+
+
 async def test_a_registry_without_the_api_is_asked_once() -> None:
     release = make_release("4.16.15", components=40, scale=0.01)
     source = Registries(referrers_api=False)

@@ -125,9 +125,13 @@ _SAYS = {"vnd.docker.reference.type": "attestation-manifest"}
         ({"platform": _UNKNOWN, "annotations": _SAYS}, UpstreamNotFound, True),
         ({"annotations": _SAYS}, UpstreamNotFound, True),
         ({"platform": _UNKNOWN}, UpstreamNotFound, True),
+        ({"platform": {**_UNKNOWN, "variant": "v1"}}, UpstreamNotFound, True),
+        ({"platform": {}, "annotations": _SAYS}, UpstreamNotFound, True),
         # These guard against overshooting.
         ({"platform": {"os": "linux", "architecture": "amd64"}}, UpstreamNotFound, False),
         ({"platform": {"os": "linux", "architecture": "amd64"}, "annotations": {"a": "b"}}, UpstreamNotFound, False),
+        ({"platform": {"os": "linux", "architecture": "amd64"}, "annotations": _SAYS}, UpstreamNotFound, False),
+        ({"platform": {"os": "linux", "architecture": "unknown"}}, UpstreamNotFound, False),
         ({}, UpstreamNotFound, False),
         ({"platform": _UNKNOWN, "annotations": _SAYS}, UpstreamDenied, False),
         ({"platform": _UNKNOWN, "annotations": _SAYS}, UpstreamInvalid, False),
