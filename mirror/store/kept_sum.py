@@ -30,7 +30,7 @@ from mirror.store.promises import NOTHING, Promised, promises
 
 PERIOD = 5.0  # seconds between counts, while one takes much less
 _SHARE = 4  # a count is made anew after so many times what it took
-_CHEAP = 0.002  # seconds that a count may take which is made in front of a client
+_FEW = 32  # notes that may be counted in front of a client: about as many milliseconds of a slow disk's time
 _STEP = 64  # notes at a time
 _PATIENCE = 1.0  # seconds at least for the lock, to keep what was counted
 _WIDTH = 256  # bytes of the line, so that each is written over the last
@@ -39,7 +39,7 @@ _WIDTH = 256  # bytes of the line, so that each is written over the last
 class Kept(NamedTuple):
     """A sum as it is kept. `added` is all that was ever promised since the file was made, by the name `epoch`.
 
-    `counted` is when its last count began (Unix time, 0: not yet), `cost` the seconds which that took.
+    `counted` is when its last count began (Unix time, 0: not yet), `cost` the seconds and `notes` how many that took.
     """
 
     epoch: int
@@ -47,6 +47,7 @@ class Kept(NamedTuple):
     added: Promised
     counted: float
     cost: float
+    notes: int
 
     @property
     def age(self) -> float:
@@ -72,11 +73,13 @@ class Kept(NamedTuple):
     @property
     def is_doubtful(self) -> bool:
         """Whether to count first, before something is evicted by it: because that costs nothing, or nobody did."""
-        return self.cost <= _CHEAP or self.is_old
+        return self.notes <= _FEW or self.is_old
 
     def dump(self) -> bytes:
         """Return the line as it is kept."""
-        line = f"{self.epoch} {' '.join(map(str, (*self.sum, *self.added)))} {self.counted!r} {self.cost!r}"
+        line = (
+            f"{self.epoch} {' '.join(map(str, (*self.sum, *self.added)))} {self.counted!r} {self.cost!r} {self.notes}"
+        )
         return f"{line} {zlib.crc32(line.encode()):08x}".ljust(_WIDTH - 1).encode() + b"\n"
 
     @classmethod
@@ -86,13 +89,14 @@ class Kept(NamedTuple):
         try:
             if int(check, 16) != zlib.crc32(line):
                 return None
-            epoch, owed, cached, more_owed, more_cached, counted, cost = line.split()
+            epoch, owed, cached, more_owed, more_cached, counted, cost, notes = line.split()
             return cls(
                 int(epoch),
                 Promised(int(owed), int(cached)),
                 Promised(int(more_owed), int(more_cached)),
                 float(counted),
                 float(cost),
+                int(notes),
             )
         except ValueError:
             return None
@@ -150,7 +154,7 @@ class KeptSum:
         began = time.time()
         with self._locked(until):
             before = self._begin()
-        total, cost = NOTHING, 0.0
+        total, cost, notes = NOTHING, 0.0, 0
         found = promises(self._layout, pinned)
         while True:
             start = time.monotonic()
@@ -158,6 +162,7 @@ class KeptSum:
             for one in step:
                 total = total.plus(one)
             cost += time.monotonic() - start
+            notes += len(step)
             if len(step) < _STEP:
                 break
             yield 0
@@ -165,12 +170,12 @@ class KeptSum:
             now = self._read()
             if now is not None and now.epoch == before.epoch:
                 meanwhile = now.added.less(before.added)
-                self._write(now._replace(sum=total.plus(meanwhile), counted=began, cost=cost))
+                self._write(now._replace(sum=total.plus(meanwhile), counted=began, cost=cost, notes=notes))
 
     def _begin(self) -> Kept:
         found = self._read()
         if found is None:
-            found = Kept(int.from_bytes(os.urandom(8)), NOTHING, NOTHING, 0.0, 0.0)
+            found = Kept(int.from_bytes(os.urandom(8)), NOTHING, NOTHING, 0.0, 0.0, 0)
             files.write_atomically(self._path, found.dump(), durable=False)
         return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
 from mirror.admin import refused
+from mirror.admin import status as status_module
 from mirror.admin.conditions import Trouble, conditions, find_troubles
 from mirror.admin.health import Health
 from mirror.admin.page import AdminPage
@@ -230,6 +232,39 @@ async def test_the_report_holds_what_the_store_and_the_workers_know(
     assert [one["code"] for one in found["problems"]] == ["upstream_away"]
     (tmp_path / "mirror.yaml").write_text("offline: true\n")
     assert (await tell())["configuration"]["changed"]
+
+
+async def test_a_slow_store_does_not_keep_the_answer(
+    status: Callable[..., tuple[Status, Room, Board]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One look at a time; meanwhile it is told what the last one found, and when that was."""
+    tell, room, _ = status()
+    first = await tell()
+    assert first["uploads"] == 0
+    Path(room.layout.upload("one")).touch()
+    goes_on, looks = threading.Event(), []
+    real = tell._look
+
+    def slow() -> dict[str, Any]:
+        looks.append(1)
+        assert goes_on.wait(30)
+        return real()
+
+    monkeypatch.setattr(tell, "_look", slow)
+    monkeypatch.setattr(status_module, "_PATIENCE", 0.01)
+    try:
+        for _ in range(3):
+            again = await tell()
+            assert (again["looked"], again["uploads"], again["store"]) == (first["looked"], 0, first["store"])
+        assert len(looks) == 1
+    finally:
+        goes_on.set()
+    assert tell._looking is not None
+    await tell._looking
+    monkeypatch.setattr(status_module, "_PATIENCE", 30)
+    last = await tell()
+    assert last["looked"] > first["looked"]
+    assert last["uploads"] == 1
 
 
 async def test_what_one_worker_told_its_siblings_know(

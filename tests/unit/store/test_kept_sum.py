@@ -128,7 +128,7 @@ def test_the_sum_is_never_below_the_notes_and_equals_them_when_counted(
                 elif step == "damage" and store.layout.promised.exists():
                     store.layout.promised.write_bytes(b"7 8 9")
                 elif step == "dear" and kept is not None:
-                    store.sum._write(kept._replace(cost=DEAR))
+                    store.sum._write(kept._replace(cost=DEAR, notes=1000))
                 elif step not in ("lose", "damage", "dear"):
                     getattr(store, step)(*arguments)
                 kept = store.sum.read()
@@ -181,7 +181,8 @@ def keep(store: Store, *, age: float, cost: float) -> None:
     store.sum.recount((), time.monotonic() + 5)
     kept = store.sum.read()
     assert kept is not None
-    store.sum._write(kept._replace(counted=time.time() - age, cost=cost))
+    notes = 1000 if cost >= DEAR else 1
+    store.sum._write(kept._replace(counted=time.time() - age, cost=cost, notes=notes))
 
 
 STATES: list[tuple[str, Callable[[Store], object], int]] = [
@@ -331,7 +332,7 @@ def test_a_promise_that_fails_is_taken_back(make: Callable[..., Store]) -> None:
 
 
 def test_a_line_is_read_as_it_was_written() -> None:
-    kept = Kept(2**64 - 1, Promised(2**60, 5), NOTHING, 1e9 + 0.125, 0.1)
+    kept = Kept(2**64 - 1, Promised(2**60, 5), NOTHING, 1e9 + 0.125, 0.1, 40_000)
     assert len(kept.dump()) == 256
     assert Kept.parse(kept.dump()) == kept
 

@@ -628,3 +628,69 @@ def test_repositories_are_found_wherever_they_lie(store: Store) -> None:
     (store.layout.repositories / "empty" / "folder").mkdir(parents=True)
     (store.layout.repositories / "Not A Name" / "_blobs").mkdir(parents=True)
     assert set(find_repositories(store.layout)) == names | {"only/tags"}
+
+
+def leave_notes(store: Store, count: int, name: str = NAME, who: str = "ci") -> None:
+    """Leave notes of uploads whose bytes are gone."""
+    note = {"name": name, "algorithm": "sha256", "who": who, "started": 0.0, "size": 0, "boot": "today"}
+    for _ in range(count):
+        Path(store.layout.upload_note(str(uuid.uuid4()))).write_text(json.dumps(note))
+
+
+@pytest.mark.parametrize("who", ["ci", "bob"])
+def test_notes_without_an_upload_take_no_place(store: Store, monkeypatch: pytest.MonkeyPatch, who: str) -> None:
+    for name, number in (("_MOST", 4), ("_CROWD", 2), ("_SHARE", 2)):
+        monkeypatch.setattr(uploads_module, name, number)
+    leave_notes(store, 40)
+    for _ in range(2):
+        store.uploads.begin(NAME, "sha256", who).close()
+
+
+LOOKS = {
+    "a quota": lambda uploads: uploads.held(lambda name: name == NAME),
+    "a client's share": lambda uploads: uploads._begun_by("ci"),
+}
+
+
+@pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
+def test_notes_are_read_again_only_where_they_changed(
+    store: Store, monkeypatch: pytest.MonkeyPatch, look: Callable[[Uploads], int]
+) -> None:
+    ids = [store.begin(b"12345") for _ in range(20)]
+    for identity in ids:
+        note = store.layout.upload_note(identity)
+        os.utime(note, (1e9, 1e9))
+    read: list[str] = []
+    real = uploads_module._read
+    monkeypatch.setattr(uploads_module, "_read", lambda path: read.append(path) or real(path))
+    before = look(store.uploads)
+    assert len(read) == 20
+    read.clear()
+    assert look(store.uploads) == before
+    assert read == []
+    store.take(ids[3]).drop()
+    assert look(store.uploads) == before * 19 // 20
+    assert read == []
+    note = Path(store.layout.upload_note(ids[5]))
+    files.write_atomically(
+        str(note), note.read_bytes().replace(b'"ci"', b'"al"').replace(NAME.encode(), b"x"), durable=False
+    )
+    assert look(store.uploads) == before * 18 // 20
+    assert read == [str(note)]
+    assert set(store.uploads._known) < set(ids), "what is gone is not remembered, nor what changed just now"
+
+
+def test_who_is_refused_a_place_does_not_look_at_all_uploads_each_time(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, number in (("_MOST", 4), ("_CROWD", 2), ("_SHARE", 2), ("_TIDY_SHARE", 1e9)):
+        monkeypatch.setattr(uploads_module, name, number)
+    for _ in range(2):
+        store.begin(BODY)
+    looks: list[str] = []
+    tidy = Uploads._tidy
+    monkeypatch.setattr(Uploads, "_tidy", lambda self, one, *ages: looks.append(one) or tidy(self, one, *ages))
+    for _ in range(5):
+        with pytest.raises(NotYet):
+            store.begin()
+    assert len(looks) == 2
