@@ -120,6 +120,7 @@ async def settle(ground: Ground, publisher: Publisher) -> None:
     ground.service.disk.heal()
     await asyncio.to_thread(ground.upstream.heal)
     await asyncio.to_thread(ground.upstream.forget)
+    await publisher.publish()  # once more: the last time it was cut off, perhaps before it began
     until = time.monotonic() + SETTLES
     moving = (f"peer/{publisher.repository}", publisher.tag)
     while True:
@@ -127,6 +128,7 @@ async def settle(ground: Ground, publisher: Publisher) -> None:
             got = await ground.ask("settle", f"/v2/{moving[0]}/manifests/{moving[1]}", "HEAD")
             if got.headers.get("docker-content-digest") == publisher.newest:
                 break
+        await asyncio.sleep(0.2)
         assert time.monotonic() < until, f"{moving} is still not {publisher.newest}"
     publisher.promise.hear(publisher.newest)
     for name in list(ground.ledger.names):

@@ -30,6 +30,8 @@ _UPSTREAM = (
     ("blob", "IgnoreRange", {}),
     ("blob", "WrongContentRange", {}),
     ("any", "FlipBit", {"at": 100}),
+    ("blob", "FlipBit", {"at": 10}),
+    ("blob", "FlipBit", {"at": 20_000}),
     ("any", "LieLength", {"by": 7}),
     ("any", "LieLength", {"by": -7}),
     ("any", "Gzip", {}),
