@@ -189,6 +189,8 @@ def _sets(facts: Facts) -> Iterator[Trouble]:
         if one["state"] == "incomplete":
             missing = "1 digest" if one["missing"] == 1 else f"{one['missing']} digests"
             what = f"{missing} of {name} {'is' if one['missing'] == 1 else 'are'} not here"
+            if one["lacking"] and not one["missing"]:
+                what = f"{name} is here without all of it: its plan lacks {one['lacking']} more"
             yield Trouble("SetIncomplete", what, name, f"mirror verify {name} lists them; sync or load the set again")
 
 

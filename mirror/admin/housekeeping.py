@@ -275,13 +275,14 @@ class Housekeeping:
 
     async def _look_at_sets(self) -> None:
         """Say of each generation whether all of it is here."""
-        missing = await self._threads.run(self._pins.missing)
+        shortfalls = await self._threads.run(self._pins.shortfalls)
         current = await self._threads.run(Sets(self._layout).current)
         complete = {(one.set, one.generation) for one in current}
-        labels = {key: (key[0], str(key[1])) for key in missing}
-        self._metrics.set_all(SET_MISSING, {labels[key]: count for key, count in missing.items()})
+        labels = {key: (key[0], str(key[1])) for key in shortfalls}
+        self._metrics.set_all(SET_MISSING, {labels[key]: short.missing for key, short in shortfalls.items()})
         self._metrics.set_all(
-            SET_COMPLETE, {labels[key]: float(key in complete and not count) for key, count in missing.items()}
+            SET_COMPLETE,
+            {labels[key]: float(key in complete and not any(short)) for key, short in shortfalls.items()},
         )
 
     async def _reconcile_if_due(self) -> None:

@@ -258,7 +258,7 @@ class Status:
         sets = Sets(self._layout)
         try:
             complete = {(one.set, one.generation): one for one in sets.current()}
-            missing = self._pins.missing()
+            shortfalls = self._pins.shortfalls()
         except StoreUnreadable:
             return [], [], None  # which is told of the disk
         except StoreError as error:
@@ -266,12 +266,15 @@ class Status:
         except OSError as error:
             return [], [], {"what": f"what is known of sets cannot be read: {error}", "remedy": "look at that file"}
         busy = [name for name in sets.names() if inode(self._layout.lock(f"set {name}")) in locked]
-        newest = {name: max(number for other, number in complete if other == name) for name, _ in complete}
+        newest: dict[str, int] = {}
+        for name, number in complete:
+            if (name, number) in shortfalls and not shortfalls[name, number].lacking:
+                newest[name] = max(number, newest.get(name, 0))
         found = []
-        for (name, number), lacking in sorted(missing.items()):
+        for (name, number), short in sorted(shortfalls.items()):
             one = complete.get((name, number))
-            if one is not None:
-                state = "incomplete" if lacking else "complete"
+            if one is not None and not short.lacking:
+                state = "incomplete" if short.missing else "complete"
             else:
                 state = "running" if name in busy else "left" if number < newest.get(name, 0) else "incomplete"
             found.append(
@@ -279,7 +282,8 @@ class Status:
                     "set": name,
                     "generation": number,
                     "state": state,
-                    "missing": lacking,
+                    "missing": short.missing,
+                    "lacking": short.lacking,
                     "completed": one.completed if one is not None else None,
                 }
             )

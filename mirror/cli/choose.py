@@ -36,11 +36,16 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A generation in the store."""
+    """A generation in the store. `complete`, as sets/current says: all that its plan names is here, and is served."""
 
     plan: Plan
     generation: int
     complete: bool
+
+    @property
+    def state(self) -> str:
+        """What is to be said of it in a word. What its plan lacks was asked for too."""
+        return "complete" if self.complete and not self.plan.lacking else "incomplete"
 
     def __str__(self) -> str:
         return f"{self.plan.set}@{self.generation}"

@@ -61,6 +61,7 @@ class Saved:
 async def save(desk: Desk, wanted: Saved, outcome: Outcome) -> None:
     """Write a complete generation as parts; what is finished already is kept."""
     chosen, planned = await asyncio.to_thread(_plan_save, desk, wanted)
+    outcome.warn(f"{chosen} is incomplete, and is saved without {what}" for what in chosen.plan.lacking)
     size = sum(one.size for one in planned.parts)
     outcome.facts |= {
         "set": chosen.plan.set,
@@ -93,7 +94,7 @@ def _plan_save(desk: Desk, wanted: Saved) -> tuple[Stored, SavePlan]:
     chosen = choose_stored(desk, wanted.given, complete=True)
     _check_target(desk, wanted.target)
     if not chosen.complete:
-        raise SetIncomplete(f"{chosen} is not complete here", f"mirror verify {chosen} says what is missing")
+        raise SetIncomplete(f"{chosen} is incomplete here", f"mirror verify {chosen} says what is missing")
     size = wanted.part_size or _archive_size(desk, wanted.given) or PART_SIZE
     have: set[Digest] = set()
     want: set[Digest] | None = None
@@ -254,8 +255,9 @@ def _report_load(desk: Desk, outcome: Outcome, report: LoadReport, wanted: Loade
             "set": one.set,
             "generation": one.generation,
             "digest": str(one.plan),
-            "complete": one.ready,
-            "complete_before": one.before,
+            "complete": one.complete,
+            "complete_before": one.before and not one.lacking,
+            "lacking": list(one.lacking),
             "received": {"digests": len(one.received), "bytes": sum(one.received.values())},
             "missing": [{"digest": str(digest), "size": size} for digest, size in sorted(one.missing.items())],
             "missing_parts": one.missing_parts,
@@ -296,11 +298,13 @@ def _report_damage(outcome: Outcome, report: LoadReport) -> None:
 def _report_one(outcome: Outcome, one: LoadedSet, damaged: Collection[str]) -> None:
     name = f"{one.set}@{one.generation}"
     received = f"{len(one.received)} digests, {size_text(sum(one.received.values()))} received"
-    if one.ready:
+    if one.complete:
         state = "was complete already" if one.before and not one.received else "is complete"
         outcome.say(f"set {name} {one.plan} {state}: {received}")
         return
-    outcome.say(f"set {name} is not complete: {received}")
+    outcome.say(f"set {name} is incomplete: {received}")
+    for what in one.lacking:
+        outcome.note(INCOMPLETE, "lacking", what, name, "bring what is lacking into the set where it was made")
     if one.error is not None:
         outcome.note_error(one.error)
     for part in one.missing_parts:

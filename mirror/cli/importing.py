@@ -156,7 +156,9 @@ def _bring(desk: Desk, found: Survey, outcome: Outcome, set_name: str, carrying:
         raise StoreError(
             f"{len(missing.missing)} digests of {set_name}@{number} have disappeared in the meantime", "load it again"
         )
-    state = "is not complete" if missing else "is complete"
+    done = not (missing or plan.lacking)
+    outcome.facts["complete"] = done
+    state = "is complete" if done else "is incomplete"
     outcome.say(f"set {set_name}@{number} {plan.digest} {state}: {size_text(brought.size)} received")
 
 
@@ -217,11 +219,21 @@ def _describe(outcome: Outcome, found: Survey, plan: Plan) -> None:
     for repository, source in sorted(found.named.items()):
         outcome.say(f"  {source}" if repository == source else f"  {repository} came from {source}")
     for repository in found.hosted:
-        outcome.say(f"  {repository}: nothing says where it came from, so it is kept under this name")
+        outcome.say(f"  {repository}{_why_hosted(found, repository)}")
     for one in found.left_out:
         outcome.note(INCOMPLETE, "image_lacking", f"{one.what}: {one.why}", found.foreign.label, one.remedy)
     for one in found.damaged:
         outcome.note(UNVERIFIED, "damaged", f"{one.what}: {one.why}", found.foreign.label, one.remedy)
+
+
+def _why_hosted(found: Survey, repository: str) -> str:
+    """Return why a repository is kept under its own path, as the rest of a sentence."""
+    foreign = sorted({image.source for image in found.images if image.name == repository} - {repository})
+    if foreign:
+        return f": no name here can hold {foreign[0].partition('/')[0]}, so it is kept under this name"
+    if repository in found.named:
+        return " is kept under this name too, as was asked for"
+    return ": nothing says where it came from, so it is kept under this name"
 
 
 def _set_name(given: str | None, path: Path) -> str:

@@ -204,7 +204,7 @@ class _Listed:
             "images": len(plan.images),
             "bytes": plan.totals["bytes"],
             "unique_bytes": self.unique,
-            "state": "complete" if self.stored.complete else "incomplete",
+            "state": self.stored.state,
             "held": self.held,
             "synced": _time(self.completed) if self.how == "synced" else None,
             "loaded": _time(self.completed) if self.how == "loaded" else None,

@@ -326,7 +326,7 @@ async def _bring(
         outcome.note_error(brought.full)
     outcome.facts["fetched"] = {"bytes": brought.bytes}
     if outcome.exit not in (DONE, INCOMPLETE) or brought.failures:
-        outcome.say(f"{plan.set}@{number} is not complete: run it again, only what is missing is fetched")
+        outcome.say(f"{plan.set}@{number} is incomplete: run it again, only what is missing is fetched")
         return
     await _finish(desk, plan, number, brought.bytes, outcome)
     if outcome.exit == DONE and wanted.keep is not None:
@@ -385,7 +385,7 @@ def _pin(desk: Desk, plan: Plan, number: int, source: File | None) -> None:
 async def _finish(desk: Desk, plan: Plan, number: int, moved: int, outcome: Outcome) -> None:
     if outcome.exit == INCOMPLETE:
         # What the plan itself lacks (an image that could not be found, a signature that is required) keeps it open.
-        outcome.say(f"{plan.set}@{number} has all that could be found, but is not complete")
+        outcome.say(f"{plan.set}@{number} has all that could be found, and is incomplete")
         return
     current = await asyncio.to_thread(desk.sets.current)
     done = any((one.set, one.generation, one.plan) == (plan.set, number, plan.digest) for one in current)

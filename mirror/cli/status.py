@@ -173,8 +173,11 @@ def _upstream_lines(upstreams: list[dict[str, Any]]) -> Iterator[str]:
 def _set_lines(sets: list[dict[str, Any]]) -> Iterator[str]:
     words = {"complete": "complete", "running": "on its way", "left": "left unfinished", "incomplete": "incomplete"}
     for number, one in enumerate(sets[-_SHOWN:]):
-        lacking = f", {one['missing']} digests are not here" if one["missing"] else ""
-        yield _row("" if number else "sets", f"{one['set']}@{one['generation']}: {words[one['state']]}{lacking}")
+        missing = f", {one['missing']} digests are not here" if one["missing"] else ""
+        lacking = f", {one['lacking']} more could not be had" if one.get("lacking") else ""
+        yield _row(
+            "" if number else "sets", f"{one['set']}@{one['generation']}: {words[one['state']]}{missing}{lacking}"
+        )
     if len(sets) > _SHOWN:
         yield _row("", f"and {len(sets) - _SHOWN} earlier ones: mirror ls")
 

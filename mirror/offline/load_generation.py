@@ -77,6 +77,7 @@ class LoadGeneration:
             )
         try:
             plan, raw = self._reader.plan()
+            self._report.lacking = plan.lacking
             self._refuse_strangers(raw, rivals=rivals)
             self._refuse_older(allow_older=allow_older)
             signatures = self._reader.signatures(plan)

@@ -26,8 +26,9 @@ class Loaded:
     set: str
     generation: int
     plan: Digest
-    before: bool = False  # complete already
-    ready: bool = False  # complete now
+    before: bool = False  # all that the plan names was here already
+    ready: bool = False  # all that the plan names is here now
+    lacking: tuple[str, ...] = ()  # what was asked for and is not in the plan, as sentences
     received: dict[Digest, int] = field(default_factory=dict)
     missing: dict[Digest, int] = field(default_factory=dict)
     missing_parts: list[str] = field(default_factory=list)
@@ -37,6 +38,11 @@ class Loaded:
 
     def __str__(self) -> str:
         return f"{self.set}@{self.generation}"
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that was asked for is here."""
+        return self.ready and not self.lacking
 
 
 @dataclass(slots=True)

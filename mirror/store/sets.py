@@ -30,7 +30,7 @@ _LOOK_SHARE = 20  # of the time that looking takes, at least this many times it 
 _PATIENCE = 30.0  # seconds for a lock that is held for a few file writes
 
 How = Literal["synced", "loaded"]
-_Record = TypeVar("_Record")
+_Parsed = TypeVar("_Parsed")
 
 
 class Complete(NamedTuple):
@@ -149,7 +149,7 @@ class Sets:
         """Return the plan of a generation as it was written, None where there is none. Raises StoreUnreadable."""
         return files.read_record(str(self._layout.generation(name, number)), _PLAN_LIMIT)
 
-    def read_whole(self, name: str, number: int, parse: Callable[[bytes], _Record | None]) -> _Record | None:
+    def read_whole(self, name: str, number: int, parse: Callable[[bytes], _Parsed | None]) -> _Parsed | None:
         """Return what `parse` makes of a generation's plan, None where there is none.
 
         Raises StoreUnreadable, RecordDamaged where it makes nothing of it.
@@ -223,6 +223,23 @@ class Sets:
         files.write_atomically(self._current, json.dumps(document, indent=1).encode(), durable=True)
 
 
+class Shortfall(NamedTuple):
+    """How many digests of a generation are not here, and of how many things its plan says that it lacks them."""
+
+    missing: int
+    lacking: int
+
+
+class _Record(NamedTuple):
+    """What a plan, or a pin of a single image, pins: digests as text with their sizes. `lacking` as in Shortfall."""
+
+    sizes: dict[str, int]
+    lacking: int
+
+
+_NOTHING = _Record({}, 0)
+
+
 class Pins:
     """What is pinned: every digest of every generation's plan and of every image that was pinned by itself.
 
@@ -235,8 +252,8 @@ class Pins:
         self._folders = (str(layout.pins), str(layout.sets))
         self._lock = threading.Lock()
         self._stamp: tuple[object, ...] | None = None
-        self._plans: dict[tuple[str, int], tuple[object, dict[str, int]]] = {}
-        self._images: dict[str, tuple[object, dict[str, int]]] = {}
+        self._plans: dict[tuple[str, int], tuple[object, _Record]] = {}
+        self._images: dict[str, tuple[object, _Record]] = {}
         self._sizes: dict[str, int] = {}
         self._here = (0.0, 0)  # when to look again, and what was here
 
@@ -262,28 +279,31 @@ class Pins:
             self._here = (ended + max(_LOOK_AGAIN, _LOOK_SHARE * (ended - began)), size)
         return size
 
-    def missing(self) -> dict[tuple[str, int], int]:
-        """Return of each generation how many of its digests are not here. What cannot be read is, and is noted."""
+    def shortfalls(self) -> dict[tuple[str, int], Shortfall]:
+        """Return what each generation is short of. What cannot be read is here, and is noted."""
         with self._lock:
             self._read()
             plans = {key: found for key, (_, found) in self._plans.items()}
-        return {key: sum(1 for text in found if not self._is_here(text)) for key, found in plans.items()}
+        return {
+            key: Shortfall(sum(1 for text in found.sizes if not self._is_here(text)), found.lacking)
+            for key, found in plans.items()
+        }
 
     def holders(self, digests: Collection[str]) -> dict[str, list[str]]:
         """Return for each of `digests` (text) what pins it: generations as `set@n`, `pin` for a single image."""
         with self._lock:
             self._read()
-            every = [(f"{name}@{number}", found) for (name, number), (_, found) in sorted(self._plans.items())]
-            every += [("pin", found) for _, found in self._images.values()]
+            every = [(f"{name}@{number}", found.sizes) for (name, number), (_, found) in sorted(self._plans.items())]
+            every += [("pin", found.sizes) for _, found in self._images.values()]
         return {text: list(dict.fromkeys(name for name, found in every if text in found)) for text in digests}
 
     def absent(self, generations: Collection[tuple[str, int]]) -> dict[str, int]:
         """Return what is not here of some generations (set, number) and of all single images, with its bytes."""
         with self._lock:
             self._read()
-            chosen = [*(self._plans.get(key, (None, {}))[1] for key in generations)]
+            chosen = [*(self._plans.get(key, (None, _NOTHING))[1] for key in generations)]
             chosen += [found for _, found in self._images.values()]
-        wanted = {text: size for found in chosen for text, size in found.items()}
+        wanted = {text: size for found in chosen for text, size in found.sizes.items()}
         return {text: size for text, size in wanted.items() if not self._is_here(text)}
 
     def _is_here(self, text: str) -> bool:
@@ -303,47 +323,48 @@ class Pins:
         return tuple(found), max((stamp[1] for _, stamp in found if stamp is not None), default=0)
 
     def _read(self) -> None:
-        plans: dict[tuple[str, int], tuple[object, dict[str, int]]] = {}
+        plans: dict[tuple[str, int], tuple[object, _Record]] = {}
         for name in self._sets.names():
             for number in self._sets.generations(name):
                 path = str(self._layout.generation(name, number))
                 stamp = files.modified(path)
                 old = self._plans.get((name, number))
-                found = old if old is not None and old[0] == stamp else (stamp, _sizes(path))
+                found = old if old is not None and old[0] == stamp else (stamp, _record(path))
                 # Kept at once: where a later one is damaged, this one need not be read again.
                 plans[name, number] = self._plans[name, number] = found
-        images: dict[str, tuple[object, dict[str, int]]] = {}
+        images: dict[str, tuple[object, _Record]] = {}
         for entry in _scan(str(self._layout.pins)):
             if entry.endswith(".json"):
                 path = str(self._layout.pins / entry)
                 stamp = files.modified(path)
                 known = self._images.get(entry)
-                images[entry] = known if known is not None and known[0] == stamp else (stamp, _sizes(path))
+                images[entry] = known if known is not None and known[0] == stamp else (stamp, _record(path))
         self._plans, self._images = plans, images
         every = (*plans.values(), *images.values())
-        self._sizes = {digest: size for _, found in every for digest, size in found.items()}
+        self._sizes = {digest: size for _, found in every for digest, size in found.sizes.items()}
 
 
 def _without(generation: str) -> str:
     return f"; to do without it: mirror unpin {generation}"
 
 
-def _sizes(path: str) -> dict[str, int]:
+def _record(path: str) -> _Record:
     """Return what a plan pins.
 
     One that is damaged, or cannot be read, stops eviction: better a full disk than a set with holes.
     """
     what = f"the record of what is pinned, {path},"
     remedy = "put it back; if it is lost, remove it, then sync or load that set, or pin that image, again"
-    return files.read_whole(path, _PLAN_LIMIT, _parse_sizes, what, remedy) or {}
+    return files.read_whole(path, _PLAN_LIMIT, _parse_record, what, remedy) or _NOTHING
 
 
-def _parse_sizes(raw: bytes) -> dict[str, int] | None:
+def _parse_record(raw: bytes) -> _Record | None:
     try:
         found: Any = json.loads(raw)
-        return {
+        sizes = {
             str(Digest.parse(one["digest"])): int(one["size"]) for kind in ("manifests", "blobs") for one in found[kind]
         }
+        return _Record(sizes, len(found.get("lacking", ())))
     except (ValueError, LookupError, TypeError, RecursionError, DigestInvalid):
         return None
 

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from itertools import chain, count, repeat
 from pathlib import Path
@@ -276,10 +276,11 @@ async def test_stopping_ends_a_rebuild_in_its_middle(tmp_path: Path, monkeypatch
     await asyncio.to_thread(house.index.close)
 
 
-def pin(house: House, name: str, number: int, *digests: int, complete: bool = True) -> None:
-    plan = json.dumps(
-        {"manifests": [], "blobs": [{"digest": str(digest(one)), "size": 10} for one in digests]}
-    ).encode()
+def pin(
+    house: House, name: str, number: int, *digests: int, complete: bool = True, lacking: Sequence[str] = ()
+) -> None:
+    blobs = [{"digest": str(digest(one)), "size": 10} for one in digests]
+    plan = json.dumps({"manifests": [], "blobs": blobs, "lacking": lacking}).encode()
     sets = Sets(house.layout)
     sets.write(name, number, plan)
     if complete:
@@ -292,6 +293,7 @@ async def test_it_says_of_each_set_whether_all_of_it_is_here(tmp_path: Path) -> 
     pin(house, "prod", 1, 1, 2)
     pin(house, "prod", 2, 1, 2, 3, 4)
     pin(house, "lab", 1, 1, complete=False)
+    pin(house, "tools", 1, 1, lacking=["quay.io/team/tool:v1: it is not there"])
 
     def said() -> dict[str, float]:
         lines = house.metrics.render().decode().splitlines()
@@ -303,18 +305,20 @@ async def test_it_says_of_each_set_whether_all_of_it_is_here(tmp_path: Path) -> 
         return f'mirror_set_{family}{{generation="{number}",set="{of}"}}'
 
     async with house.kept():
-        await until(lambda: len(said()) == 6)
+        await until(lambda: len(said()) == 8)
         assert said() == {
             name("complete", "lab", 1): 0.0,
             name("complete", "prod", 1): 1.0,
             name("complete", "prod", 2): 0.0,
+            name("complete", "tools", 1): 0.0,
             name("missing_digests", "lab", 1): 0.0,
             name("missing_digests", "prod", 1): 0.0,
             name("missing_digests", "prod", 2): 1.0,
+            name("missing_digests", "tools", 1): 0.0,
         }
         await asyncio.to_thread(Sets(house.layout).remove, "prod", 2)
         await asyncio.to_thread(os.unlink, house.layout.blob(digest(1)))
-        await until(lambda: said().get(name("complete", "prod", 1)) == 0.0 and len(said()) == 4)
+        await until(lambda: said().get(name("complete", "prod", 1)) == 0.0 and len(said()) == 6)
 
 
 async def test_deletions_that_were_cut_off_are_carried_out(tmp_path: Path) -> None:

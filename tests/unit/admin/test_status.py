@@ -74,7 +74,7 @@ def upstream(state: str, credential: str, error: str = "") -> list[dict[str, Any
 
 
 KEY = {"what": "tls.key is encrypted", "where": "mirror.yaml:3", "remedy": "decrypt it"}
-PROD = {"set": "prod", "generation": 5, "state": "incomplete", "missing": 3}
+PROD = {"set": "prod", "generation": 5, "state": "incomplete", "missing": 3, "lacking": 0}
 FAULT = {
     "operation": "read", "errno": "EIO", "error": "Input/output error", "path": "/s/blobs/sha256/0", "paths": 3,
     "count": 9, "since": 0.0, "remedy": "look at the disk (dmesg, SMART)",
@@ -92,6 +92,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"scrub": {"bad": 2}}, "ContentCorrupt", "mirror scrub"),
     ({"scrub": {"bad": ["sha256:a"]}}, "ContentCorrupt", "mirror scrub"),
     ({"sets": [PROD]}, "SetIncomplete", "verify prod@5"),
+    ({"sets": [{**PROD, "missing": 0, "lacking": 2}]}, "SetIncomplete", "verify prod@5"),
     ({"damaged_record": {"what": "/s/sets/current", "remedy": "remove it"}}, "RecordDamaged", "remove"),
     ({"upstreams": upstream("reachable", "refused")}, "LoginRefused", "renew"),
     ({"upstreams": upstream("away", "ok", "no route")}, "UpstreamAway", "online"),
@@ -289,12 +290,18 @@ async def test_sets_are_complete_incomplete_on_their_way_or_left(
     digest = f"sha256:{'b' * 64}"
     plan = json.dumps({"manifests": [], "blobs": [{"digest": digest, "size": 10}], "images": []}).encode()
     whole = json.dumps({"manifests": [], "blobs": [], "images": []}).encode()
+    lacking = json.dumps({"manifests": [], "blobs": [], "images": [], "lacking": ["quay.io/a is not there"]}).encode()
     for number, raw in ((1, plan), (2, whole), (3, whole), (4, plan)):
         sets.write("prod", number, raw)
-    for number in (2, 3):
-        sets.complete("prod", number, Digest.parse(digest), "synced")
-    states = {one["generation"]: (one["state"], one["missing"]) for one in (await tell())["sets"]}
+    sets.write("tools", 1, lacking)
+    for name, number in (("prod", 2), ("prod", 3), ("tools", 1)):
+        sets.complete(name, number, Digest.parse(digest), "synced")
+    found = (await tell())["sets"]
+    states = {one["generation"]: (one["state"], one["missing"]) for one in found if one["set"] == "prod"}
     assert states == {1: ("left", 1), 2: ("complete", 0), 3: ("complete", 0), 4: ("incomplete", 1)}
+    tools = [(one["state"], one["missing"], one["lacking"]) for one in found if one["set"] == "tools"]
+    assert tools == [("incomplete", 0, 1)], "what its plan lacks was asked for too"
+    sets.remove("tools", 1)
     busy = sets.try_busy("prod")
     assert busy is not None
     found = await tell()
