@@ -13,9 +13,9 @@ import errno
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
@@ -43,11 +43,11 @@ _SHOWN = 20
 class Listing:
     """What a storage says of its repositories: their manifests and tags."""
 
-    def __init__(self) -> None:
+    def __init__(self, digests: dict[Digest, Digest] | None = None) -> None:
         self.revisions: dict[str, set[Digest]] = defaultdict(set)
         self.tags: dict[str, dict[str, Digest]] = defaultdict(dict)
         self.odd: list[str] = []
-        self._digests: dict[Digest, Digest] = {}
+        self._digests: dict[Digest, Digest] = {} if digests is None else digests
 
     def one(self, text: str) -> Digest:
         """Return the digest that `text` spells, the same object each time. Raises DigestInvalid."""
@@ -75,14 +75,13 @@ class Listing:
             if len(self.odd) < _SHOWN:
                 self.odd.append(f"left out: {error.what}")
 
-    def images(self) -> Iterator[ForeignImage]:
-        """Yield every manifest of every repository, with its tags."""
-        for name in sorted(self.revisions):
-            tags: dict[Digest, list[str]] = defaultdict(list)
-            for tag, digest in self.tags[name].items():
-                tags[digest].append(tag)
-            for digest in sorted(self.revisions[name]):
-                yield ForeignImage(name, digest, tags=tuple(sorted(tags[digest])))
+    def add_newer(self, other: Listing) -> None:
+        """Take what a newer storage says: it has all repositories, and of a tag it counts."""
+        for name, digests in other.revisions.items():
+            self.revisions[name] |= digests
+        for name, tags in other.tags.items():
+            self.tags[name] |= tags
+        self.odd = [*self.odd, *other.odd][:_SHOWN]
 
 
 class Storage:
@@ -102,17 +101,20 @@ class Storage:
         self.close = close
         self._listing = listing
         self._find = find
-        self._evidence: Evidence | None = None
         self._working_dir = working_dir
 
     @property
     def warnings(self) -> Sequence[str]:
         """Say what was left out because its name is none."""
-        return (*self._listing.odd, *self._working_dir.warnings)
+        return (*self._listing.odd, *self._working_dir.warnings, *self._working_dir.catalogs.warnings)
 
     def images(self) -> Sequence[ForeignImage]:
-        """Return every manifest of every repository: images, what they consist of, what is attached to them."""
-        return tuple(self._listing.images())
+        """Return every manifest of every repository: images, what they consist of, what is attached to them.
+
+        Their tags are those that somebody chose: oc-mirror makes some up for what was asked for by digest, and for
+        filtered catalogs, which have the tags of the catalogs here.
+        """
+        return tuple(_images(self._listing.revisions, self._own_tags))
 
     def place(self, digest: Digest) -> Place | None:
         """Return where a blob is."""
@@ -124,53 +126,121 @@ class Storage:
 
     def source(self, image: ForeignImage) -> str | None:
         """Return where an image came from, as far as the archive says so; nothing is guessed."""
-        if self._evidence is None:
-            self._evidence = Evidence(self._listing.revisions)
-            self._working_dir.testify(self._evidence)
-        return self._evidence.source(image.name, image.digest, image.tags)
+        return self._source(image.name, image.digest, image.tags)
+
+    def is_chosen(self, image: ForeignImage) -> bool:
+        """Tell whether whoever made the archive chose the image's path there: targetRepo and targetCatalog."""
+        return self._evidence.is_chosen(image.name)
 
     def is_component(self, image: ForeignImage) -> bool:
         """Tell whether an image is of a repository that has components of releases alone."""
         return image.name == COMPONENTS_THERE or self.source(image) == COMPONENTS
 
     def tags(self, image: ForeignImage) -> tuple[str, ...]:
-        """Return the tags that the image has at its source.
+        """Return the tags that the image has at its source, and those that an image set chose beside them (targetTag).
 
-        oc-mirror makes tags up for what was asked for by digest, and for each component of a release.
+        oc-mirror makes one up for each component of a release.
         """
-        made_up = {fallback_tag(image.digest), image.digest.hex}
         if self.is_component(image):
-            made_up.update(tag for tag in image.tags if not is_signature_tag(tag))
-        return tuple(tag for tag in image.tags if tag not in made_up)
+            return tuple(tag for tag in image.tags if is_signature_tag(tag))
+        return self._tags.get((image.name, image.digest), image.tags)
 
     def beside(self, releases: Collection[Digest]) -> Accompaniment:
         """Return signatures and the update graph of some releases, as oc-mirror keeps them."""
         return self._working_dir.beside(releases)
 
+    @cached_property
+    def _evidence(self) -> Evidence:
+        found = Evidence(self._listing.revisions)
+        self._working_dir.testify(found)
+        return found
 
-def open_archives(tars: Sequence[Tar]) -> Storage:
-    """Read the archives of one run of oc-mirror, in their order; they are closed with the storage.
+    @cached_property
+    def _own_tags(self) -> dict[str, dict[str, Digest]]:
+        """What was chosen of the tags of each repository."""
+        _ = self._evidence  # reads what was asked for of catalogs
+        catalogs = self._working_dir.catalogs
+        found: dict[str, dict[str, Digest]] = {}
+        for name, tags in self._listing.tags.items():
+            moved = catalogs.move(name, tags)
+            made_up = catalogs.hashes(tags)
+            kept = {
+                tag: digest
+                for tag, digest in tags.items()
+                if tag not in made_up and tag not in (fallback_tag(digest), digest.hex)
+            }
+            settled = {**kept, **moved}
+            found[name] = {tag: digest for tag, digest in settled.items() if digest is not None}
+        return found
 
-    Raises ArchiveInvalid.
+    @cached_property
+    def _tags(self) -> dict[tuple[str, Digest], tuple[str, ...]]:
+        """The tags of images, with those of their sources where these had to give way to a targetTag."""
+        images = self.images()
+        sources = {image: self.source(image) or image.name for image in images}
+        owners = {(sources[image], tag): image.digest for image in images for tag in image.tags}
+        found: dict[tuple[str, Digest], tuple[str, ...]] = {}
+        for image in images:
+            more = {tag for own in image.tags for tag in self._evidence.tags(image.name, own)}
+            kept = {tag for tag in more if owners.setdefault((sources[image], tag), image.digest) == image.digest}
+            if kept:
+                found[image.name, image.digest] = tuple(sorted({*image.tags, *kept}))
+        return found
+
+    def _source(self, name: str, digest: Digest, tags: Collection[str]) -> str | None:
+        if tags and all(is_signature_tag(tag) for tag in tags):
+            # What is kept beside an image came from where that did.
+            subject = Digest.parse(min(tags).partition(".")[0].replace("-", ":"))
+            if subject != digest and self.lists(name, subject):
+                own = self._own_tags.get(name, {})
+                return self._source(name, subject, [tag for tag, tagged in own.items() if tagged == subject])
+        return self._evidence.source(name, digest, tags)
+
+
+def _images(
+    revisions: Mapping[str, Collection[Digest]], tags: Mapping[str, Mapping[str, Digest]]
+) -> Iterator[ForeignImage]:
+    """Yield every manifest of every repository, with its tags."""
+    for name in sorted(revisions):
+        named: dict[Digest, list[str]] = defaultdict(list)
+        for tag, digest in tags.get(name, {}).items():
+            named[digest].append(tag)
+        for digest in sorted(revisions[name]):
+            yield ForeignImage(name, digest, tags=tuple(sorted(named[digest])))
+
+
+def open_archives(runs: Sequence[Sequence[Tar]]) -> Storage:
+    """Read the archives of runs of oc-mirror, those of each in their order; they are closed with the storage.
+
+    Of a tag the latest run counts, whatever the order of `runs`: each says when it was. Raises ArchiveInvalid.
     """
-    listing, blobs, working_dir = Listing(), dict[Digest, Place](), WorkingDir()
-    for tar in tars:
-        for member in tar.members():
+    tars = [tar for run in runs for tar in run]
+    digests: dict[Digest, Digest] = {}
+    blobs, working_dir = dict[Digest, Place](), WorkingDir()
+    listings: list[tuple[str, Listing]] = []
+    for run in runs:
+        listing, when = Listing(digests), ""
+        for tar, member in ((one, member) for one in run for member in one.members()):
             _, found, path = f"/{member.name}".partition(f"/{TREE}/")
             if not found:
                 working_dir.add(member.name, InTar(tar, member))
+                when = max(when, member.name if member.name.startswith(CONFIGURATION) else "")
             elif match := _BLOB.fullmatch(path):
                 digest = listing.one(f"{match[1]}:{match[2]}")
                 blobs.setdefault(digest, InTar(tar, member._replace(name=match[2])))
             else:
                 listing.add(path, partial(InTar(tar, member).read, _LINK_LIMIT))
+        listings.append((when, listing))
+    whole = Listing(digests)
+    for _, listing in sorted(listings, key=lambda one: one[0]):
+        whole.add_newer(listing)
 
     def close() -> None:
         for tar in tars:
             tar.close()
 
     label = tars[0].label if len(tars) == 1 else f"{tars[0].label} and {len(tars) - 1} more"
-    return Storage("oc-mirror", label, listing, blobs.get, working_dir, close)
+    return Storage("oc-mirror", label, whole, blobs.get, working_dir, close)
 
 
 def open_tree(folder: Path, outside: Outside) -> Storage:

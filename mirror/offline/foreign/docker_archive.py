@@ -83,6 +83,10 @@ class DockerArchive:
         """Return the name that the archive gives an image, where that says the registry too."""
         return image.name or None
 
+    def is_chosen(self, image: ForeignImage) -> bool:  # noqa: ARG002
+        """Return False: an image has the name of its source, or none."""
+        return False
+
     def is_component(self, image: ForeignImage) -> bool:  # noqa: ARG002
         """Return False: nothing is said of what an image belongs to."""
         return False

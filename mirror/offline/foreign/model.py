@@ -80,6 +80,10 @@ class Foreign(Protocol):
         """Return the `host/repository` that an image came from, None where that cannot be known for sure."""
         ...
 
+    def is_chosen(self, image: ForeignImage) -> bool:
+        """Tell whether whoever made the archive chose the image's path there, so that it is kept under that too."""
+        ...
+
     def is_component(self, image: ForeignImage) -> bool:
         """Tell whether the archive says of an image that it is a component of a release."""
         ...

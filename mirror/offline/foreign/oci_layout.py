@@ -78,6 +78,10 @@ class OciLayout:
         """Return the name that the layout gives an image, where that says the registry too."""
         return image.name or None
 
+    def is_chosen(self, image: ForeignImage) -> bool:  # noqa: ARG002
+        """Return False: an image has the name of its source, or none."""
+        return False
+
     def is_component(self, image: ForeignImage) -> bool:  # noqa: ARG002
         """Return False: nothing is said of what an image belongs to."""
         return False

@@ -19,11 +19,12 @@ from mirror.offline.foreign.mistaken import HEAD, mistaken
 from mirror.offline.foreign.model import Foreign, FormatKind
 from mirror.offline.foreign.oci_layout import OciLayout
 from mirror.offline.foreign.skopeo_dir import SkopeoDir
-from mirror.offline.tar import ArchiveInvalid, Member, Tar
+from mirror.offline.tar import ArchiveInvalid, FormatUnsupported, Member, Tar
 from mirror.outside import Outside
 
 # As oc-mirror itself looks for its archives when it reads them.
 _ARCHIVE = re.compile(r"mirror_[0-9]{6}\.tar")
+_ARCHIVE_V1 = re.compile(r"mirror_seq[0-9]+_[0-9]{6}\.tar")
 _MEMBERS_LIMIT = 200_000  # of an archive of images, whose table is held in memory
 _ARCHIVES_LIMIT = 10_000
 
@@ -64,6 +65,7 @@ def _look(path: Path, outside: Outside) -> _Given | None:
         return _look_in(path, names, outside)
     if part.is_file_name(path.name):
         return None
+    _refuse_v1(path, {path.name})
     if _ARCHIVE.fullmatch(path.name):
         return _Given("oc-mirror", path, (path,))
     with ExitStack() as stack:
@@ -88,7 +90,13 @@ def _look_in(folder: Path, names: set[str], outside: Outside) -> _Given | None:
     archives = sorted(name for name in names if _ARCHIVE.fullmatch(name))
     if archives:
         return _Given("oc-mirror", folder, tuple(folder / name for name in archives[:_ARCHIVES_LIMIT]))
+    _refuse_v1(folder, names)
     return _Given("dir", folder) if {skopeo_dir.VERSION, skopeo_dir.MANIFEST} <= names else None
+
+
+def _refuse_v1(path: Path, names: set[str]) -> None:
+    if any(_ARCHIVE_V1.fullmatch(name) for name in names):
+        raise FormatUnsupported(f"{path} was written by oc-mirror v1", "mirror it again with `oc-mirror --v2`")
 
 
 def _is_folder(path: Path, outside: Outside) -> bool:
@@ -124,15 +132,16 @@ def _open(given: Sequence[_Given], outside: Outside) -> Foreign:
     if first.kind == "dir" and not first.archives:
         return SkopeoDir.in_folder(first.path, outside)
     with ExitStack() as stack:
-        tars = []
-        for one in given:
-            for path in one.archives:
-                tar = _tar(path, outside)
-                stack.callback(tar.close)
-                tars.append(tar)
+        # What one run of oc-mirror wrote lies in one folder.
+        runs: dict[Path, list[Tar]] = {}
+        for path in (path for one in given for path in one.archives):
+            tar = _tar(path, outside)
+            stack.callback(tar.close)
+            runs.setdefault(path.absolute().parent, []).append(tar)
+        tars = [tar for run in runs.values() for tar in run]
         opened: Foreign
         if first.kind == "oc-mirror":
-            opened = distribution.open_archives(tars)
+            opened = distribution.open_archives(list(runs.values()))
         elif first.kind == "oci-archive":
             opened = OciLayout.in_tar(tars[0], _members(tars[0], links=False))
         elif first.kind == "dir":

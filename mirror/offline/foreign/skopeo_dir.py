@@ -72,6 +72,10 @@ class SkopeoDir:
         """Return None: the folder does not say what the image is called."""
         return None
 
+    def is_chosen(self, image: ForeignImage) -> bool:  # noqa: ARG002
+        """Return False: an image has the name of its source, or none."""
+        return False
+
     def is_component(self, image: ForeignImage) -> bool:  # noqa: ARG002
         """Return False: nothing is said of what an image belongs to."""
         return False

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
-from mirror.errors import Denied, InvalidRequest, ManifestInvalid, NameUnknown
+from mirror.errors import Denied, InvalidRequest, ManifestInvalid, NameInvalid, NameUnknown
 from mirror.oci.digest import Digest
 from mirror.oci.pullspec import Pullspec
 from mirror.oci.reference import check_name, is_signature_tag, signature_tag
@@ -24,13 +24,16 @@ from mirror.offline.tar import ArchiveInvalid
 Name = Callable[[Pullspec], str]
 
 _SHOWN = 8
+_NOWHERE = "nothing in the archive says where it came from"
+_NO_NAME = "no name here can spell where it came from"
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
     """What an archive brings.
 
-    An image that is kept under its own path, because nobody knows where it came from, has its `name` as `source`.
+    An image that is kept under its own path, because nobody knows where it came from, or because that was chosen for
+    it, has its `name` as `source`. One of a registry that no name here can spell (a port) is kept there as well.
     """
 
     foreign: Foreign
@@ -221,26 +224,46 @@ def _named(
         shown = f"{source or image.name or foreign.label}@{image.digest}"
         tags = foreign.tags(image)
         kind: Kind = "component" if foreign.is_component(image) else "image"
+        remedy = f"name it: --as HOST/REPOSITORY@{image.digest}"
+        if source is None and not image.name:
+            found.left_out.append(Lacking(shown, "the archive does not say what it is called", remedy))
+            continue
         try:
-            if source is not None:
-                canonical = _canonical(Pullspec.parse(source), name)
-                found.named[image.name] = source
-            elif not image.name:
-                remedy = f"name it: --as HOST/REPOSITORY@{image.digest}"
-                found.left_out.append(Lacking(shown, "the archive does not say what it is called", remedy))
-                continue
-            else:
-                canonical = source = check_name(image.name)
-                if not may_host(canonical):
-                    why = "nothing in the archive says where it came from, and its path is that of an upstream here"
-                    remedy = f"name it: --as HOST/REPOSITORY@{image.digest}"
-                    found.left_out.append(Lacking(shown, why, remedy))
-                    continue
-                found.hosted.add(image.name)
+            canonical = _named_here(source, name)
+            path = canonical or (Pullspec.parse(source).repository if source else check_name(image.name))
         except (InvalidRequest, Denied) as error:
             found.left_out.append(Lacking(shown, error.what, error.remedy))
             continue
-        yield _Wanted(image, canonical, source, kind, tags)
+        if canonical is None and not may_host(path):
+            why = _NO_NAME if source else _NOWHERE
+            found.left_out.append(Lacking(shown, f"{why}, and its path is that of an upstream here", remedy))
+            continue
+        if canonical is None:
+            found.hosted.add(path)
+        if source is not None:
+            found.named[image.name] = source
+        yield _Wanted(image, path, source or path, kind, tags)
+        if source is not None and path != image.name and foreign.is_chosen(image):
+            if may_host(image.name):
+                found.hosted.add(image.name)
+                yield _Wanted(image, image.name, image.name, kind, tags)
+            else:
+                found.warnings.append(
+                    f"{shown} is not kept under {image.name} as well, as was asked for: that is an upstream's path here"
+                )
+
+
+def _named_here(source: str | None, name: Name) -> str | None:
+    """Return what a repository is called here after its source; None where that is unknown, or no name here spells it.
+
+    Raises Denied.
+    """
+    if source is None:
+        return None
+    try:
+        return _canonical(Pullspec.parse(source), name)
+    except NameInvalid:
+        return None
 
 
 def _below(images: Sequence[ForeignImage], closures: Closures) -> set[tuple[str, Digest]]:

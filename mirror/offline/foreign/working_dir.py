@@ -3,7 +3,9 @@
 isc_<time>                                        the ImageSetConfiguration
 working-dir/cluster-resources/*.yaml              mirror sets of an earlier run
 working-dir/dry-run/mapping.txt                   docker://SOURCE=docker://DESTINATION
+working-dir/logs/oc-mirror-*.log                  which images were copied, those of charts too
 working-dir/operator-catalogs/…/*.{json,yaml}     catalogs, which name images with their hosts and digests
+working-dir/operator-catalogs/…/digest            which catalogs were filtered
 working-dir/signatures/<tag>-sha256-<hex>         OpenPGP signatures of releases
 working-dir/hold-release/cincinnati-graph-data/<arch>-<channel>.json
 working-dir/hold-release/<name>/<digest>/release-manifests/image-references
@@ -14,6 +16,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import yaml
@@ -23,6 +26,7 @@ from mirror.oci.digest import Digest
 from mirror.oci.pullspec import Pullspec
 from mirror.oci.reference import check_tag
 from mirror.offline import graph
+from mirror.offline.foreign.catalogs import Catalogs
 from mirror.offline.foreign.model import Accompaniment
 from mirror.offline.foreign.naming import COMPONENTS_THERE, RELEASES_THERE, Evidence
 from mirror.offline.foreign.places import Place
@@ -35,6 +39,7 @@ CONFIGURATION = "isc_"
 _READ: dict[str, tuple[str, ...]] = {
     "cluster-resources": (".yaml", ".yml"),
     "dry-run": ("mapping.txt",),
+    "logs": (".log",),
     "operator-catalogs": (".json", ".yaml", ".yml"),
     "signatures": ("",),
     "hold-release": (".json", "/image-references"),
@@ -43,6 +48,7 @@ _READ: dict[str, tuple[str, ...]] = {
 _FILES_LIMIT = 50_000
 _DOCUMENT_LIMIT = 4 * 1024 * 1024  # bytes of a YAML document, which is held as a tree
 _MAPPING_LIMIT = 64 * 1024 * 1024
+_LOG_LIMIT = 64 * 1024 * 1024
 _GRAPH_LIMIT = 64 * 1024 * 1024
 _CATALOGS_LIMIT = 8 * 1024 * 1024 * 1024  # bytes of all catalogs, which are only searched
 _SIGNATURES_LIMIT = 9  # of one release: clients ask for no more
@@ -54,6 +60,7 @@ _NAME_BYTES = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-
 _AT = re.compile(rb"@sha256:[0-9a-f]{64}")
 _AT_LENGTH = len("@sha256:") + 64
 
+_COPIED = re.compile(rb"Success copying ([^\s]{1,%d}) " % (_NAME_LIMIT + _AT_LENGTH))
 _SIGNATURE = re.compile(r"(?:.*-)?sha256-([0-9a-f]{64})(?:\.[^/]*)?")
 _GRAPH = re.compile(r"(amd64|arm64|ppc64le|s390x|multi)-([^/]+)\.json")
 _SETS = {"ImageDigestMirrorSet": "imageDigestMirrors", "ImageTagMirrorSet": "imageTagMirrors"}
@@ -64,6 +71,7 @@ class WorkingDir:
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
+        self.catalogs = Catalogs()
         self._files: dict[str, list[tuple[str, Place]]] = defaultdict(list)
         self._count = 0
 
@@ -72,6 +80,9 @@ class WorkingDir:
         folder, _, rest = name.removeprefix("working-dir/").partition("/")
         if folder.startswith(CONFIGURATION) and not rest:
             key = "isc"
+        elif folder == "operator-catalogs" and rest.endswith("/digest"):
+            self.catalogs.add(rest)
+            return
         elif name.startswith("working-dir/") and rest.endswith(_READ.get(folder, ())):
             key = folder
         else:
@@ -84,7 +95,7 @@ class WorkingDir:
 
     def testify(self, evidence: Evidence) -> None:
         """Tell `evidence` what these files say of sources."""
-        self._each("isc", lambda _, place: _read_configuration(place, evidence))
+        self._each("isc", lambda _, place: _read_configuration(place, evidence, self.catalogs))
         self._each("cluster-resources", lambda _, place: _read_mirror_sets(place, evidence))
         self._each("dry-run", lambda _, place: _read_mapping(place, evidence))
         self._each("hold-release", lambda _, place: _read_release(place, evidence))
@@ -96,6 +107,7 @@ class WorkingDir:
                 break
             for pullspec in _named_by_digest(place):
                 evidence.image(pullspec)
+        self._each("logs", lambda name, place: _read_log(name, place, evidence), latest_first=True)
 
     def beside(self, releases: Collection[Digest]) -> Accompaniment:
         """Return the signatures of some releases, and what the update graph says of them."""
@@ -123,36 +135,50 @@ class WorkingDir:
         self._each("hold-release", excerpt)
         return Accompaniment({digest: tuple(raw) for digest, raw in signatures.items()}, tuple(graphs))
 
-    def _each(self, folder: str, read: Callable[[str, Place], None]) -> None:
+    def _each(self, folder: str, read: Callable[[str, Place], None], *, latest_first: bool = False) -> None:
         """Read the files of a folder; one that is not what it should be is left out, and said."""
-        for name, place in sorted(self._files[folder], key=lambda file: file[0]):
+        for name, place in sorted(self._files[folder], key=lambda file: file[0], reverse=latest_first):
             try:
                 read(name, place)
             except (MirrorError, ValueError, yaml.YAMLError, RecursionError) as error:
                 self.warnings.append(f"{folder}/{name} is left out: {str(error).splitlines()[0][:200]}")
 
 
-def _read_configuration(place: Place, evidence: Evidence) -> None:
-    """Read what was asked for by name: images, catalogs and releases."""
+def _read_configuration(place: Place, evidence: Evidence, catalogs: Catalogs) -> None:
+    """Read what was asked for by name, and where it was put: images, catalogs and releases."""
     for document in _documents(place):
         asked = document.get("mirror")
         if not isinstance(asked, dict):
             continue
         for entry in _dicts(asked.get("additionalImages")):
-            _note(evidence, entry.get("name"), entry.get("targetRepo"))
+            _note(evidence, entry.get("name"), entry.get("targetRepo"), entry.get("targetTag"))
         for entry in _dicts(asked.get("operators")):
-            _note(evidence, entry.get("catalog"), entry.get("targetCatalog"))
+            _note(evidence, entry.get("catalog"), entry.get("targetCatalog"), entry.get("targetTag"))
+            catalogs.ask(entry)
         platform = asked.get("platform")
         releases = platform.get("release") if isinstance(platform, dict) else None
         for release in releases if isinstance(releases, list) else [releases]:
-            _note(evidence, release, RELEASES_THERE)
+            with suppress(InvalidRequest):
+                evidence.image(Pullspec.parse(str(release)), RELEASES_THERE)
 
 
-def _note(evidence: Evidence, image: object, repository: object) -> None:
-    try:
-        evidence.image(Pullspec.parse(str(image)), repository if isinstance(repository, str) else None)
-    except InvalidRequest:
-        return  # catalogs may lie on disk (oci://)
+def _note(evidence: Evidence, image: object, repository: object, tag: object) -> None:
+    with suppress(InvalidRequest):  # catalogs may lie on disk (oci://)
+        evidence.asked(
+            str(image), repository if isinstance(repository, str) else "", check_tag(str(tag)) if tag else ""
+        )
+
+
+def _read_log(name: str, place: Place, evidence: Evidence) -> None:
+    """Read which images were copied, the latest first. On a terminal no log says so."""
+    if not name.startswith("oc-mirror"):
+        return  # that of the registry
+    for match in reversed(_COPIED.findall(place.read(_LOG_LIMIT))):
+        with suppress(InvalidRequest, UnicodeDecodeError):
+            text = match.decode()
+            # The registry of oc-mirror's own cache, which a graph image is copied from.
+            if not text.removeprefix("docker://").startswith("localhost:"):
+                evidence.copied(text)
 
 
 def _read_release(place: Place, evidence: Evidence) -> None:
@@ -222,4 +248,6 @@ def _before(text: bytes, match: re.Match[bytes]) -> bytes:
     """Return what stands before a digest and may be an image's name; nothing where that has no beginning."""
     window = text[max(0, match.start() - _NAME_LIMIT) : match.start()]
     start = len(window.rstrip(_NAME_BYTES))
+    if window[start - 1 : start] == b"]" and window[start : start + 1] == b":":
+        start = max(window.rfind(b"[", 0, start), 0)  # an IPv6 address and its port
     return window[start:] if start or len(window) < _NAME_LIMIT else b""

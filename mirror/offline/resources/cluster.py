@@ -115,7 +115,7 @@ def _mirror_set(kind: str, key: str, entries: Sequence[Entry], site: Site, comme
     policy = {"mirrorSourcePolicy": "NeverContactSource"} if site.never_contact_source else {}
     mirrors = [registry.address for registry in site.registries if registry.in_api]
     items = [
-        {"source": entry.source, "mirrors": [f"{address}/{entry.name}" for address in mirrors], **policy}
+        {"source": entry.source, "mirrors": [entry.at(address) for address in mirrors], **policy}
         for entry in entries
         if in_api(entry)
     ]

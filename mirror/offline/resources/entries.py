@@ -21,7 +21,10 @@ _RELEASE_REPOSITORIES = ("openshift-release-dev/ocp-release", "openshift-release
 
 @dataclass(frozen=True, slots=True, order=True)
 class Entry:
-    """`source`, a host or a repository as images name it outside, is `name` under each of our registries."""
+    """`source`, a host or a repository as images name it outside, is `name` under each of our registries.
+
+    The name is empty where a host's repositories keep their paths here: no name can hold its port.
+    """
 
     source: str
     name: str
@@ -30,6 +33,10 @@ class Entry:
     def is_host(self) -> bool:
         """Whether it stands for all of a host."""
         return "/" not in self.source
+
+    def at(self, registry: str) -> str:
+        """Return where it is at `registry`, an address or a URL."""
+        return f"{registry}/{self.name}" if self.name else registry
 
 
 def images(plans: Sequence[tuple[str, Plan]]) -> list[Image]:
@@ -64,7 +71,8 @@ def make_entries(wanted: Iterable[Image], site: Site) -> list[Entry]:
             found[source] = Entry(source, f"{hosts[_RELEASE_HOST]}/{repository}")
     for image in wanted:
         host, _, repository = image.source.partition("/")
-        if image.kind in RELEASE_KINDS or f"{hosts.get(host)}/{repository}" != image.name:
+        key = hosts.get(host)
+        if image.kind in RELEASE_KINDS or image.name != (f"{key}/{repository}" if key != "" else repository):
             found.setdefault(image.source, Entry(image.source, image.name))
     return [found[source] for source in sorted(found)]
 
@@ -93,8 +101,8 @@ def _hosts(wanted: Iterable[Image], site: Site) -> dict[str, str]:
     for image in wanted:
         host, _, repository = image.source.partition("/")
         key, _, here = image.name.partition("/")
-        if repository == here:
-            hosts.setdefault(host, key)
+        if repository in (here, image.name):
+            hosts.setdefault(host, key if repository == here else "")
     return hosts
 
 

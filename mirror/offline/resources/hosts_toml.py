@@ -34,7 +34,7 @@ def hosts_toml(entry: Entry, site: Site) -> bytes:
 
 
 def _url(registry: Registry, entry: Entry) -> str:
-    return to_toml_text(f"{registry.url}/v2/{entry.name}")
+    return to_toml_text(entry.at(f"{registry.url}/v2"))
 
 
 def _settings(registry: Registry, site: Site) -> list[str]:

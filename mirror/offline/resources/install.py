@@ -36,7 +36,7 @@ def install_config(entries: Sequence[Entry], site: Site) -> bytes:
         document |= {"additionalTrustBundle": site.bundle, "additionalTrustBundlePolicy": "Always"}
         comment += _BUNDLE
     document["imageDigestSources"] = [
-        {"source": entry.source, "mirrors": [f"{registry.address}/{entry.name}" for registry in site.registries]}
+        {"source": entry.source, "mirrors": [entry.at(registry.address) for registry in site.registries]}
         for entry in entries
     ]
     document["pullSecret"] = pull_secret(site)

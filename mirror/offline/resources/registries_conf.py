@@ -53,7 +53,7 @@ def _block(entry: Entry, site: Site, *, prefix: bool) -> str:
     if site.never_contact_source:
         lines.append("blocked = true")
     for registry in site.registries:
-        lines += ["", "  [[registry.mirror]]", f"  location = {to_toml_text(f'{registry.address}/{entry.name}')}"]
+        lines += ["", "  [[registry.mirror]]", f"  location = {to_toml_text(entry.at(registry.address))}"]
         if not registry.secure:
             lines.append("  insecure = true")
     return "\n".join(lines) + "\n"
