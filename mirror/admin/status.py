@@ -114,6 +114,10 @@ class Status:
         looked, found = self._found
         return looked, {**found, "store": dict(found["store"])}
 
+    async def _look_now(self) -> None:
+        began = time.time()
+        self._found = began, await asyncio.to_thread(self._look)
+
     def _process(self, service: dict[str, Any]) -> dict[str, Any]:
         workers = service.get("workers", [])
         began = float(service.get("began", time.time()))
@@ -151,10 +155,6 @@ class Status:
         return {labels[0]: int(count) for labels, count in sorted(waiting.items())}
 
     # -- in a thread -----------------------------------------------------------------------------------------
-
-    async def _look_now(self) -> None:
-        began = time.time()
-        self._found = began, await asyncio.to_thread(self._look)
 
     def _look(self) -> dict[str, Any]:
         if DISK_FAULTS:

@@ -68,8 +68,10 @@ def _asked(at: Path, method: str, target: str) -> dict[str, Any]:
         connection.request(method, target)
         answer = connection.getresponse()
         facts: dict[str, Any] = json.loads(answer.read(_LARGEST))
-    except (TimeoutError, BlockingIOError) as error:  # the latter where more wait at the socket than may
-        raise _busy(at, process) from error
+    except TimeoutError as error:
+        raise _busy(at, process, f"has not answered within {_PATIENCE:.0f} s") from error
+    except BlockingIOError as error:
+        raise _busy(at, process, "has more questions waiting than it takes") from error
     except ValueError as error:
         raise http.client.HTTPException("no JSON") from error
     finally:
@@ -79,10 +81,10 @@ def _asked(at: Path, method: str, target: str) -> dict[str, Any]:
     return facts
 
 
-def _busy(at: Path, process: int) -> ServiceBusy:
+def _busy(at: Path, process: int, how: str) -> ServiceBusy:
     which = f"process {process}, at {at}" if process else f"at {at}"
     return ServiceBusy(
-        f"the service runs ({which}) and has not answered within {_PATIENCE:.0f} s: it is busy, or waits for its disk",
+        f"the service runs ({which}) and {how}: it is busy, or waits for its disk",
         "ask again; if it stays so, see its log, what its processes do (top), and the disk of the store (dmesg)",
     )
 

@@ -33,20 +33,18 @@ class Interest:
     def wanted(self) -> Iterator[None]:
         """Count one who waits, while the block runs; one whose patience ended is counted until it may ask again."""
         self._count += 1
+        is_held = False
         try:
             yield
         except asyncio.CancelledError:
             asking = caller.get()
-            if asking is not None and not asking.left:
+            is_held = not self.begun and asking is not None and not asking.left
+            raise
+        finally:
+            if is_held:
                 asyncio.get_running_loop().call_later(_HELD, self._leave)
             else:
                 self._leave()
-            raise
-        except BaseException:
-            self._leave()
-            raise
-        else:
-            self._leave()
 
     def _leave(self) -> None:
         self._count -= 1

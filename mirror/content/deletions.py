@@ -15,7 +15,7 @@ from dataclasses import replace
 from mirror.content.coalesce import Coalesced
 from mirror.content.locks import Locks
 from mirror.content.manifest_store import ManifestStore
-from mirror.errors import NotHere
+from mirror.errors import NotHere, StoreError
 from mirror.oci.digest import Digest
 from mirror.store.deletions import Deletion
 from mirror.store.deletions import Deletions as Notes
@@ -64,9 +64,15 @@ class Deletions:
         await self._running.run((name, digest), lambda: self._carry_out(name, digest))
 
     async def resume(self) -> None:
-        """Carry out what is noted and was cut off. Raises StoreError, OSError."""
+        """Carry out what is noted and was cut off; one that cannot be stops no other. Raises StoreError, OSError."""
+        failed: StoreError | OSError | None = None
         for deletion in await self._threads.complete(self._notes.list):
-            await self.finish(deletion.name, deletion.digest)
+            try:
+                await self.finish(deletion.name, deletion.digest)
+            except (StoreError, OSError) as error:
+                failed = error
+        if failed is not None:
+            raise failed
 
     async def stop(self) -> None:
         """Leave what is being carried out to whoever comes next."""

@@ -28,9 +28,7 @@ class Line:
     all of the line, and is in nobody's way.
     """
 
-    def __init__(
-        self, width: int, most: int = _MOST, crowded: str = "too many requests wait for this upstream"
-    ) -> None:
+    def __init__(self, width: int, most: int = _MOST, crowded: str = _CROWDED) -> None:
         self._free = width
         self._most = most
         self._crowded = crowded  # what is said of it

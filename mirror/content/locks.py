@@ -1,6 +1,7 @@
 """Locks on the host: one holder over all processes of a store, awaited without blocking the loop.
 
-In one process whoever lets go wakes the next one. Only one waits for other processes, and looks from the loop."""
+In one process whoever lets go wakes the next one. Only one waits for other processes, and looks from the loop.
+"""
 
 from __future__ import annotations
 

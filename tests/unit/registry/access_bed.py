@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -140,3 +142,20 @@ class Bed:
 
 def header_of(user: str, password: str = PASSWORD) -> str:
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+Make = Callable[..., Bed]
+
+
+@contextmanager
+def beds(folder: Path) -> Iterator[Make]:
+    """Make beds in folders of their own, and close them at the end."""
+    with ExitStack() as stack:
+
+        def make(*rules: Any, **more: Any) -> Bed:
+            made = Bed(folder / str(next(number)), *rules, **more)
+            stack.callback(made.close)
+            return made
+
+        number = count()
+        yield make

@@ -6,9 +6,8 @@ import asyncio
 import base64
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,22 +17,13 @@ from mirror.registry import htpasswd, logins
 from mirror.registry.bearer import LIFETIME, Signer, TokenRefused
 from mirror.registry.clients import ANONYMOUS
 from mirror.registry.logins import LoginRefused
-from tests.unit.registry.access_bed import KEY, PASSWORD, Bed, hashed, header_of
-
-Make = Callable[..., Bed]
+from tests.unit.registry.access_bed import KEY, PASSWORD, Bed, Make, beds, hashed, header_of
 
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Make]:
-    made: list[Bed] = []
-
-    def one(*rules: Any, **more: Any) -> Bed:
-        made.append(Bed(tmp_path / str(len(made)), *rules, **more))
-        return made[-1]
-
-    yield one
-    for bed in made:
-        bed.close()
+    with beds(tmp_path) as make:
+        yield make
 
 
 @pytest.fixture

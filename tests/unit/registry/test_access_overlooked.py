@@ -16,11 +16,10 @@ from mirror.content.line import Line
 from mirror.oci.digest import Digest
 from mirror.registry import logins, overlooked
 from mirror.registry.logins import basic
-from tests.unit.registry.access_bed import PASSWORD, Bed, header_of, rule
+from tests.unit.registry.access_bed import PASSWORD, Bed, Make, beds, header_of, rule
 from tests.unit.registry.stage import Face, FakeContent, Reply, serve_face
 from tests.unit.registry.test_access_token import granted
 
-Make = Callable[..., Bed]
 DIGEST = Digest.of(b"x")
 PRIVATE = rule("alice", "quay.io/private/**", "pull", "push", "delete")
 PUBLIC = "/v2/quay.io/org/app/manifests/v1"
@@ -41,15 +40,8 @@ LOGINS = {
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Make]:
-    made: list[Bed] = []
-
-    def one(*rules: Any, **more: Any) -> Bed:
-        made.append(Bed(tmp_path / str(len(made)), *rules, **more))
-        return made[-1]
-
-    yield one
-    for bed in made:
-        bed.close()
+    with beds(tmp_path) as make:
+        yield make
 
 
 def shown(bed: Bed, login: str) -> str:

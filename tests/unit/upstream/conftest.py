@@ -6,14 +6,37 @@ import asyncio
 import functools
 import json
 import ssl
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
-from mirror.upstream import client
+from mirror.oci.digest import Digest
+from mirror.upstream import client as client_module
 from mirror.upstream.body import BlobBody
+from mirror.upstream.client import UpstreamClient
 from mirror.upstream.retry import Retry
+from tests.peers.images import noise
+from tests.peers.scripted import ScriptedRegistry
+from tests.peers.settings import client_of
+
+CONTENT = noise(300_000)
+DIGEST = Digest.of(CONTENT)
+
+
+@pytest.fixture
+async def registry() -> AsyncIterator[ScriptedRegistry]:
+    """An upstream with one image, and with CONTENT beside it."""
+    async with ScriptedRegistry() as peer:
+        peer.add_image("team/app", "v1")
+        peer.add_blob("team/app", CONTENT)
+        yield peer
+
+
+@pytest.fixture
+async def client(registry: ScriptedRegistry, impatient: list[float]) -> AsyncIterator[UpstreamClient]:
+    async with client_of(registry.url) as one:
+        yield one
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +54,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         meant.append(seconds)
         await asyncio.sleep(seconds / 100)
 
-    monkeypatch.setattr(client, "Retry", functools.partial(Retry, sleep=sleep))
+    monkeypatch.setattr(client_module, "Retry", functools.partial(Retry, sleep=sleep))
     return meant
 
 

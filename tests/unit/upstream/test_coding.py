@@ -6,27 +6,15 @@ import zlib
 import pytest
 
 from mirror.errors import UpstreamInvalid
-from mirror.oci.digest import Digest
 from mirror.upstream import coding
 from tests.peers.faults import Gzip, Status, WithHeaders
-from tests.peers.images import noise
 from tests.peers.logins import TokenLogin
-from tests.peers.scripted import ScriptedRegistry
 from tests.peers.settings import client_of
+from tests.unit.upstream.conftest import CONTENT, DIGEST
 
-CONTENT = noise(300_000)
-DIGEST = Digest.of(CONTENT)
 LIMIT = 65536
 WORDS = ["aws-chunked", "none", "binary", "utf-8", "identity", "AWS-Chunked", "aws-chunked, binary", "base64", ""]
 CODINGS = ["gzip", "x-gzip", "deflate", "br", "zstd", "compress", "GZIP", "aws-chunked, gzip", "gzip,aws-chunked"]
-
-
-@pytest.fixture
-async def registry():
-    async with ScriptedRegistry() as peer:
-        peer.add_image("team/app", "v1")
-        peer.add_blob("team/app", CONTENT)
-        yield peer
 
 
 @pytest.fixture

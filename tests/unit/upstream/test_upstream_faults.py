@@ -15,7 +15,6 @@ from mirror.errors import (
     UpstreamNotFound,
     UpstreamUnavailable,
 )
-from mirror.oci.digest import Digest
 from mirror.upstream import exchange, transport
 from tests.peers.faults import (
     CloseBeforeHeaders,
@@ -26,12 +25,8 @@ from tests.peers.faults import (
     TooMany,
     WithHeaders,
 )
-from tests.peers.images import noise
-from tests.peers.scripted import ScriptedRegistry
 from tests.peers.settings import client_of
-
-CONTENT = noise(300_000)
-DIGEST = Digest.of(CONTENT)
+from tests.unit.upstream.conftest import DIGEST
 
 OPERATIONS = {
     "manifest": lambda client, name: client.get_manifest(name, "v1"),
@@ -49,20 +44,6 @@ KIND = {
     "tags": "tags",
     "referrers": "referrers",
 }
-
-
-@pytest.fixture
-async def registry():
-    async with ScriptedRegistry() as peer:
-        peer.add_image("team/app", "v1")
-        peer.add_blob("team/app", CONTENT)
-        yield peer
-
-
-@pytest.fixture
-async def client(registry, impatient):
-    async with client_of(registry.url) as client:
-        yield client
 
 
 async def do(operation, client, name="team/app"):

@@ -20,26 +20,9 @@ from tests.peers.faults import (
     Status,
     Truncate,
 )
-from tests.peers.images import noise
 from tests.peers.scripted import ScriptedRegistry, TokenLogin
 from tests.peers.settings import client_of
-
-CONTENT = noise(300_000)
-DIGEST = Digest.of(CONTENT)
-
-
-@pytest.fixture
-async def registry():
-    async with ScriptedRegistry() as peer:
-        peer.add_image("team/app", "v1")
-        peer.add_blob("team/app", CONTENT)
-        yield peer
-
-
-@pytest.fixture
-async def client(registry, impatient):
-    async with client_of(registry.url) as client:
-        yield client
+from tests.unit.upstream.conftest import CONTENT, DIGEST
 
 
 async def collect(body):
