@@ -89,11 +89,12 @@ def usable(challenges: Sequence[Challenge], credential: Credential | None) -> li
     return met[:_MOST_CHALLENGES]
 
 
-def pull_scope(asked: str, repository: str) -> str:
+def pull_scope(asked: str, repository: str, before: str = "") -> str:
     """Return the scope to ask for: pulling `repository` and nothing more, whatever the challenge offers.
 
-    A challenge may name the repository with a prefix of the registry's own; one that names no repository at all
-    (public ECR: `aws`) is taken as it is. Without a repository no scope is asked: that is a login alone.
+    A challenge may name the repository with a prefix of the registry's own, which is that of its others as well: one
+    for the repository `before` shows it. A challenge that names no repository at all (public ECR: `aws`) is taken as it
+    is. Without a repository no scope is asked: that is a login alone.
     """
     if not repository:
         return ""
@@ -102,9 +103,10 @@ def pull_scope(asked: str, repository: str) -> str:
     ]
     if asked and not named:
         return asked
-    for name in named:
-        if name.endswith(f"/{repository}"):
-            return f"repository:{name}:pull"
+    for known in filter(None, (repository, before)):
+        for name in named:
+            if name.endswith(f"/{known}"):
+                return f"repository:{name.removesuffix(known)}{repository}:pull"
     return f"repository:{repository}:pull"
 
 

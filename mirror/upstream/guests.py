@@ -67,7 +67,7 @@ class Guests:
         `private` as above. Raise UpstreamDenied if nobody gets a token for that, UpstreamInvalid for a realm that the
         registry may not name or a service that makes no sense, TokenServiceAway.
         """
-        asked = Asked.read(refused)
+        asked = Asked.read(refused, _repository(refused.url))
         if asked is None or not is_registry(refused.url):
             return None
         asked = replace(asked, from_private=private and asked.from_private)

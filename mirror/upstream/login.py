@@ -86,7 +86,7 @@ class Login:
         """
         credential = await self.credential(repository)
         # gcr.io says how to log in at /v2/ only.
-        asked = Asked.read(refused) or self._asked or await self._ask_ping()
+        asked = Asked.read(refused, repository) or self._asked or await self._ask_ping()
         if asked is None:
             return
         tried = [sent]

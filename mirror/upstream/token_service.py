@@ -36,17 +36,21 @@ class TokenServiceAway(UpstreamUnavailable):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a registry asked for, in the order to try it, and whether it said so from a private address."""
+    """What a registry asked for, in the order to try it, and whether it said so from a private address.
+
+    `repository` is what the request was about, empty for none.
+    """
 
     challenges: tuple[Challenge, ...]
     url: URL
     from_private: bool
+    repository: str = ""
 
     @classmethod
-    def read(cls, answer: Answer) -> Self | None:
-        """Return what a 401 asks for; None if it does not say."""
+    def read(cls, answer: Answer, repository: str = "") -> Self | None:
+        """Return what a 401 to a request about `repository` asks for; None if it does not say."""
         challenges = challenge.parse(answer.header_lines("WWW-Authenticate"))
-        return cls(auth.in_order(challenges), answer.url, answer.from_private) if challenges else None
+        return cls(auth.in_order(challenges), answer.url, answer.from_private, repository) if challenges else None
 
     def beginning_with(self, chosen: Challenge) -> Self:
         """Return the same, with `chosen` as the first to try."""
@@ -90,7 +94,7 @@ class TokenServices:
         Raise UpstreamError as `auth.log_in` does, UpstreamInvalid for a realm that may not be asked, and
         TokenServiceAway.
         """
-        scope = auth.pull_scope(chosen.get("scope"), repository)
+        scope = auth.pull_scope(chosen.get("scope"), repository, asked.repository)
 
         async def obtain() -> auth.Grant:
             return await self._converse(chosen, credential, scope, asked)

@@ -219,6 +219,23 @@ def test_scope(asked, repository, scope):
 
 
 @pytest.mark.parametrize(
+    ("asked", "scope"),
+    [
+        ("repository:lab/team/app:pull", "repository:lab/team/other:pull"),
+        ("repository:a/b/team/app:pull,push", "repository:a/b/team/other:pull"),
+        # All that follows was so before.
+        ("repository:team/app:pull", "repository:team/other:pull"),
+        ("repository:lab/team/other:pull repository:x/team/app:pull", "repository:lab/team/other:pull"),
+        ("repository:user/image:pull", "repository:team/other:pull"),
+        ("aws", "aws"),
+    ],
+)
+def test_a_prefix_of_the_registrys_own_is_that_of_all_its_repositories(asked, scope):
+    """What it asked for about one repository tells what to ask for about the next, before it has to say it again."""
+    assert pull_scope(asked, "team/other", "team/app") == scope
+
+
+@pytest.mark.parametrize(
     ("lines", "credential", "realms"),
     [
         (['Basic realm="x", Bearer realm="https://r/t"'], USER, ["https://r/t", "x"]),
