@@ -136,7 +136,9 @@ def hosted_tag(stock: Stock, side: str) -> Asked:
 def hosted_tags(stock: Stock, side: str) -> Asked:
     tags = sorted(f"v{number}" for number in range(len(stock.hosted)))
     body = json.dumps({"name": "apps/a", "tags": tags}).encode()
-    return Asked(str(stock.layout.tags("apps/a")), "/v2/apps/a/tags/list", body)
+    path = str(stock.layout.tags("apps/a"))
+    os.utime(path)  # as whoever pushes a tag does: what has not changed since it was read need not be read
+    return Asked(path, "/v2/apps/a/tags/list", body)
 
 
 def hosted_referrers(stock: Stock, side: str) -> Asked:
@@ -359,7 +361,7 @@ def services(
 ) -> Iterator[dict[str, tuple[Faulty, Stock]]]:
     document = {
         "clients": {"anonymous": "push"},
-        "upstreams": {"lab": {"endpoints": [upstream.url], "tags": {"fresh_for": "1h"}}},
+        "upstreams": {"lab": {"endpoints": [upstream.url], "tags": {"fresh_for": "1h", "absent_for": "1h"}}},
     }
     folder = tmp_path_factory.mktemp("errno")
     online = Faulty(folder / "online", library, document)

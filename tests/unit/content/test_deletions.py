@@ -6,6 +6,7 @@ What is not done yet is held up by a tag that another process is moving.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from mirror.content import deletions
 from mirror.content.immutable import Immutable
 from mirror.errors import ManifestBlobUnknown, NotHere
 from mirror.oci.digest import Digest
-from mirror.store.deletions import Deletions
+from mirror.store.deletions import Deletion, Deletions
 from mirror.store.lock import FileLock
 from tests.faults.invariants import broken
 from tests.peers.images import noise
@@ -199,3 +200,25 @@ async def test_a_note_that_makes_no_sense_still_hides_and_ends(going: Going) -> 
     await going.other.manifest(BODY, "new")
     assert not os.path.exists(path)
     await going.assert_gone(*TAGS)
+
+
+async def test_one_that_cannot_be_carried_out_stops_no_other(going: Going, monkeypatch: pytest.MonkeyPatch) -> None:
+    await going.shelf.hosted.deletions.stop()
+    going.lock.release()
+    resuming, ill = going.other.hosted.deletions, Deletion(APP.name, Digest.of(b"ill"))
+    notes = Deletions(going.shelf.layout)
+    notes.write(ill)
+    carry_out = resuming._carry_out
+
+    async def fail(name: str, digest: Digest) -> None:
+        if digest == ill.digest:
+            raise OSError(errno.EIO, "no")
+        await carry_out(name, digest)
+
+    monkeypatch.setattr(resuming, "_carry_out", fail)
+    monkeypatch.setattr(resuming._notes, "list", lambda: [ill, Deletion(APP.name, DIGEST)])
+    with pytest.raises(OSError, match="no"):
+        await resuming.resume()
+    assert notes.list() == [ill]
+    notes.remove(ill)
+    await going.end()
