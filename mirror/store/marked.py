@@ -19,9 +19,10 @@ from mirror.errors import StoreUnreadable
 from mirror.store import files
 from mirror.store.layout import Layout
 
+_ALGORITHMS = ("sha256", "sha512")
 _LIMIT = 4096
-_SHORT = 0.002  # seconds of counting, below which it may be done at any time …
-_SHARE = 20  # … and of a longer one, at least so many times as long passes before the next
+_FEW = 5000  # markers that may be counted at any time: some two milliseconds …
+_SHARE = 20  # … and of more, at least so many times as long as it took passes before the next count
 
 Counts = dict[str, list[int]]  # of each folder that is there: its inode, and how many it holds
 
@@ -32,7 +33,7 @@ class _Look(NamedTuple):
     stamps: tuple[object, ...]
     noted: Counts | None
     here: Counts
-    until: float  # on the monotonic clock: it is not looked again before that, whatever has changed
+    until: float  # on the monotonic clock: it is not looked again before that, whatever comes into the same folders
 
     @property
     def whole(self) -> bool:
@@ -42,6 +43,10 @@ class _Look(NamedTuple):
             if count
         )
 
+    def is_of(self, stamps: tuple[tuple[int, int, int] | None, ...]) -> bool:
+        """Tell whether the folders with these stamps are those that were looked at, whatever is in them."""
+        return [stamp and stamp[0] for stamp in stamps] == [self.here.get(name, (None,))[0] for name in _ALGORITHMS]
+
 
 class Marked:
     """The note of one store."""
@@ -49,7 +54,7 @@ class Marked:
     def __init__(self, layout: Layout) -> None:
         self._hosted = layout.hosted
         self._path = str(layout.run / "marked")
-        self._folders = {name: str(layout.hosted / name) for name in ("sha256", "sha512")}
+        self._folders = {name: str(layout.hosted / name) for name in _ALGORITHMS}
         self._lock = threading.Lock()
         self._last = _Look((), None, {}, 0.0)
 
@@ -106,16 +111,16 @@ class Marked:
         stamps = tuple(files.modified(path) for path in (self._path, *self._folders.values()))
         with self._lock:
             last = self._last
-        if stamps == last.stamps or (last.whole and began < last.until):
+        if stamps == last.stamps or (last.whole and began < last.until and last.is_of(stamps[1:])):
             return last
         noted, here = self._noted(), self.count()
-        took = time.monotonic() - began
+        many = sum(count for _, count in here.values()) > _FEW
         newest = max((one[1] for one in stamps if one is not None), default=0)
         found = _Look(
             stamps if looked - newest > files.TICK else (),
             noted,
             here,
-            began + (_SHARE * took if took > _SHORT else 0),
+            began + (_SHARE * (time.monotonic() - began) if many else 0),
         )
         with self._lock:
             self._last = found

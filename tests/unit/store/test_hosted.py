@@ -13,6 +13,7 @@ import pytest
 from mirror.content.garbage import hosted_by
 from mirror.errors import StoreUnreadable
 from mirror.oci.digest import Digest
+from mirror.store import marked as marked_module
 from mirror.store.hosted import Hosted
 from mirror.store.layout import Layout
 from mirror.store.marked import Marked
@@ -95,6 +96,22 @@ def test_what_may_have_lost_its_marker_is_not_said_to_have_none(layout: Layout, 
     for one in (hosted, Hosted(layout)):
         with pytest.raises(StoreUnreadable, match="not all that was pushed has its marker"):
             one.has(Digest.of(b"a third"))
+
+
+@pytest.mark.parametrize("lose", [LOSSES[0], LOSSES[2], restore])
+def test_a_folder_that_is_another_one_is_looked_at_however_long_that_takes(
+    layout: Layout, lose: Callable[[Layout], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes into a folder of very many is counted now and then; that it is gone shows at once."""
+    monkeypatch.setattr(marked_module, "_FEW", 0)
+    monkeypatch.setattr(marked_module, "_SHARE", 1e9)
+    hosted = Hosted(layout)
+    hosted.add(ONE)
+    Marked(layout).keep_up()
+    assert not hosted.has(OTHER)
+    lose(layout)
+    with pytest.raises(StoreUnreadable, match="not all that was pushed has its marker"):
+        hosted.has(Digest.of(b"a third"))
 
 
 def test_a_store_of_an_earlier_release_has_to_be_looked_at_first(layout: Layout) -> None:
