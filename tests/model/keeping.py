@@ -84,6 +84,7 @@ class Keeping(Walk):
         self.young: set[str] = set()
         self.spoilt: set[str] = set()  # damaged, until a scrub
         self.lost: set[str] = set()  # damaged, and nobody can give it again
+        self.nobodys: set[str] = set()  # was deleted and lost its marker while something pinned it: no purge knows it
 
     # -- what the rules are made of ------------------------------------------------------------------------------
 
@@ -309,6 +310,11 @@ class Keeping(Walk):
         rows = self.shelves[0].pushes.rows
         return {*map(str, rows.list(f"{upstream}{name}")), *map(str, rows.list_blobs(f"{upstream}{name}"))}
 
+    @property
+    def of_repositories(self) -> set[str]:
+        """What the repositories that are pulled through have."""
+        return {digest for name in REPOSITORIES for digest in self.known(name)}
+
     def purged(self, number: int, what: tuple[str, str, int], *, dry_run: bool = False) -> tuple[Purged, set[str]]:
         """Purge, in this thread; return what was said."""
         name, kind, which_image = what
@@ -366,8 +372,7 @@ class Keeping(Walk):
         assert not left, f"what an upstream has is not had again: {left}"
 
     def has_upstream(self, digest: str) -> bool:
-        known = {one for name in REPOSITORIES for one in self.known(name)}
-        return digest in TRUTH and digest in known
+        return digest in TRUTH and digest in self.of_repositories
 
     async def _scrub(self, number: int) -> None:
         room = self.shelves[number].room
@@ -392,6 +397,7 @@ class Keeping(Walk):
         # What was deleted and not collected is nobody's now: cache, which goes as such, however young.
         self.young &= {digest for name in APPS for digest in self.known(name, "")}
         self.shelves[number].room.space.eviction.free(10**9)
+        self.nobodys |= self.stored - self.shelves[number].marked() - self.of_repositories
 
     def keep_marks(self, number: int) -> None:
         for _ in mark_if_lost(self.layout, Marked(self.layout), hosted_by(self.shelves[number].content.resolve)):
@@ -540,9 +546,8 @@ class Keeping(Walk):
             self.purged(0, (name, "all", 0))
         # An image that was pushed may be the very same as one that was pulled.
         assert self.stored & MANIFESTS <= self.shelves[0].marked()
-        assert self.stored <= self.shelves[0].marked() | {
-            digest for name in REPOSITORIES for digest in self.known(name)
-        }, "only what was pushed is left"
+        left = self.stored - self.nobodys
+        assert left <= self.shelves[0].marked() | self.of_repositories, "only what was pushed is left"
         for name in APPS:
             # Those too whose content is lost: what they named is kept for as long as they are not deleted.
             for digest in list(self.shelves[1].pushes.rows.list(name)):
