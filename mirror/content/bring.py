@@ -13,6 +13,7 @@ from mirror import logs
 from mirror.content.answers import ManifestAnswer, Target
 from mirror.content.blobs import Blobs
 from mirror.content.fetch import Fetcher
+from mirror.content.fill import FillDroppedError
 from mirror.content.manifests import UNKNOWN_ALGORITHM, Manifests
 from mirror.content.members import Members
 from mirror.content.resolve import Resolver
@@ -183,7 +184,7 @@ class Bring:
             except (UpstreamError, NotHere):
                 if began or fill.source.place == source.place or attempt == _ATTEMPTS - 1:
                     raise
-            except NotYet:
+            except (NotYet, FillDroppedError):
                 if attempt == _ATTEMPTS - 1:
                     raise
         raise NotYet(f"{digest} cannot be kept", "give the store more room")

@@ -51,6 +51,10 @@ class FillGoneError(NotYet):
     """The fill ended and was closed before this reader came: look again, what it brought is in the store."""
 
 
+class FillDroppedError(StoreFull):
+    """The process that downloaded could not keep it: what a reader still lacks is to be had from upstream."""
+
+
 class Fill:
     """The shared download of `digest`. Made by Fetcher alone; `task` runs `run()`."""
 
@@ -238,15 +242,17 @@ class Fill:
             self.task.cancel()
 
     def _drop_part(self) -> None:
-        """Begin anew with another part; those who have bytes of this one cannot go on with that."""
-        if self._touched and self._written:
-            raise UpstreamInvalid(f"what came for {self.digest} had other bytes", "ask again")
+        """Begin anew with another part; those who hold this one's descriptor cannot go on with that."""
         if self._readers:
-            raise NotYet(f"the download of {self.digest} has ended", "ask again")  # they hold its descriptor
+            if self._part is not None and self._part.dropped:
+                raise FillDroppedError(f"{self.digest} could not be kept by the process that fetched it")
+            raise UpstreamInvalid(f"what came for {self.digest} had other bytes", "ask again")
         if self._part is not None:
             self._part.close()
             self._part = None
         self._written = 0
+        self._began = 0.0
+        self._opened = False
 
     async def _attempt(self) -> bool:
         """Download or follow one part to its end; False if it went away and another must be begun."""

@@ -289,15 +289,26 @@ class Manifests:
         Where the question by HEAD brought the body already, upstream is not asked again.
         """
         client = self._asked(target, f"{target.name}:{tag}")
-        if head is not None and head.body is not None:
-            body = ManifestBody(head.body, head.media_type, head.digest, head.endpoint)
-        else:
-            body = await client.get_manifest(target.repository, tag)
-        said = body.digest
-        actual = said if said is not None and Digest.of(body.body, said.algorithm) == said else Digest.of(body.body)
-        if said is not None and media_types.bare(body.media_type) in media_types.SCHEMA1:
-            actual = said
-        return await self._keep(target, actual, body)
+        got = head.got if head is not None else None
+        if got is None:
+            got = await client.get_manifest(target.repository, tag)
+        if got.named is None:
+            return await self._misnamed(target, tag, got, client)
+        return await self._keep(target, got.named, got)
+
+    async def _misnamed(self, target: Target, tag: str, got: ManifestBody, client: UpstreamClient) -> ManifestAnswer:
+        """Return what a tag means whose bytes are not what upstream calls them.
+
+        They were damaged on their way where upstream has what it names. Where it does not, the name is wrong.
+        """
+        assert got.digest is not None
+        try:
+            whole = await client.get_manifest(target.repository, str(got.digest))
+        except (UpstreamNotFound, UpstreamDenied):
+            digest = Digest.of(got.body)
+            _log.warning("tag_misnamed", name=f"{target.name}:{tag}", digest=str(digest), said=str(got.digest))
+            return await self._keep(target, digest, got)
+        return await self._keep(target, got.digest, whole)
 
     async def _fetch(self, target: Target, digest: Digest, client: UpstreamClient) -> ManifestAnswer:
         async with self._locks.hold("manifest", str(digest), upstream=target.upstream):

@@ -261,7 +261,7 @@ class Tags:
         head = await client.head_manifest(target.repository, tag)
         if record is not None and head.digest == record.digest:
             return TagState(head.digest, why="revalidated"), None
-        if head.digest is None or head.body is not None:
+        if head.digest is None or head.got is not None:
             return self._answered(await self._fetch_tag(target, tag, head))
         try:
             return self._answered(await self._fetch(target, head.digest))

@@ -115,6 +115,11 @@ class Part:
         return there is None or (there.st_ino, there.st_dev) != (here.st_ino, here.st_dev)
 
     @property
+    def dropped(self) -> bool:
+        """Whether whoever downloaded has removed it: what it held was not refused, but could not be kept."""
+        return files.status(self.fd).st_nlink == 0
+
+    @property
     def status(self) -> tuple[int, bool, float]:
         """The part's size in bytes, whether it is marked as verified, and when it last grew (Unix time)."""
         found = files.status(self.fd)

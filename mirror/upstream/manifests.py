@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mirror.errors import DigestInvalid, UpstreamDenied, UpstreamInvalid, UpstreamNotFound
 from mirror.oci.digest import Digest
-from mirror.oci.media_types import SCHEMA1, bare
+from mirror.oci.media_types import bare
 from mirror.upstream.answers import ManifestBody, ManifestHead
 from mirror.upstream.body import read_whole
 from mirror.upstream.exchange import Ask, Endpoint
@@ -31,9 +31,7 @@ async def head_manifest(endpoint: Endpoint, repository: str, reference: str, lim
         if digest is not None and length.isascii() and length.isdecimal():
             return ManifestHead(digest, bare(answer.header("Content-Type")), int(length), endpoint.name)
     got = await get_manifest(endpoint, repository, reference, limit)
-    # The bytes decide what a tag names, but a signed schema1 manifest is named by its payload, not by its bytes.
-    named = got.digest if got.media_type in SCHEMA1 and got.digest is not None else Digest.of(got.body)
-    return ManifestHead(named, got.media_type, len(got.body), got.endpoint, got.body)
+    return ManifestHead(got.named, got.media_type, len(got.body), got.endpoint, got)
 
 
 async def get_manifest(endpoint: Endpoint, repository: str, reference: str, limit: int) -> ManifestBody:

@@ -7,7 +7,7 @@ import contextlib
 import os
 import random
 import signal
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pytest
 
 from mirror.config import load
 from mirror.oci.digest import Digest
+from mirror.store.ingest import Part, PartNote, boot_id
 from mirror.store.layout import Layout
 from tests.faults.invariants import broken, contents, leftovers
 from tests.faults.wire import Got, ask
@@ -248,3 +249,52 @@ async def test_evictions_beside_pulls(tmp_path: Path) -> None:
         layout = Layout(tmp_path / "store")
         assert broken(layout, contents_of.get) == []
         assert [name for name in leftovers(layout) if name.endswith(".part")] == []
+
+
+class TestADownloadOfAnotherProcess:
+    """Another process fetches, and what it fetched is removed under those who read along."""
+
+    @pytest.fixture
+    async def upstream(self) -> AsyncIterator[ScriptedRegistry]:
+        async with ScriptedRegistry() as registry:
+            yield registry
+
+    @pytest.mark.parametrize(("size", "came"), [(MIB, 0), (MIB, 500_000), (MIB, MIB), (30_000, 30_000)])
+    async def test_that_it_cannot_keep(
+        self, upstream: ScriptedRegistry, serve: Callable[..., Any], size: int, came: int
+    ) -> None:
+        service = await serve({"lab": {"endpoints": [upstream.url]}})
+        content = noise(size)
+        part, reading = await self._read_along(service, upstream, content, content[:came])
+        part.drop()
+        part.close()
+        got = await reading
+        assert (got.status, got.clean, got.body == content) == (200, True, True)
+        assert broken(service.room.layout) == []
+
+    @pytest.mark.parametrize("size", [MIB, 30_000])
+    async def test_that_it_refuses(self, upstream: ScriptedRegistry, serve: Callable[..., Any], size: int) -> None:
+        """Who was sent the beginning of bad bytes is cut off; who was sent nothing gets what upstream has now."""
+        service = await serve({"lab": {"endpoints": [upstream.url]}})
+        content = noise(size)
+        part, reading = await self._read_along(service, upstream, content, noise(size, 1))
+        part.give_away()
+        part.close()
+        got = await reading
+        assert (got.status, got.clean) == (200, size == 30_000)
+        assert got.body == content or not got.clean
+        assert broken(service.room.layout) == []
+
+    async def _read_along(
+        self, service: Any, upstream: ScriptedRegistry, content: bytes, came: bytes
+    ) -> tuple[Part, asyncio.Task[Got]]:
+        digest = Digest.parse(upstream.add_blob("team/app", content))
+        part = Part.open(service.room.layout, digest, create=True)
+        assert part is not None
+        assert part.try_lock()
+        part.write_note(PartNote(len(content), "lab", "team/app", boot_id()))
+        part.append(0, [came], digest.hasher())
+        reading = asyncio.create_task(service.get(f"{NAME}/blobs/{digest}"))
+        await asyncio.sleep(0.3)
+        assert not reading.done()
+        return part, reading

@@ -246,6 +246,31 @@ class TestManifests:
         assert got.headers["docker-content-digest"] == image.digest
         assert broken(service.room.layout) == []
 
+    @pytest.mark.parametrize("known", [False, True])
+    @pytest.mark.parametrize("times", [1, 9])
+    async def test_that_were_damaged_under_a_tag(
+        self, upstream: ScriptedRegistry, serve: Callable[..., Any], known: bool, times: int
+    ) -> None:
+        """The damaged one is a manifest as well, and nobody asked for it by digest: found by `make soak`."""
+        service = await serve({"lab": {"endpoints": [upstream.url], "tags": {"fresh_for": "0s"}}})
+        if known:
+            upstream.add_image("team/app", "v1", seed=1)
+            assert (await service.get("/v2/lab/team/app/manifests/v1")).status == 200
+        image = upstream.add_image("team/app", "v1", seed=2)
+        upstream.fail("manifest", faults.Html(), method="HEAD")
+        upstream.fail("manifest", faults.FlipBit(100), method="GET", times=times)
+        got = await service.get("/v2/lab/team/app/manifests/v1")
+        if times == 1:
+            assert (got.status, got.body) == (200, image.manifest)
+        elif known:
+            assert (got.status, got.cache) == (200, "STALE")
+        else:
+            assert (got.status, got.code) == (502, "UNKNOWN")
+        upstream.heal()
+        got = await service.get("/v2/lab/team/app/manifests/v1")
+        assert (got.status, got.body, got.headers["docker-content-digest"]) == (200, image.manifest, image.digest)
+        assert broken(service.room.layout) == []
+
     async def test_whose_tag_moves_between_the_two_questions(
         self, upstream: ScriptedRegistry, serve: Callable[..., Any]
     ) -> None:

@@ -33,7 +33,7 @@ async def test_a_word_that_is_no_coding_is_passed_over(registry, client, read_wh
     assert await read_whole(await client.get_blob("team/app", DIGEST)) == CONTENT
     assert await read_whole(await client.get_blob("team/app", DIGEST, 1000, 2000)) == CONTENT[1000:2000]
     assert await client.head_blob("team/app", DIGEST) == len(CONTENT)
-    assert (await client.head_manifest("team/app", "v1")).body is None
+    assert (await client.head_manifest("team/app", "v1")).got is None
     assert (await client.get_manifest("team/app", "v1")).body == registry.add_image("team/app").manifest
     assert await client.list_tags("team/app") == ["v1"]
     assert len(registry.requests) == 6

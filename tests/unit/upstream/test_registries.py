@@ -116,7 +116,7 @@ async def test_docker_hub(world):
         registry.add_image("library/busybox", "latest")
         registry.extra_headers = {"ratelimit-limit": "100;w=21600", "ratelimit-remaining": "76;w=21600"}
         head = await client.head_manifest("library/busybox", "latest")
-        assert head.body is None
+        assert head.got is None
         assert registry.count("manifest", "GET") == 0
         assert not client.budget_low
         assert b"mirror_docker_hub_pulls_limit 100.0" in metrics.render()
@@ -201,7 +201,7 @@ async def test_harbor(world):
     ):
         registry.fail("manifest", Status(404), method="HEAD")
         registry.fail("blob", Status(404), method="HEAD")
-        assert (await client.head_manifest("team/app", "v1")).body
+        assert (await client.head_manifest("team/app", "v1")).got
         assert await client.head_blob("team/app", DIGEST) == len(CONTENT)
 
 

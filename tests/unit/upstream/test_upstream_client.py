@@ -35,7 +35,7 @@ async def test_manifest_by_tag_and_digest(registry, client):
     head = await client.head_manifest("team/app", "v1")
     assert str(head.digest) == image.digest
     assert head.size == len(image.manifest)
-    assert head.body is None
+    assert head.got is None
     got = await client.get_manifest("team/app", image.digest)
     assert got.body == image.manifest
     assert got.media_type == image.media_type
