@@ -278,7 +278,7 @@ class Fill:
         self._permitted = True
 
     async def _adopt(self) -> bool:
-        """The part became a blob between looking for the one and opening the other: read that."""
+        """The part became a blob between looking for the one and opening the other: read that, if nobody reads the part."""
         found = self._shop.blobs.open(self.digest)
         if found is None:
             return False
@@ -292,6 +292,9 @@ class Fill:
         except BaseException:
             os.close(found.fd)
             raise
+        if self._readers:
+            os.close(found.fd)
+            return False  # they hold the part's descriptor, and have bytes of it
         if self._part is not None:
             self._part.close()
         self._part = Part(self._shop.layout, self.digest, found.fd)

@@ -16,7 +16,7 @@ import pytest
 
 from mirror.config import load
 from mirror.oci.digest import Digest
-from mirror.store.ingest import Part, PartNote, boot_id
+from mirror.store.ingest import Part, PartNote, boot_id, store_bytes
 from mirror.store.layout import Layout
 from tests.faults.invariants import broken, contents, leftovers
 from tests.faults.wire import Got, ask
@@ -259,14 +259,18 @@ class TestADownloadOfAnotherProcess:
         async with ScriptedRegistry() as registry:
             yield registry
 
+    @pytest.mark.parametrize("again", [False, True])
     @pytest.mark.parametrize(("size", "came"), [(MIB, 0), (MIB, 500_000), (MIB, MIB), (30_000, 30_000)])
     async def test_that_it_cannot_keep(
-        self, upstream: ScriptedRegistry, serve: Callable[..., Any], size: int, came: int
+        self, upstream: ScriptedRegistry, serve: Callable[..., Any], size: int, came: int, again: bool
     ) -> None:
+        """`again`: it is stored before those who read along have seen that it was removed."""
         service = await serve({"lab": {"endpoints": [upstream.url]}})
         content = noise(size)
         part, reading = await self._read_along(service, upstream, content, content[:came])
         part.drop()
+        if again:
+            store_bytes(service.room.layout, part.digest, content)
         part.close()
         got = await reading
         assert (got.status, got.clean, got.body == content) == (200, True, True)
