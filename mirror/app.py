@@ -383,6 +383,7 @@ class Worker:
             header_timeout=limits.header_timeout,
             idle_timeout=limits.idle_timeout,
             write_stall=limits.write_stall,
+            share=self._context.share,
         )
         for listener in self._context.listeners:
             unix = listener.family == socket.AF_UNIX

@@ -15,6 +15,7 @@ from mirror import listeners as listening
 from mirror import logs
 from mirror.errors import ConfigurationError, MirrorError
 from mirror.metrics import RELOAD_OK, WORKER_RESTARTS, WORKERS, Metrics
+from mirror.shares import Share, Shares
 from mirror.slots import Slots
 from mirror.systemd import Notifier
 from mirror.workers import LEFT, READY, RELOAD, SIGNALS, Board, Crew, Worker, WorkerContext, harden
@@ -66,6 +67,7 @@ class Supervisor:
         self._start_within = start_within
         self._slots = Slots(2 * _MOST_WORKERS + 1)
         self._board = Board(2 * _MOST_WORKERS)
+        self._shares = Shares(2 * _MOST_WORKERS)
         self._metrics = Metrics(self._slots, len(self._slots) - 1)
         self._workers = [Worker(index, crew) for index in range(crew.workers)]
         self._leaving: list[Worker] = []  # replaced, with answers to end
@@ -141,7 +143,7 @@ class Supervisor:
             # An address that is given up is free only when nobody has it open.
             for sock in foreign:
                 sock.close()
-            return crew.run(WorkerContext(index, crew, self._slots, self._board, pipe))
+            return crew.run(WorkerContext(index, crew, self._slots, self._board, Share(self._shares, index), pipe))
 
         worker.start(work, (*self._wake, *self._private, *pipes), self._flush)
         _log.info("worker_started", worker=worker.index, pid=worker.pid)
@@ -324,6 +326,7 @@ class Supervisor:
         if worker.pipe >= 0:
             self._hear(worker)  # its last words
         worker.ended()
+        self._shares.leave(worker.index)
         self._metrics.settle(worker.index)
         if self._kill_at is not None:
             _log.info("worker_ended", **said)

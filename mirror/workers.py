@@ -18,6 +18,7 @@ from typing import Any
 
 from mirror import logs
 from mirror.errors import MirrorError
+from mirror.shares import Share
 from mirror.slots import Slots
 
 _log = logs.get(__name__)
@@ -84,17 +85,18 @@ class WorkerContext:
     """What a worker is given. SIGTERM asks it to drain and end; SIGHUP too, but with all the time that answers take.
 
     After SIGHUP others serve what it leaves, so it is to let go of what only one may do. `slots` are for Metrics, with
-    `index` as its own. The listeners stay open in the supervisor, whatever becomes of the worker. `ready`, `heartbeat`,
-    `left` and `reload` never block.
+    `index` as its own, `share` for whoever accepts. The listeners stay open in the supervisor, whatever becomes of the
+    worker. `ready`, `heartbeat`, `left` and `reload` never block.
     """
 
-    def __init__(self, index: int, crew: Crew, slots: Slots, board: Board, pipe: int) -> None:
+    def __init__(self, index: int, crew: Crew, slots: Slots, board: Board, share: Share, pipe: int) -> None:
         self.index = index
         self.listeners = crew.listeners
         self.metrics_listener = crew.metrics_listener
         self.admin_listener = crew.admin_listener
         self.slots = slots
         self.board = board
+        self.share = share
         self._pipe = pipe
 
     def ready(self) -> None:

@@ -23,6 +23,7 @@ from mirror.errors import ConfigurationError, Problem
 from mirror.metrics import ACCEPT_PAUSES, ACCEPTED, CONNECTIONS, CUT, FAULTS, LOOP_LAG, Metrics
 from mirror.registry.connection import Connection, refusal
 from mirror.registry.tls import ServerTls
+from mirror.shares import Share
 
 _log = logs.get(__name__)
 
@@ -34,6 +35,10 @@ _USER_TIMEOUT = 60  # seconds that sent bytes may stay unacknowledged by a peer 
 _KEEPALIVE_IDLE, _KEEPALIVE_INTERVAL, _KEEPALIVE_COUNT = 30, 10, 3
 _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _GRACE = 0.5  # seconds that a drain gives a new connection to bring its first request
+_BATCH = 16  # connections that are taken at one wake-up
+_LOOK = 0.001  # seconds after which a worker that left connections to others looks whether they took them
+_PATIENCE = 0.02  # seconds for which it does: one that hangs must not hold up clients
+_LAGS = 0.005  # seconds of a turn of the loop above which a worker is behind
 _SLICE = 256  # connections that are looked at in one turn of the loop
 
 
@@ -56,6 +61,7 @@ class Connections(web.Server):
         header_timeout: float = 10.0,
         idle_timeout: float = 75.0,
         write_stall: float = 60.0,
+        share: Share | None = None,
     ) -> None:
         require_compiled_parser()
         super().__init__(self._answer)
@@ -72,6 +78,10 @@ class Connections(web.Server):
         self._open = 0
         self._accepted = 0  # since the last report
         self._reported = 0
+        self._share = share
+        self._lag = 0.0
+        self._turn_began = 0.0
+        self._left_since = 0.0  # since when what waits is left to other workers, or 0
         self._paused = False
         self._told_at = -math.inf
         self._draining = False
@@ -90,6 +100,7 @@ class Connections(web.Server):
         if listener.family != socket.AF_UNIX:
             _tune(listener)
         self._listeners[listener] = tls
+        self._count(0)
         if self._sweeper is None:
             self._sweeper = self._loop.create_task(self._sweep_forever())
         if not self._paused:
@@ -103,9 +114,11 @@ class Connections(web.Server):
         it, so that none is closed just when one comes. May be called again while it runs, with less time.
         """
         self._draining = True
+        if self._share is not None:
+            self._share.leave()
         for listener in self._listeners:
             self._loop.remove_reader(listener)
-            while self._open < self._most and self._accept(listener):
+            while self._open < self._most and self._take(listener):
                 pass  # what the kernel has taken for us already would be reset
             listener.close()
         self._listeners.clear()
@@ -157,11 +170,41 @@ class Connections(web.Server):
         response.force_close()
         return response
 
-    def _accept(self, listener: socket.socket) -> bool:
-        """Take one connection and say whether there was one.
+    def _accept(self, listener: socket.socket) -> None:
+        """Take what waits, a few at a time: the other workers are woken too, and a burst is shared between them.
 
-        Just one: the other workers are woken too, and a burst is shared between them.
+        A worker that is behind takes one, and one that has more than its share leaves what waits to the others for a
+        moment: who wakes first would otherwise have all of it before they are awake.
         """
+        now = self._loop.time()
+        most = _BATCH if self._lag <= _LAGS else 1
+        room = self._share.room() if self._share is not None else None
+        if room is not None and room < most:
+            if not room and now - (self._left_since or now) < _PATIENCE:
+                self._left_since = self._left_since or now
+                self._loop.remove_reader(listener)
+                self._loop.call_later(_LOOK, self._look_again, listener)
+                return
+            most = room or most
+        self._left_since = 0.0
+        for _ in range(most):
+            if not self._take(listener) or self._paused:
+                break
+        if not self._turn_began:
+            self._turn_began = now
+            self._loop.call_soon(self._turned)
+
+    def _look_again(self, listener: socket.socket) -> None:
+        if not self._paused and listener in self._listeners:
+            self._loop.add_reader(listener, self._accept, listener)
+
+    def _turned(self) -> None:
+        """Note how long the turn of the loop was in which connections were taken, up to their first steps."""
+        self._lag = self._loop.time() - self._turn_began
+        self._turn_began = 0.0
+
+    def _take(self, listener: socket.socket) -> bool:
+        """Take one connection and say whether there was one."""
         try:
             sock, address = listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -176,7 +219,7 @@ class Connections(web.Server):
             return True
         sock.setblocking(False)
         self._accepted += 1
-        self._open += 1
+        self._count(1)
         self._clients[client] += 1
         tls = self._listeners[listener]
         task = self._loop.create_task(self._establish(sock, client, tls.context if tls else None))
@@ -204,11 +247,16 @@ class Connections(web.Server):
             traceback.clear_frames(error.__traceback__)
             self._gone(connection)
 
+    def _count(self, change: int) -> None:
+        self._open += change
+        if self._share is not None and not self._draining and not self._paused:
+            self._share.count(self._open)
+
     def _gone(self, connection: Connection) -> None:
         if not connection.counted:
             return
         connection.counted = False
-        self._open -= 1
+        self._count(-1)
         self._clients[connection.client] -= 1
         if self._clients[connection.client] <= 0:
             del self._clients[connection.client]
@@ -219,6 +267,8 @@ class Connections(web.Server):
         self._paused = True
         for listener in self._listeners:
             self._loop.remove_reader(listener)
+        if self._share is not None:
+            self._share.leave()
         self._metrics.add(ACCEPT_PAUSES, why)
         if self._loop.time() - self._told_at > 60:
             self._told_at = self._loop.time()
@@ -228,6 +278,7 @@ class Connections(web.Server):
         if self._draining or self._open >= self._most or not self._descriptors_left():
             return
         self._paused = False
+        self._count(0)
         for listener in self._listeners:
             self._loop.add_reader(listener, self._accept, listener)
 

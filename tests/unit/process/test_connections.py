@@ -435,27 +435,86 @@ async def test_drain_aborts_what_does_not_end_in_time(serve):
     writer.close()
 
 
-async def test_a_burst_is_taken_one_connection_a_turn(serve, monkeypatch):
-    service = serve()
-    taken_in_a_turn = []
-    accept = service.connections._accept
-    turn = [0]
+class Sibling:
+    """The share of a worker whose siblings have few connections; `room` is what it may take."""
+
+    def __init__(self, *room: int | None) -> None:
+        self._room = list(room)
+        self.counts: list[int] = []
+
+    def count(self, connections: int) -> None:
+        self.counts.append(connections)
+
+    def leave(self) -> None:
+        self.counts.append(-1)
+
+    def room(self) -> int | None:
+        return self._room.pop(0) if len(self._room) > 1 else self._room[0]
+
+
+@pytest.mark.parametrize(
+    ("lag", "room", "taken"),
+    [
+        (0.0, [None], [16, 16, 8]),
+        (0.004, [None], [16, 16, 8]),
+        (0.006, [None], [1] * 40),  # what it did always: guards those that are behind
+        (0.0, [4, 6, 100], [4, 6, 16, 14]),
+        (0.006, [4], [1] * 40),
+        (0.0, [0, 0, 12], [12, 12, 12, 4]),  # it leaves them to others, and looks again
+        (0.0, [0], [16, 16, 8]),  # nobody takes them: clients do not wait for a worker that hangs
+    ],
+)
+async def test_how_much_of_a_burst_one_wake_up_takes(serve, monkeypatch, lag, room, taken):
+    share = Sibling(*room)
+    service = serve(share=share)
+    connections = service.connections
+    monkeypatch.setattr(connections, "_turned", lambda: None)
+    monkeypatch.setattr(connections, "_lag", lag)
+    found = []
+    accept = connections._accept
 
     def counted(listener):
-        taken_in_a_turn.append(turn[0])
+        before = connections.open
         accept(listener)
+        if connections.open > before:
+            found.append(connections.open - before)
 
-    listener = next(iter(service.connections._listeners))
-    loop = asyncio.get_running_loop()
-    loop.remove_reader(listener)
-    clients = [socket.create_connection(service.address) for _ in range(5)]
-    loop.add_reader(listener, counted, listener)
-    for turn[0] in range(40):
-        await asyncio.sleep(0)
-    assert service.connections.open == 5
-    assert len(set(taken_in_a_turn)) == len(taken_in_a_turn) >= 5
+    listener = next(iter(connections._listeners))
+    asyncio.get_running_loop().remove_reader(listener)
+    clients = [socket.create_connection(service.address) for _ in range(40)]
+    monkeypatch.setattr(connections, "_accept", counted)
+    asyncio.get_running_loop().add_reader(listener, counted, listener)
+    await until(lambda: connections.open == 40)
+    assert found == taken
+    assert share.counts[-1] == 40
     for client in clients:
         client.close()
+    await until(lambda: connections.open == 0)
+    assert share.counts[-1] == 0
+    await connections.drain(0)
+    assert share.counts[-1] == -1
+
+
+async def test_a_worker_that_takes_none_is_not_waited_for(serve):
+    share = Sibling(None)
+    service = serve(share=share, connections=1)
+    first = await service.connect()
+    await until(lambda: service.connections.open == 1)
+    assert share.counts[-1] == -1
+    first[1].close()
+    await until(lambda: share.counts[-1] == 0)
+
+
+async def test_the_turn_in_which_connections_are_taken_is_the_lag(serve):
+    service = serve()
+
+    async def ask():
+        assert b"hello" in await service.ask(GET.replace(b"Host", b"Connection: close\r\nHost"))
+
+    await ask()
+    service.connections._lag = 1.0
+    await ask()
+    assert 0 < service.connections._lag < 1  # measured anew
 
 
 async def test_accepted_connections_inherit_their_options(serve):
