@@ -13,7 +13,7 @@ OUT ?= dist
 COMPILE := $(UV) pip compile -q --universal --generate-hashes --no-emit-index-url --python-version 3.11 --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check fmt install uninstall bundle image man lock bench bench-quick bench-crowd bench-check bench-sync bench-sync-quick conformance model drills machines push-drills soak tools clean
+.PHONY: help serve test check fmt install uninstall bundle image man lock bench bench-quick bench-crowd bench-check bench-sync bench-sync-quick conformance model drills machines push-drills soak hostile tools clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -68,6 +68,9 @@ push-drills: $(VENV)/dev ## Kill the service two hundred times while clients pus
 
 soak: $(VENV)/dev ## Everything at once: clients, pushes, kills, reloads, gc, scrub, faults and attacks (SOAK=1200 seconds)
 	SOAK=$(or $(SOAK),1200) $(RUN) -m pytest -s tests/soak
+
+hostile: $(VENV)/dev ## Thousands of clients that send much and take nothing: memory stays under a gigabyte (10 minutes, as root)
+	HOSTILE=4096 $(RUN) -m pytest -s tests/faults/test_hostile_memory.py
 
 machines: $(VENV)/dev ## Install the bundle on a Debian under systemd, with everything going wrong (3 minutes, as root)
 	MACHINES=1 $(RUN) -m pytest tests/install

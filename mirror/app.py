@@ -42,6 +42,7 @@ from mirror.registry.clients import Clients
 from mirror.registry.connections import Connections, sample_loop_lag
 from mirror.registry.gate import Gate
 from mirror.registry.logins import Logins
+from mirror.registry.memory import Memory
 from mirror.registry.metrics import MetricsPage
 from mirror.registry.middleware import Dispatcher
 from mirror.registry.robots import Robots
@@ -324,6 +325,7 @@ class Worker:
                 certificates=config.tls.client_ca is not None,
                 external_url=config.external_url,
             )
+            memory = Memory(config.limits.memory)
             dispatcher = Dispatcher(
                 content,
                 clients,
@@ -336,6 +338,7 @@ class Worker:
                 hosted=content.hosted,
                 catalog=content.catalog,
                 manifest_limit=config.limits.manifest,
+                memory=memory,
             )
             tasks = [
                 asyncio.create_task(robots.keep_noting()),
@@ -343,7 +346,7 @@ class Worker:
                 asyncio.create_task(logs.keep_telling()),
                 asyncio.create_task(sample_loop_lag(metrics)),
             ]
-            servers = await self._listen(dispatcher, metrics, opened, tasks)
+            servers = await self._listen(dispatcher, memory, metrics, opened, tasks)
             await housekeeping.start()
             tasks.append(asyncio.create_task(self._prove_life(content)))
             self._context.ready()
@@ -369,7 +372,12 @@ class Worker:
             metrics.fold()
 
     async def _listen(
-        self, dispatcher: Dispatcher, metrics: Metrics, opened: Opened, tasks: list[asyncio.Task[None]]
+        self,
+        dispatcher: Dispatcher,
+        memory: Memory,
+        metrics: Metrics,
+        opened: Opened,
+        tasks: list[asyncio.Task[None]],
     ) -> Sequence[Connections]:
         config, limits = self._config, self._config.limits
         if self._tls is not None:
@@ -384,6 +392,7 @@ class Worker:
             idle_timeout=limits.idle_timeout,
             write_stall=limits.write_stall,
             share=self._context.share,
+            memory=memory,
         )
         for listener in self._context.listeners:
             unix = listener.family == socket.AF_UNIX

@@ -122,6 +122,14 @@ CONNECTIONS = Family("mirror_connections", "Client connections open.", (), "gaug
 ACCEPTED = Family("mirror_connections_accepted_total", "Client connections accepted.")
 CUT = Family("mirror_connections_cut_total", "Connections that we closed on a client, by why.", ("why",))
 ACCEPT_PAUSES = Family("mirror_accept_pauses_total", "Times that accepting paused, by what ran out.", ("why",))
+HELD_BYTES = Family("mirror_connections_held_bytes", "Memory that client connections hold.", (), "gauge")
+MEMORY_SHORT = Family(
+    "mirror_memory_short_seconds",
+    "When client connections last held more than limits.memory allows (Unix time).",
+    (),
+    "gauge",
+    "max",
+)
 CERTIFICATE_EXPIRES = Family(
     "mirror_tls_certificate_expires_seconds",
     "When the served certificate ends, Unix time.",
@@ -142,7 +150,7 @@ INFO = Family("mirror_build_info", "1; the label says which version runs.", ("ve
 # Every family that is rendered, in this order.
 FAMILIES: tuple[Family, ...] = (
     INFO, WORKERS, WORKER_RESTARTS, RELOAD_OK, CPU_SECONDS, MEMORY_PEAK, LOOP_LAG, LOG_DROPPED, FAULTS,
-    CONNECTIONS, ACCEPTED, CUT, ACCEPT_PAUSES, CERTIFICATE_EXPIRES,
+    CONNECTIONS, ACCEPTED, CUT, ACCEPT_PAUSES, HELD_BYTES, MEMORY_SHORT, CERTIFICATE_EXPIRES,
     REQUESTS, REQUEST_SECONDS, CACHE_ANSWERS, SENT_BYTES,
     RECEIVED_BYTES, FETCHES, FETCHES_RUNNING, REVALIDATIONS, UPSTREAM_SECONDS, UPSTREAM_ERRORS, LOGIN_REFUSED,
     ENDPOINTS_AWAY, HUB_LIMIT, HUB_REMAINING,

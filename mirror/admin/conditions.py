@@ -15,6 +15,7 @@ from mirror.config.values import size_text
 from mirror.store.promises import UNIT
 
 AS_EXPECTED = "AsExpected"
+_LATELY = 600.0  # seconds for which it is told that memory was short
 EXPIRES_SOON = 14 * 86400.0  # seconds before its end in which a certificate should have been renewed
 _MANY_WAIT = 100  # events; webhooks take a handful at a time
 _REMOUNT = "see why it became read-only (dmesg), and mount it writable; a unit of systemd needs it in ReadWritePaths="
@@ -108,6 +109,7 @@ def find_troubles(facts: Facts) -> list[Trouble]:
         _certificate,
         _reload,
         _workers,
+        _memory,
         _housekeeping,
         _notifications,
     )
@@ -243,6 +245,14 @@ def _workers(facts: Facts) -> Iterator[Trouble]:
     if workers["ready"] < workers["configured"] and facts["phase"] == "serving":
         what = f"{workers['ready']} of {workers['configured']} workers serve"
         yield Trouble("WorkersMissing", what, "", "worker_ended and worker_failed in the log say why")
+
+
+def _memory(facts: Facts) -> Iterator[Trouble]:
+    short = facts["memory"]["short"]
+    if short is not None and time.time() - short < _LATELY:
+        what = "clients held more memory than limits.memory allows: who held most and took least was cut"
+        remedy = "see who holds so much (connection_cut, why=memory, in the log), set limits.connections_per_client"
+        yield Trouble("MemoryShort", what, "limits.memory", f"{remedy}, or raise limits.memory")
 
 
 def _housekeeping(facts: Facts) -> Iterator[Trouble]:

@@ -17,7 +17,7 @@ from mirror.admin.reload import Prepared
 from mirror.admin.scrub_state import Pass
 from mirror.content.service import Content
 from mirror.errors import MirrorError, StoreError, StoreUnreadable
-from mirror.metrics import NOTIFICATIONS_WAITING, Metrics
+from mirror.metrics import HELD_BYTES, MEMORY_SHORT, NOTIFICATIONS_WAITING, Metrics
 from mirror.store import files, records
 from mirror.store.brake import Brake
 from mirror.store.faults import DISK_FAULTS
@@ -94,6 +94,7 @@ class Status:
             **kept,
             "certificate": self._certificate(),
             "notifications": self._notifications(),
+            "memory": self._memory(),
         }
         if facts["housekeeping"] is False and facts["uptime"] < _STARTS:
             facts["housekeeping"] = None
@@ -149,6 +150,10 @@ class Status:
     def _certificate(self) -> dict[str, Any] | None:
         tls = self._prepared.tls
         return {"path": str(self._config.tls.certificate), "expires": tls.expires} if tls is not None else None
+
+    def _memory(self) -> dict[str, Any]:
+        held, short = self._metrics.read(HELD_BYTES, MEMORY_SHORT)
+        return {"held_bytes": int(sum(held.values())), "short": max(short.values(), default=0) or None}
 
     def _notifications(self) -> dict[str, int]:
         (waiting,) = self._metrics.read(NOTIFICATIONS_WAITING)

@@ -64,6 +64,12 @@ def _check_manifest_limit(value: int) -> int:
     return value
 
 
+def _check_memory_limit(value: int) -> int:
+    if value < 256 * 2**20:
+        raise SpellingError("is too little: a worker takes up to 120 MiB without clients", "write 256MiB or more")
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """Where the configuration was read: the file, and the line of each key. Two configurations are equal without it."""
@@ -146,6 +152,8 @@ class Limits(Section):
     """The largest manifest, in bytes."""
     blob: SizeLimit = 50 * 2**30
     """The largest blob, in bytes."""
+    memory: Annotated[SizeLimit, AfterValidator(_check_memory_limit)] = 512 * 2**20
+    """What one worker may take, in bytes."""
     trusted_proxies: tuple[Network, ...] = ()
     """Networks whose X-Forwarded-For is believed."""
 

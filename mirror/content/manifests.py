@@ -97,6 +97,7 @@ class Manifests:
         self._memory: OrderedDict[tuple[str, Digest], _Remembered] = OrderedDict()
         self._memory_bytes = 0
         self._fetches: Coalesced[tuple[str, str], ManifestAnswer] = Coalesced()
+        self._reading: Coalesced[Digest, bytes | None] = Coalesced()
 
     # -- what a client asks ----------------------------------------------------------------------------------
 
@@ -208,10 +209,20 @@ class Manifests:
             if not found.sealed:
                 await self._writers.complete(self._stored.verify, digest, found.fd)
             if found.size > _REMEMBERED_SIZE:
-                return await self._writers.complete(files.read_bytes, found.fd, 0, found.size)
+                return await self._reading.run(digest, lambda: self._read(digest))
             return files.read_bytes(found.fd, 0, found.size)
         except Corrupt:
             return None
+        finally:
+            os.close(found.fd)
+
+    async def _read(self, digest: Digest) -> bytes | None:
+        """Return the bytes of a large manifest, which all who ask for it meanwhile share."""
+        found = self._stored.open(digest)
+        if found is None:
+            return None
+        try:
+            return await self._writers.complete(files.read_bytes, found.fd, 0, found.size)
         finally:
             os.close(found.fd)
 
@@ -379,5 +390,6 @@ class Manifests:
         return client
 
     async def stop(self) -> None:
-        """Cancel the fetches under way."""
+        """Cancel the fetches and reads under way."""
         await self._fetches.stop()
+        await self._reading.stop()

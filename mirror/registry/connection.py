@@ -8,16 +8,20 @@ import json
 import socket
 import struct
 import termios
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
+from aiohttp.http_parser import HttpRequestParser, RawRequestMessage
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from mirror import logs
 
 if TYPE_CHECKING:
     from mirror.registry.connections import Connections
+    from mirror.registry.memory import Body
 
 _log = logs.get(__name__)
 
@@ -27,8 +31,20 @@ MAX_LINE = 8190
 MAX_HEADERS = 64
 _MAX_HEAD = 1 << 16
 
+# What is read at once: no more than a head may be, since it is taken in before anything looks at it.
+_READ = 1 << 16
+_SMALL = 1 << 13  # bytes of a head that count for nothing before the next look at all connections
+# What a connection takes that holds nothing, as measured, TLS's own buffers included.
+_PLAIN, _TLS = 24 * 1024, 128 * 1024
+# A head is held as it came and as text, in which a byte that is no UTF-8 takes two; what is read ahead comes on top.
+_COPIES = 4
+_QUEUE = 2  # requests that the parser has ready at most; with one, each would pause its connection
+_END = b"\r\n\r\n"
+
 # struct tcp_info (linux/tcp.h): where the count of unacknowledged segments, of acknowledged and of unsent bytes are.
+# Its first byte is the state: closed by a reset, or by the peer's FIN (net/tcp_states.h).
 _TCP_INFO_SIZE = 148
+_ENDED = (7, 8)
 _UNACKED, _BYTES_ACKED, _NOTSENT = 24, 120, 144
 
 
@@ -47,33 +63,49 @@ class _NoTimer:
         pass
 
 
+class _Deaf:
+    """Stands where aiohttp parses what comes, once nothing that comes matters any more."""
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:  # noqa: ARG002 - aiohttp's signature
+        return False, b""
+
+    def feed_eof(self) -> None:
+        pass
+
+
 class Connection(RequestHandler):
-    """What the sweeper asks each connection: is it idle, in the middle of a head, or stuck in an answer?"""
+    """What the sweeper asks each connection: is it idle, in the middle of a head, or stuck in an answer?
+
+    And how much is held for it: of one request that is answered and one behind it, of a head that is not complete, of
+    bodies on their way. What comes behind a request that waits is not read.
+    """
 
     __slots__ = (
-        "_head_bytes",
+        "_answering",
+        "_body",
         "_mark",
         "_mark_at",
+        "_memory",
+        "_own",
+        "_taken",
+        "_unparsed",
         "accepted_at",
         "chunks",
         "client",
         "counted",
         "head_since",
         "waiting",
+        "weighed",
     )
 
-    def __init__(self, server: Connections, client: str, *, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, server: Connections, client: str, *, loop: asyncio.AbstractEventLoop, tls: bool = False) -> None:
         super().__init__(
             server,
             loop=loop,
             keepalive_timeout=0,
             tcp_keepalive=False,  # inherited from the listening socket
             access_log=None,  # type: ignore[arg-type] # None is how aiohttp spells "no access log"
-            max_line_size=MAX_LINE,
-            max_field_size=MAX_LINE,
-            max_headers=MAX_HEADERS,
             lingering_time=5.0,
-            auto_decompress=False,  # a digest is of the bytes as they were sent
         )
         self.client = client  # the peer's address, empty for a unix socket
         self.accepted_at = loop.time()
@@ -81,37 +113,125 @@ class Connection(RequestHandler):
         self.chunks = 0  # reads from the socket so far
         self.waiting: Waiting | None = None
         self.head_since = 0.0  # when a head began that is not complete, or 0
-        self._head_bytes = 0
+        self.weighed = 0  # bytes that the worker's memory counts for it
+        self._memory = server.memory
+        self._own = _TLS if tls else _PLAIN
+        self._unparsed = 0  # bytes of a head that is not complete
+        self._body: StreamReader = EMPTY_PAYLOAD  # the newest request's, while it comes
+        self._taken = 0
+        self._answering: Body | None = None
+        # aiohttp's own takes 32 requests ahead.
+        self._max_msg_queue_size, self._msg_queue_resume_size = _QUEUE, 0
+        self._parser = HttpRequestParser(
+            self,
+            loop,
+            self._read_bufsize,
+            max_line_size=MAX_LINE,
+            max_field_size=MAX_LINE,
+            max_headers=MAX_HEADERS,
+            payload_exception=web.RequestPayloadError,
+            auto_decompress=False,  # a digest is of the bytes as they were sent
+            max_msg_queue_size=_QUEUE,
+        )
         self._mark: object = None
         self._mark_at = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._keepalive_handle = _NoTimer()  # type: ignore[assignment] # see _NoTimer
+        if self._own == _TLS:
+            transport.set_read_buffer_limits(_READ)  # type: ignore[attr-defined] # of asyncio's TLS transport
+        else:
+            transport.max_size = _READ  # type: ignore[attr-defined] # what asyncio reads at once
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        self._messages.clear()
+        self._unparsed = 0
         super().connection_lost(exc)
         waiting, self.waiting = self.waiting, None
         if waiting is not None:
             waiting.end()
 
     def data_received(self, data: bytes) -> None:
+        before = self._request_count
         super().data_received(data)
         self.chunks += 1
-        if self._messages and self._current_request is not None:
-            self._break_body(self._current_request)
-        waiter = self._waiter
-        if waiter is None or waiter.done():
-            self.head_since = 0.0
+        count = self._request_count - before
+        # By far the most reads: a small request of a connection that waits for one.
+        if (
+            count != 1
+            or len(data) > _SMALL
+            or self._waiter is None
+            or self._unparsed
+            or self._messages[-1][1] is not EMPTY_PAYLOAD
+        ):
+            self._look_into(data, count)
+
+    def _look_into(self, data: bytes, count: int) -> None:
+        """Count what came, in which `count` heads ended, and read on only if there is room for it."""
+        if self._parser is None:
             return
-        # The parser has all of it and still no request: a head has begun.
-        if not self.head_since:
+        waiter, messages = self._waiter, self._messages
+        if messages and self._current_request is not None:
+            self._break_body(self._current_request)
+        most = self._unparsed + len(data)
+        in_body = self._body is not EMPTY_PAYLOAD  # so far: what follows a body's end is left out, at most one read
+        if count and messages[-1][1] is not EMPTY_PAYLOAD:
+            self._body = messages[-1][1]
+            self._unparsed = 0
+        elif count and data:
+            # What follows the last of them.
+            self._unparsed = len(data.rpartition(_END)[2]) if _END in data else 0
+        elif data and not in_body:
+            self._unparsed = most
+        if self._body.is_eof():
+            self._body = EMPTY_PAYLOAD
+        if self._unparsed > _MAX_HEAD or (most > _MAX_HEAD and any(_length(one) > _MAX_HEAD for one, _ in messages)):
+            self._refuse_head()
+        if not self._unparsed or waiter is None or waiter.done():
+            self.head_since = 0.0
+        elif not self.head_since:
             self.head_since = self._loop.time()
-            self._head_bytes = 0
-        self._head_bytes += len(data)
-        if self._head_bytes > _MAX_HEAD and self.transport is not None:
-            self.transport.write(b"HTTP/1.1 431 \r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
-            self.force_close()
+        if waiter is None and messages and not self._buffer_paused:
+            self._pause_reading_for_buffer()
+        if self._reading_paused or (most > _SMALL and not in_body):
+            self._memory.weigh(self)
+
+    def _refuse_head(self) -> None:
+        """Answer 431 when it is this head's turn, and take nothing any more."""
+        refused = _ErrInfo(400, LineTooLong(b"", _MAX_HEAD), f"a head of more than {_MAX_HEAD} bytes")
+        ahead = list(takewhile(lambda found: _length(found[0]) <= _MAX_HEAD, self._messages))
+        self._messages.clear()
+        self._messages.extend((*ahead, (refused, EMPTY_PAYLOAD)))
+        self._unparsed = 0
+        self._parser = None
+        self._payload_parser = _Deaf()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def weigh(self) -> int:
+        """Return how many bytes are held for it."""
+        held = self._own + self._taken + _COPIES * self._unparsed
+        if self.transport is not None:
+            held += self.transport.get_write_buffer_size()
+        if self._answering is not None:
+            held += self._answering.share
+        for message, _ in self._messages:
+            held += _COPIES * _length(message)
+        request = self._current_request
+        if request is not None:
+            held += _COPIES * _length(request._message) + getattr(request.content, "_size", 0)  # noqa: SLF001
+        return held
+
+    def taking(self, count: int) -> None:
+        """Say that `count` bytes of a request's body are held to be taken as a whole."""
+        self._taken = count
+        self._memory.weigh(self)
+
+    def answering(self, body: Body | None) -> None:
+        """Say which large body is on its way to the peer."""
+        self._answering = body
+        self._memory.weigh(self)
 
     def _break_body(self, request: web.BaseRequest) -> None:
         """End a body whose chunks turn out malformed: aiohttp takes that for a next request and leaves it waiting."""
@@ -150,6 +270,13 @@ class Connection(RequestHandler):
             self._mark, self._mark_at = mark, now
         return now - self._mark_at
 
+    def is_left(self, transport: asyncio.Transport) -> bool:
+        """Whether the peer has gone and nothing says so: its socket is not looked at while reading is paused."""
+        sock: socket.socket | None = transport.get_extra_info("socket")
+        if not self._buffer_paused or sock is None or sock.family == socket.AF_UNIX:
+            return False
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in _ENDED
+
     def answer_with(self, handler: Any) -> None:
         """Give the next requests of this connection to `handler`."""
         self._request_handler = handler
@@ -182,6 +309,20 @@ class Connection(RequestHandler):
         return refusal(
             status, "the request is malformed" if status < 500 else "this request failed here; the log says why"
         )
+
+
+def connection_of(request: web.BaseRequest) -> Connection:
+    """Return the connection that a request came by."""
+    connection = request.protocol
+    assert isinstance(connection, Connection)
+    return connection
+
+
+def _length(message: RawRequestMessage | _ErrInfo) -> int:
+    """Return about how many bytes a head has."""
+    if isinstance(message, _ErrInfo):
+        return 0
+    return len(message.path) + sum(len(name) + len(value) + 4 for name, value in message.raw_headers)
 
 
 def refusal(status: int, message: str) -> web.Response:

@@ -20,8 +20,19 @@ from aiohttp.streams import EMPTY_PAYLOAD
 
 from mirror import logs
 from mirror.errors import ConfigurationError, Problem
-from mirror.metrics import ACCEPT_PAUSES, ACCEPTED, CONNECTIONS, CUT, FAULTS, LOOP_LAG, Metrics
+from mirror.metrics import (
+    ACCEPT_PAUSES,
+    ACCEPTED,
+    CONNECTIONS,
+    CUT,
+    FAULTS,
+    HELD_BYTES,
+    LOOP_LAG,
+    MEMORY_SHORT,
+    Metrics,
+)
 from mirror.registry.connection import Connection, refusal
+from mirror.registry.memory import Memory
 from mirror.registry.tls import ServerTls
 from mirror.shares import Share
 
@@ -39,6 +50,8 @@ _BATCH = 16  # connections that are taken at one wake-up
 _LOOK = 0.001  # seconds after which a worker that left connections to others looks whether they took them
 _PATIENCE = 0.02  # seconds for which it does: one that hangs must not hold up clients
 _LAGS = 0.005  # seconds of a turn of the loop above which a worker is behind
+_LIGHT = 256 * 1024  # bytes up to which a connection is none of those that take much
+_TELL_AGAIN = 60.0  # seconds
 _SLICE = 256  # connections that are looked at in one turn of the loop
 
 
@@ -62,11 +75,15 @@ class Connections(web.Server):
         idle_timeout: float = 75.0,
         write_stall: float = 60.0,
         share: Share | None = None,
+        memory: Memory | None = None,
     ) -> None:
         require_compiled_parser()
         super().__init__(self._answer)
         self._handler = handler
         self._metrics = metrics
+        self.memory = memory or Memory()
+        self.memory.over = self._over
+        self._relieving = False
         self._most = connections or math.inf
         self._most_per_client = connections_per_client
         self._header_timeout = header_timeout or math.inf
@@ -78,12 +95,13 @@ class Connections(web.Server):
         self._open = 0
         self._accepted = 0  # since the last report
         self._reported = 0
+        self._reported_held = 0
         self._share = share
         self._lag = 0.0
         self._turn_began = 0.0
         self._left_since = 0.0  # since when what waits is left to other workers, or 0
         self._paused = False
-        self._told_at = -math.inf
+        self._told_at = self._told_short_at = -math.inf
         self._draining = False
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._highest = max(descriptors - _RESERVE, descriptors // 2)
@@ -150,7 +168,13 @@ class Connections(web.Server):
 
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
         super().connection_lost(handler, exc)
-        self._gone(_own(handler))
+        connection = _own(handler)
+        task = connection._task_handler  # noqa: SLF001 - what it holds for a request goes when that has ended
+        if task is not None:
+            task.add_done_callback(lambda _: self.memory.forget(connection))
+        else:
+            self.memory.forget(connection)
+        self._gone(connection)
 
     def _answer(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
         # A body where none belongs is how a second request is smuggled past a proxy in front.
@@ -232,7 +256,8 @@ class Connections(web.Server):
         return True
 
     async def _establish(self, sock: socket.socket, client: str, context: ssl.SSLContext | None) -> None:
-        connection = Connection(self, client, loop=self._loop)
+        connection = Connection(self, client, loop=self._loop, tls=context is not None)
+        self.memory.weigh(connection)
         timeouts = {"ssl_handshake_timeout": _HANDSHAKE, "ssl_shutdown_timeout": 5.0} if context else {}
         try:
             await self._loop.connect_accepted_socket(lambda: connection, sock, ssl=context, **timeouts)
@@ -245,6 +270,7 @@ class Connections(web.Server):
             # Its frames hold the future that holds it, and with them what TLS keeps of a connection: a third of a
             # megabyte, until the collector comes by.
             traceback.clear_frames(error.__traceback__)
+            self.memory.forget(connection)
             self._gone(connection)
 
     def _count(self, change: int) -> None:
@@ -270,7 +296,7 @@ class Connections(web.Server):
         if self._share is not None:
             self._share.leave()
         self._metrics.add(ACCEPT_PAUSES, why)
-        if self._loop.time() - self._told_at > 60:
+        if self._loop.time() - self._told_at > _TELL_AGAIN:
             self._told_at = self._loop.time()
             _log.warning("accepting_paused", why=why, connections=self._open)
 
@@ -309,8 +335,45 @@ class Connections(web.Server):
             why = self._overdue(_own(connection), transport, self._loop.time()) if _own(connection).counted else ""
             if why:
                 self._cut(_own(connection), transport, why)
+            elif _own(connection).is_left(transport):
+                transport.abort()
+            self.memory.weigh(_own(connection))
             if number % _SLICE == 0:
                 await asyncio.sleep(0)
+        self.memory.admit()
+        self.memory.give_back()
+
+    def _over(self) -> None:
+        if not self._relieving:
+            self._relieving = True
+            self._loop.call_soon(self._relieve)
+
+    def _relieve(self) -> None:
+        """Cut connections until there is room: first who holds most for longest, then who is idle for longest."""
+        now = self._loop.time()
+        memory = self.memory
+        open_ = [(_own(one), transport) for one, transport in self._connections.items() if _own(one).counted]
+        for connection in self._connections:
+            memory.weigh(_own(connection))
+        self._relieving = False
+        if memory.enough:
+            memory.admit()
+            return
+        self._metrics.set(MEMORY_SHORT, to=time.time())
+        if now - self._told_short_at > _TELL_AGAIN:
+            self._told_short_at = now
+            _log.warning("memory_short", held=memory.held, connections=self._open)
+        busy = [one for one in open_ if one[0].weighed > _LIGHT]
+        busy.sort(key=lambda one: -one[0].weighed * (1 + one[0].stalled_for(one[1], now)))
+        idle = [one for one in open_ if one[0].weighed <= _LIGHT and one[0].between_requests(now - _GRACE)]
+        idle.sort(key=lambda one: one[0].idle_since)
+        for connection, transport in (*busy, *idle):
+            if memory.enough:
+                break
+            self._cut(connection, transport, "memory")
+            # Its pages follow in the next turns of the loop; what a handler still holds is counted until that ends.
+            memory.forget(connection)
+        memory.admit()
 
     def _overdue(self, connection: Connection, transport: asyncio.Transport, now: float) -> str:
         """Return why this connection must end now, or nothing."""
@@ -342,6 +405,8 @@ class Connections(web.Server):
         # By the difference: a worker has a second server, for its metrics.
         change, self._reported = self._open - self._reported, self._open
         self._metrics.add(CONNECTIONS, by=change)
+        change, self._reported_held = self.memory.held - self._reported_held, self.memory.held
+        self._metrics.add(HELD_BYTES, by=change)
 
 
 async def sample_loop_lag(metrics: Metrics, period: float = 0.1) -> None:

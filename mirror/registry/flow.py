@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from contextlib import suppress
 
 from aiohttp import web
 
@@ -32,7 +33,18 @@ def abort(request: web.BaseRequest, *, reset: bool = False) -> None:
     transport.abort()
 
 
-async def write(request: web.BaseRequest, content: bytes) -> None:
+def limit_unsent(request: web.BaseRequest, count: int) -> None:
+    """Let the kernel hold about `count` bytes that it has not sent to the client yet, or 0: as many as it likes.
+
+    That is megabytes of its memory, which count for a container's limit, for each client that reads nothing.
+    """
+    peer = request.transport.get_extra_info("socket") if request.transport is not None else None
+    if peer is not None and peer.family != socket.AF_UNIX:
+        with suppress(OSError):
+            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, count)
+
+
+async def write(request: web.BaseRequest, content: bytes | memoryview) -> None:
     """Send bytes and wait until the connection takes more; raise ClientGone."""
     transport = request.transport
     if transport is None or transport.is_closing():

@@ -12,6 +12,7 @@ from mirror.oci.digest import Digest
 from mirror.registry import audit, ranges
 from mirror.registry.access import Access
 from mirror.registry.clients import Principal, address_of, principal_of
+from mirror.registry.connection import connection_of
 from mirror.registry.errors import Unsupported
 from mirror.registry.face import Content, Hosted
 from mirror.registry.flow import ClientGone
@@ -91,12 +92,15 @@ class ManifestWrites:
         return self._responses.compose(request, 202, f"Content-Length: 0\r\n{namespace_field(route.ns)}")
 
     async def _put(self, request: web.BaseRequest, route: Route, target: Target, principal: Principal) -> Answer:
-        body = await self._read(request)
-        content_type = request.headers.get("Content-Type", "")
-        quota = self._access.quota(principal, target.name)
-        stored = await self._hosted.put_manifest(
-            target, route.reference, body, content_type, route.tags, principal.name, quota
-        )
+        try:
+            body = await self._read(request)
+            content_type = request.headers.get("Content-Type", "")
+            quota = self._access.quota(principal, target.name)
+            stored = await self._hosted.put_manifest(
+                target, route.reference, body, content_type, route.tags, principal.name, quota
+            )
+        finally:
+            connection_of(request).taking(0)
         named = [route.reference] if isinstance(route.reference, str) else []
         audit.accepted(request, "push", target.name, stored.digest, [*named, *route.tags])
         folder = route.path.rpartition("/")[0]
@@ -117,12 +121,14 @@ class ManifestWrites:
         if length is not None and length > self._limit:
             raise self._too_large()
         body = bytearray()
+        connection = connection_of(request)
         try:
             async with aclosing(read_body(request)) as pieces:
                 async for piece in pieces:
                     body += piece
                     if len(body) > self._limit:
                         raise self._too_large()
+                    connection.taking(len(body))
         except ClientGone as error:
             raise ManifestRefused("the body broke off", "push the manifest anew") from error
         return bytes(body)

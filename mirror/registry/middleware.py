@@ -11,7 +11,7 @@ from aiohttp import web
 
 from mirror.content.answers import UploadState
 from mirror.content.events import Asked, asking
-from mirror.errors import MirrorError, NotHere, RangeOutOfOrder
+from mirror.errors import MirrorError, NotHere, NotYet, RangeOutOfOrder
 from mirror.registry.access import Access
 from mirror.registry.blobs import BlobDeletion, Blobs, Cut
 from mirror.registry.catalog import Catalog
@@ -34,6 +34,7 @@ from mirror.registry.flow import ClientGone
 from mirror.registry.gate import PROBES, Gate
 from mirror.registry.health import Health
 from mirror.registry.manifests import Manifests, ManifestWrites
+from mirror.registry.memory import Memory
 from mirror.registry.pace import Pace
 from mirror.registry.patience import Patience
 from mirror.registry.referrers import Referrers
@@ -81,6 +82,7 @@ class Dispatcher:
         hosted: Hosted | None = None,
         catalog: Listing | None = None,
         manifest_limit: int = 4 * 1024 * 1024,
+        memory: Memory | None = None,
     ) -> None:
         self._content = content
         self._clients = clients
@@ -89,6 +91,7 @@ class Dispatcher:
         self._log = log
         self._events = events
         self._clock = time.monotonic  # the loop's clock as well
+        self._memory = memory or Memory()
         self._pace = Pace(rate, self._clock) if rate else None
         self._responses = responses = Responses()
         releases = Releases(content, responses)
@@ -176,6 +179,8 @@ class Dispatcher:
         self, request: web.BaseRequest, route: Route, client: str, identity: str, arrived: float
     ) -> Answer:
         kind = route.kind
+        if self._memory.full and kind not in PROBES:
+            raise NotYet("clients hold all the memory that they may here", "ask again")
         if self._pace is not None and kind not in PROBES:
             async with Patience(request, arrived):
                 await self._pace.wait(client)

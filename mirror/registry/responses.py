@@ -13,8 +13,11 @@ from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 
 from mirror.errors import without_origins
-from mirror.registry.flow import ClientGone, flush
+from mirror.registry.connection import connection_of
+from mirror.registry.flow import ClientGone, flush, limit_unsent, write
+from mirror.registry.memory import Bodies
 
+STEP = 64 * 1024  # bytes of a body that a connection buffers at most
 _WARNING_LIMIT = 512
 _UNPRINTABLE = re.compile(r"[^ -~]+")
 _FIELD_VALUE = re.compile(r"[ -~]{1,255}")
@@ -73,6 +76,38 @@ class Answer(web.StreamResponse):
                 raise ConnectionResetError from None
 
 
+class LargeAnswer(Answer):
+    """An answer whose body leaves in steps, from memory that all who take the same body share."""
+
+    def __init__(self, status: int, block: bytes, alive: bool, body: bytes, bodies: Bodies) -> None:
+        super().__init__(status, block, alive, 0)
+        self._content = body
+        self._bodies = bodies
+
+    async def write_eof(self, data: bytes = b"") -> None:  # noqa: ARG002 - aiohttp's signature
+        """Write the body as the client takes it."""
+        request = self._request
+        if request is None or self._ended:
+            return
+        self._ended = True
+        connection = connection_of(request)
+        body = self._bodies.take(self._content)
+        self._content = b""
+        connection.answering(body)
+        limit_unsent(request, STEP)
+        try:
+            with memoryview(body.content) as view:
+                for start in range(0, len(view), STEP):
+                    await write(request, view[start : start + STEP])
+                    self.sent = min(start + STEP, len(view))
+        except ClientGone:
+            raise ConnectionResetError from None
+        finally:
+            self._bodies.release(body)
+            connection.answering(None)
+            limit_unsent(request, 0)
+
+
 class Responses:
     """Composes answers. While `leaving`, every answer is its connection's last; `replaced`: others serve on."""
 
@@ -80,6 +115,7 @@ class Responses:
         self.leaving = False
         self.replaced = False
         self._clock = clock
+        self._bodies = Bodies()
         self._second = -1
         self._common = ""
 
@@ -104,6 +140,8 @@ class Responses:
             connection = "Connection: keep-alive\r\n" if alive else ""
         head = f"{_STATUS_LINES[status]}{fields}{self._common}{connection}\r\n".encode("ascii")
         if body and request.method != "HEAD":
+            if len(body) > STEP:
+                return LargeAnswer(status, head, alive, body, self._bodies)
             return Answer(status, head + body, alive, len(body))
         return Answer(status, head, alive, 0)
 

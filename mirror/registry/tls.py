@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from asyncio import sslproto
 from pathlib import Path
 
 from cryptography import x509
@@ -17,6 +18,10 @@ _log = logs.get(__name__)
 _REREAD = 5.0  # seconds between looks at the files
 # Forward secrecy and AEAD only (RFC 9325, 4.2.1); TLS 1.3 has no other suites.
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+
+# What asyncio reads of TLS at once. It holds a buffer of that size for each connection, from before the handshake on,
+# and 256 KiB by default: a gigabyte for 4096 clients that say nothing.
+sslproto.SSLProtocol.max_size = 64 * 1024
 
 
 class _ClientCaUnusable(ValueError):

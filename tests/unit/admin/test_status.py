@@ -62,6 +62,7 @@ def facts(**changes: Any) -> dict[str, Any]:
         "housekeeping": True,
         "notifications": {"ci.lab": 3},
         "refused": [],
+        "memory": {"held_bytes": 0, "short": None},
     }  # fmt: skip
     for key, value in changes.items():
         known = well[key]
@@ -101,6 +102,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"refused": [KEY]}, "FileRefused", "decrypt it"),
     ({"reload": {"ok": False, "why": "mirror.yaml:3: no such key"}}, "ReloadRefused", "systemctl reload"),
     ({"workers": {"ready": 1}}, "WorkersMissing", "worker_ended"),
+    ({"memory": {"short": time.time() - 5}}, "MemoryShort", "connections_per_client"),
     ({"housekeeping": False}, "HousekeepingIdle", "duty_failed"),
     ({"notifications": {"ci.lab": 101}}, "NotificationsWaiting", "notifications_held"),
 ]  # fmt: skip

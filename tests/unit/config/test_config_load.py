@@ -42,6 +42,7 @@ def test_the_defaults_are_those_of_the_contract():
     assert config.clients.anonymous == "pull"
     assert config.limits.manifest == 4 * 2**20
     assert config.limits.blob == 50 * 2**30
+    assert config.limits.memory == 512 * 2**20
     assert (config.limits.header_timeout, config.limits.idle_timeout, config.limits.write_stall) == (10, 75, 60)
     assert config.metrics.listen == "127.0.0.1:9000"
 
@@ -427,3 +428,16 @@ def test_whatever_a_file_holds_it_is_a_configuration_or_a_list_of_problems(read,
         config = None
     assert (config is None) or isinstance(config, Config)
     assert all(problem.code and problem.what and problem.where for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("text", "memory"), [("256MiB", 2**28), ("2GiB", 2**31), ("0", 2**63 - 1), ("255MiB", None), ("1", None)]
+)
+def test_a_worker_needs_some_memory(tmp_path, text, memory):
+    path = tmp_path / "mirror.yaml"
+    path.write_text(f"limits: {{memory: {text}}}\n")
+    if memory is None:
+        with pytest.raises(ConfigurationError, match="256MiB"):
+            load(path)
+    else:
+        assert load(path).limits.memory == memory
