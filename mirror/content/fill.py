@@ -278,7 +278,10 @@ class Fill:
         self._permitted = True
 
     async def _adopt(self) -> bool:
-        """The part became a blob between looking for the one and opening the other: read that, if nobody reads the part."""
+        """The part became a blob between looking for the one and opening the other: read that.
+
+        False where there is none, and where somebody reads the part.
+        """
         found = self._shop.blobs.open(self.digest)
         if found is None:
             return False

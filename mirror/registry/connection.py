@@ -273,9 +273,7 @@ class Connection(RequestHandler):
     def is_left(self, transport: asyncio.Transport) -> bool:
         """Whether the peer has gone and nothing says so: its socket is not looked at while reading is paused."""
         sock: socket.socket | None = transport.get_extra_info("socket")
-        if not self._buffer_paused or sock is None or sock.family == socket.AF_UNIX:
-            return False
-        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in _ENDED
+        return self._buffer_paused and sock is not None and has_left(sock)
 
     def answer_with(self, handler: Any) -> None:
         """Give the next requests of this connection to `handler`."""
@@ -309,6 +307,11 @@ class Connection(RequestHandler):
         return refusal(
             status, "the request is malformed" if status < 500 else "this request failed here; the log says why"
         )
+
+
+def has_left(sock: socket.socket) -> bool:
+    """Whether the peer sends no more, having closed or reset its connection; never known of a unix socket."""
+    return sock.family != socket.AF_UNIX and sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in _ENDED
 
 
 def connection_of(request: web.BaseRequest) -> Connection:

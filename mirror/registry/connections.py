@@ -14,6 +14,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from enum import Enum, auto
 
 from aiohttp import http_parser, web
 from aiohttp.streams import EMPTY_PAYLOAD
@@ -31,7 +32,7 @@ from mirror.metrics import (
     MEMORY_SHORT,
     Metrics,
 )
-from mirror.registry.connection import Connection, refusal
+from mirror.registry.connection import Connection, has_left, refusal
 from mirror.registry.memory import Memory
 from mirror.registry.tls import ServerTls
 from mirror.shares import Share
@@ -47,12 +48,21 @@ _KEEPALIVE_IDLE, _KEEPALIVE_INTERVAL, _KEEPALIVE_COUNT = 30, 10, 3
 _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _GRACE = 0.5  # seconds that a drain gives a new connection to bring its first request
 _BATCH = 16  # connections that are taken at one wake-up
+_LOOKED_AT = 64  # those that are closed at once among them, which cost little
 _LOOK = 0.001  # seconds after which a worker that left connections to others looks whether they took them
 _PATIENCE = 0.02  # seconds for which it does: one that hangs must not hold up clients
 _LAGS = 0.005  # seconds of a turn of the loop above which a worker is behind
 _LIGHT = 256 * 1024  # bytes up to which a connection is none of those that take much
 _TELL_AGAIN = 60.0  # seconds
 _SLICE = 256  # connections that are looked at in one turn of the loop
+
+
+class _Taken(Enum):
+    """What became of what waited in a listening socket."""
+
+    NONE = auto()
+    BEGUN = auto()
+    CLOSED = auto()
 
 
 class Connections(web.Server):
@@ -136,7 +146,7 @@ class Connections(web.Server):
             self._share.leave()
         for listener in self._listeners:
             self._loop.remove_reader(listener)
-            while self._open < self._most and self._take(listener):
+            while self._open < self._most and self._take(listener) is not _Taken.NONE:
                 pass  # what the kernel has taken for us already would be reset
             listener.close()
         self._listeners.clear()
@@ -211,8 +221,10 @@ class Connections(web.Server):
                 return
             most = room or most
         self._left_since = 0.0
-        for _ in range(most):
-            if not self._take(listener) or self._paused:
+        for _ in range(_LOOKED_AT):
+            taken = self._take(listener)
+            most -= taken is _Taken.BEGUN
+            if taken is _Taken.NONE or not most or self._paused:
                 break
         if not self._turn_began:
             self._turn_began = now
@@ -227,22 +239,24 @@ class Connections(web.Server):
         self._lag = self._loop.time() - self._turn_began
         self._turn_began = 0.0
 
-    def _take(self, listener: socket.socket) -> bool:
-        """Take one connection and say whether there was one."""
+    def _take(self, listener: socket.socket) -> _Taken:
+        """Take one connection, if there is one."""
         try:
             sock, address = listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return False
+            return _Taken.NONE
         except OSError as error:
             self._pause("descriptors" if error.errno in _NO_DESCRIPTORS else "accept")
-            return False
+            return _Taken.NONE
         client = str(address[0]) if listener.family != socket.AF_UNIX else ""
-        if client and 0 < self._most_per_client <= self._clients[client]:
-            sock.close()
-            self._metrics.add(CUT, "per_client")
-            return True
-        sock.setblocking(False)
         self._accepted += 1
+        # Nobody who sends no more is answered. A crowd that hangs up would have as much of a worker as who waits.
+        left = has_left(sock)
+        if left or (client and 0 < self._most_per_client <= self._clients[client]):
+            sock.close()
+            self._metrics.add(CUT, "left" if left else "per_client")
+            return _Taken.CLOSED
+        sock.setblocking(False)
         self._count(1)
         self._clients[client] += 1
         tls = self._listeners[listener]
@@ -253,7 +267,7 @@ class Connections(web.Server):
             self._pause("connections")
         elif sock.fileno() >= self._highest:
             self._pause("descriptors")
-        return True
+        return _Taken.BEGUN
 
     async def _establish(self, sock: socket.socket, client: str, context: ssl.SSLContext | None) -> None:
         connection = Connection(self, client, loop=self._loop, tls=context is not None)

@@ -495,6 +495,32 @@ async def test_how_much_of_a_burst_one_wake_up_takes(serve, monkeypatch, lag, ro
     assert share.counts[-1] == -1
 
 
+async def test_who_had_left_when_it_came_is_closed_and_takes_nobody_s_turn(serve, monkeypatch):
+    asked = []
+
+    async def answer(request):
+        asked.append(request.path)
+        return web.Response(text="hello")
+
+    service = serve(answer)
+    connections = service.connections
+    monkeypatch.setattr(connections, "_lag", 1.0)  # one that waits in a turn of the loop
+    listener = next(iter(connections._listeners))
+    asyncio.get_running_loop().remove_reader(listener)
+    for _ in range(50):
+        with socket.create_connection(service.address) as client:
+            client.send(GET.replace(b"/", b"/left", 1))
+    reader, writer = await service.connect()
+    writer.write(GET)
+    connections._accept(listener)
+    assert connections.open == 1
+    asyncio.get_running_loop().add_reader(listener, connections._accept, listener)
+    assert (await read_answer(reader))[1] == b"hello"
+    assert asked == ["/"]
+    assert service.count('mirror_connections_cut_total{why="left"}') == 50
+    writer.close()
+
+
 async def test_a_worker_that_takes_none_is_not_waited_for(serve):
     share = Sibling(None)
     service = serve(share=share, connections=1)
