@@ -30,6 +30,7 @@ class Fetcher:
     def __init__(self, shop: Workshop) -> None:
         self._shop = shop
         self._fills: dict[Digest, Fill] = {}
+        self._running: Counter[str] = Counter()  # fills that have not ended, by upstream
 
     def find(self, digest: Digest) -> Fill | None:
         """Return the fill of `digest` that is under way in this process.
@@ -48,7 +49,7 @@ class Fetcher:
         self._fills[digest] = fill
         fill.task = asyncio.create_task(fill.run(), name=f"fill {digest}")
         fill.task.add_done_callback(lambda _: self._ended(digest, fill))
-        self._count()
+        self._count(fill, 1)
         return Joined(fill, True)
 
     async def opened(self, fill: Fill, wanted: ByteRange | None = None) -> None:
@@ -97,9 +98,9 @@ class Fetcher:
     def _ended(self, digest: Digest, fill: Fill) -> None:
         if self._fills.get(digest) is fill:
             del self._fills[digest]
-        self._count()
+        self._count(fill, -1)
 
-    def _count(self) -> None:
-        running = Counter(fill.source.target.upstream for fill in self._fills.values())
-        for upstream in self._shop.upstreams:
-            self._shop.metrics.set(metrics.FETCHES_RUNNING, upstream, to=running[upstream])
+    def _count(self, fill: Fill, change: int) -> None:
+        upstream = fill.source.target.upstream
+        self._running[upstream] += change
+        self._shop.metrics.set(metrics.FETCHES_RUNNING, upstream, to=self._running[upstream])

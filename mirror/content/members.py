@@ -259,7 +259,7 @@ class Members:
 
     async def _derived(self, target: Target, digest: Digest) -> Row | None:
         try:
-            stamp = await self._writers.run(self._rows.stamp, target.name)
+            stamp = self._rows.stamp(target.name)
             if self._rebuilt.get(target.name) == stamp:
                 return self._rows.member(target.name, digest)
             row, complete = await self._writers.run(self._rows.rebuild, target.name, digest)

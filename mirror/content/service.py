@@ -113,7 +113,6 @@ class Content:
                 rooms.metrics,
                 boot_id(),
                 rooms.who,
-                tuple(config.upstreams),
                 config.limits.blob,
                 used,
                 self._members.grant,

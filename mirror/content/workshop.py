@@ -47,7 +47,6 @@ class Workshop:
     metrics: Metrics
     boot: str
     who: str
-    upstreams: tuple[str, ...]
     blob_limit: int  # bytes
     stored: Callable[[Digest, int], None]  # tells the index of a committed blob
     granted: Callable[[Target, Digest], None]  # upstream gave the digest for this repository

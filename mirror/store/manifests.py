@@ -183,11 +183,11 @@ class Manifests:
         return find_repositories(self._layout)
 
     def stamp(self, name: str) -> tuple[int, ...]:
-        """Return what changes when a manifest is added: tells whether a rebuild could find more. For threads only."""
+        """Return what changes when a manifest is added: tells if a rebuild could find more. May run on the loop."""
         return _stamp(self._layout.manifests(name))
 
     def stamp_blobs(self, name: str) -> tuple[int, ...]:
-        """Return what changes when a blob's row is written. For threads only."""
+        """Return what changes when a blob's row is written. May run on the loop."""
         return _stamp(self._layout.members(name))
 
     def list(self, name: str) -> Iterator[Digest]:
