@@ -359,7 +359,9 @@ def _is_not_offered(answer: Answer) -> bool:
     status = answer.status
     if status == 200:
         return answer.is_web_page
-    return status == 501 or 200 < status < 206 or (400 <= status < 500 and status not in _OF_US)
+    # What leads elsewhere has been followed by now.
+    odd = 200 < status < 206 or 300 <= status < 400
+    return odd or status == 501 or (400 <= status < 500 and status not in _OF_US)
 
 
 class _Slower(UpstreamUnavailable):

@@ -32,7 +32,7 @@ async def list_referrers(
         async for answer, body in pages(endpoint, ask, "a referrers list"):
             index = _index(body, endpoint.name)
             indexes.append((body, index))
-            found += index.get("manifests") or ()
+            found += _entries(index)
             filtered = "artifactType" in answer.header("OCI-Filters-Applied")
             if len(found) >= _MOST_REFERRERS:
                 break
@@ -64,10 +64,15 @@ def _index(body: bytes, endpoint: str) -> dict[str, Any]:
         )
         if is_empty or isinstance(listed, list):
             return found
-    raise NotOffered(f"{endpoint} sends a referrers list that is none", "", endpoint)
+    raise NotOffered(f"{endpoint} sends what is not a referrers list", "", endpoint)
+
+
+def _entries(index: dict[str, Any]) -> list[Any]:
+    """Return what a page lists, without what names nothing."""
+    return [one for one in index.get("manifests") or () if isinstance(one, dict) and isinstance(one.get("digest"), str)]
 
 
 def _is_whole(index: dict[str, Any]) -> bool:
     """Tell whether a page can go out as it is."""
     form = (index.get("schemaVersion"), index.get("mediaType", OCI_INDEX))
-    return form == (2, OCI_INDEX) and index.get("manifests") is not None
+    return form == (2, OCI_INDEX) and index.get("manifests") == _entries(index)

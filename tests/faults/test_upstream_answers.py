@@ -510,7 +510,7 @@ class TestLists:
         "fault",
         [
             *(faults.Status(code, {}, b"{}") for code in (400, 405, 406, 409, 415, 422, 501)),
-            faults.Status(204),
+            *(faults.Status(code) for code in (204, 300, 304)),
             faults.Status(501, {"Retry-After": "600"}),
             faults.Html(),
             faults.Status(200, {"Content-Type": "application/json"}, b"<html></html>"),
@@ -553,6 +553,8 @@ class TestLists:
             b'{"schemaVersion": 2}',
             b'{"manifests": null}',
             b'{"manifests": []}',
+            b'{"manifests": [null, 1, {}, {"digest": 7}]}',
+            b'{"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [null]}',
         ],
     )
     @pytest.mark.parametrize("query", ["", "?artifactType=application/vnd.example"])
