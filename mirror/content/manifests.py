@@ -313,10 +313,11 @@ class Manifests:
         They were damaged on their way where upstream has what it names. Where it does not, the name is wrong.
         """
         assert got.digest is not None
+        digest = Digest.of(got.body)
+        await self._verified(target, digest, got)
         try:
             whole = await client.get_manifest(target.repository, str(got.digest))
         except (UpstreamNotFound, UpstreamDenied):
-            digest = Digest.of(got.body)
             _log.warning("tag_misnamed", name=f"{target.name}:{tag}", digest=str(digest), said=str(got.digest))
             return await self._keep(target, digest, got)
         return await self._keep(target, got.digest, whole)
