@@ -108,6 +108,14 @@ class Keeping(Walk):
         """All that must be here."""
         return (set().union(*self.pins.values()) | self.named | self.young) - self.spoilt - self.lost
 
+    def why_live(self, digest: str) -> str:
+        pins = [pin for pin, found in self.pins.items() if digest in found]
+        named = [
+            f"{name}@{one}" for name, known in self.manifests.items() for one in known if digest in (one, *known[one])
+        ]
+        here = f"pinned {digest in self.known_pins()}, marked {digest in self.shelves[0].marked()}"
+        return f"pins {pins}, named by {named}, young {digest in self.young}; in the store it is {here}"
+
     async def open(self) -> Shelf:
         document = {
             "upstreams": {"lab": {"endpoints": [self.upstream.url], "tags": {"fresh_for": "0s"}}},
@@ -511,7 +519,7 @@ class Keeping(Walk):
             return
         with self.explained():
             missing = self.live - self.stored
-            assert not missing, f"lost: {missing}"
+            assert not missing, f"lost: { {digest: self.why_live(digest) for digest in missing} }"
             rows = self.shelves[0].pushes.rows
             for one in ImagePins(self.layout).list():
                 known = rows.modified(one.name, one.digest) is not None or rows.is_member(one.name, one.digest)
