@@ -71,15 +71,13 @@ class Hosted:
         return True
 
     def mark_again(self, digest: Digest) -> bool:
-        """Mark content that is here and has lost its marker; say whether it was so. Not durable before `Marked.write`.
+        """Mark content that has lost its marker, or say that it has not. Not durable before `Marked.write`.
 
-        Raises StoreUnreadable, OSError.
+        What is not here is marked as well: it stays when it comes again. Raises StoreUnreadable, OSError.
         """
         if files.modified(self._layout.marker(digest)) is not None:
             return False
         with self._sets.pinning():
-            if files.modified(self._layout.blob(digest)) is None:
-                return False
             self._mark(digest)
         return True
 

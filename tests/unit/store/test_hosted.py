@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable
@@ -15,6 +16,7 @@ from mirror.errors import StoreUnreadable
 from mirror.oci.digest import Digest
 from mirror.store import marked as marked_module
 from mirror.store.hosted import Hosted
+from mirror.store.ingest import store_bytes
 from mirror.store.layout import Layout
 from mirror.store.marked import Marked
 from mirror.store.marking import mark_if_lost
@@ -153,6 +155,21 @@ async def test_a_manifest_that_cannot_be_read_keeps_what_it_names(shelf: Shelf) 
     empty(shelf.layout.hosted)
     await mark_again(shelf)
     assert shelf.marked() == marked
+
+
+async def test_what_was_lost_with_its_marker_stays_when_it_comes_again(shelf: Shelf) -> None:
+    """A layer that a disk lost, and that a pull through another repository brings back: found by the model."""
+    body = await shelf.image(1, "v1")
+    layer = Digest.parse(json.loads(body)["layers"][0]["digest"])
+    path = Path(shelf.layout.blob(layer))
+    content, stored = path.read_bytes(), shelf.stored()
+    await mark_again(shelf)
+    path.unlink()
+    empty(shelf.layout.hosted)
+    await mark_again(shelf)
+    store_bytes(shelf.layout, layer, content)
+    assert await asyncio.to_thread(shelf.room.space.eviction.free, 10**9) == 0
+    assert shelf.stored() == stored
 
 
 async def test_garbage_collection_may_take_the_last_marker(shelf: Shelf) -> None:
