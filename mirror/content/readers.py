@@ -37,7 +37,7 @@ class WholeFile:
         if self._loaded[0] <= start and stop <= self._loaded[1]:
             return
         if not self._cache.resident(self.fd, start, stop):
-            await self._threads.run(files.read_ahead, self.fd, start, stop)
+            await self._threads.complete(files.read_ahead, self.fd, start, stop)
         self._loaded = (start, stop)
 
     def read(self, start: int, stop: int) -> bytes:
@@ -81,7 +81,7 @@ class GrowingFile:
     async def load(self, start: int, stop: int) -> None:
         """Make sure that the bytes are in the page cache."""
         if not self._cache.resident(self.fd, start, stop):
-            await self._threads.run(files.read_ahead, self.fd, start, stop)
+            await self._threads.complete(files.read_ahead, self.fd, start, stop)
 
     def read(self, start: int, stop: int) -> bytes:
         """Return bytes start..stop."""
