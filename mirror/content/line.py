@@ -68,16 +68,17 @@ class Line:
 
     def leave(self) -> None:
         """Give a place back: to the client whose turn it is."""
-        if not self._waiting:
-            self._free += 1
-            return
-        who, places = self._waiting.popitem(last=False)
-        place = next(iter(places))
-        del places[place]
-        self._length -= 1
-        if places:
-            self._waiting[who] = places  # behind all others
-        place.set_result(None)
+        while self._waiting:
+            who, places = self._waiting.popitem(last=False)
+            place = next(iter(places))
+            del places[place]
+            self._length -= 1
+            if places:
+                self._waiting[who] = places  # behind all others
+            if not place.done():  # one that has just left takes none
+                place.set_result(None)
+                return
+        self._free += 1
 
     def _make_room(self, who: str) -> None:
         longest = max(self._waiting, key=lambda one: len(self._waiting[one]), default=who)
@@ -85,7 +86,8 @@ class Line:
             raise self._refusal()
         place = next(reversed(self._waiting[longest]))
         self._remove(longest, place)
-        place.set_exception(self._refusal())
+        if not place.done():
+            place.set_exception(self._refusal())
 
     def _remove(self, who: str, place: asyncio.Future[None]) -> None:
         places = self._waiting.get(who, {})

@@ -103,6 +103,29 @@ async def test_a_place_that_comes_just_when_its_client_leaves_goes_to_the_next()
     assert queue.line._free == 1
 
 
+@pytest.mark.parametrize("left", [["a1"], ["a1", "b1"], ["b1"], ["a1", "a2", "b1", "c1"]])
+async def test_who_leaves_at_that_very_moment_is_passed_over(left: list[str]) -> None:
+    """Its future is cancelled, and it has had no turn yet to say so: the place was lost, and the line stood still."""
+    queue = Queue()
+    await queue.fill(["a1", "a2", "b1", "c1"])
+    for name in left:
+        queue.tasks[name].cancel()
+    queue.line.leave()  # before any of them runs
+    await asyncio.gather(*queue.tasks.values(), return_exceptions=True)
+    assert sorted(queue.served) == sorted({"a1", "a2", "b1", "c1"} - set(left))
+    async with asyncio.timeout(1):
+        await queue.line.enter("later")
+
+
+async def test_who_leaves_at_that_very_moment_makes_room() -> None:
+    queue = Queue(most=3)
+    await queue.fill(["a1", "a2", "a3"])
+    queue.tasks["a3"].cancel()
+    await queue_more(queue, "b1")
+    assert queue.refused == []
+    assert await queue.drain() == ["a1", "b1", "a2"]
+
+
 async def test_every_upstream_and_every_sort_of_work_has_a_line_of_its_own() -> None:
     lines = Lines(16)
     for _ in range(_WIDTH):
