@@ -19,7 +19,7 @@ from mirror.content.answers import (
 )
 from mirror.content.coalesce import Coalesced
 from mirror.content.fetch import CLIENT_PATIENCE, Fetcher
-from mirror.content.fill import HOLD_BACK, Fill, FillGoneError
+from mirror.content.fill import ELSEWHERE, HOLD_BACK, Fill, FillGoneError
 from mirror.content.members import MayPull, Members, nobody, not_here
 from mirror.content.readers import GrowingFile, WholeFile
 from mirror.content.through import Chunks, pass_range, pass_whole
@@ -181,7 +181,10 @@ class Blobs:
                 await self._members.prove(client, target, digest)
             fill, began = self._fetcher.join(digest, source)
             try:
-                return await self._from_fill(fill, began, source, wanted)
+                async with asyncio.timeout(ELSEWHERE if fill.source.place != source.place else None):
+                    return await self._from_fill(fill, began, source, wanted)
+            except TimeoutError:
+                return await self._pass_whole(source, digest, wanted, "another source is slow")
             except FillGoneError:
                 continue
             except StoreFull as error:
@@ -260,7 +263,8 @@ class Blobs:
         cache = _cache(fill, began)
         if fill.whole:
             self._used(fill.digest, fill.written)
-        file = GrowingFile(fill, self._cache, self._readers, held=held)
+        elsewhere = held and fill.source.place != source.place
+        file = GrowingFile(fill, self._cache, self._readers, held=held, elsewhere=elsewhere)
         upstream = source.target.upstream
         if fill.total is None:
 

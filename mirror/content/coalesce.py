@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Generic, TypeVar
 
 from mirror.content.callers import caller, who_asks
-from mirror.content.line import Line
+from mirror.content.line import Turn
 from mirror.errors import RETRY_AFTER
 
 Key = TypeVar("Key", bound=Hashable)
@@ -55,7 +55,7 @@ class Interest:
 class _Work(Generic[Result]):
     """The work of one key: its task, and who wants it."""
 
-    def __init__(self, call: Callable[[], Awaitable[Result]], line: Line | None) -> None:
+    def __init__(self, call: Callable[[], Awaitable[Result]], line: Turn | None) -> None:
         self._call = call
         self._line = line
         self.task = asyncio.create_task(self._run())
@@ -78,7 +78,7 @@ class Coalesced(Generic[Key, Result]):
         work = self._works.get(key)
         return work is not None and not work.task.cancelling()
 
-    async def run(self, key: Key, call: Callable[[], Awaitable[Result]], line: Line | None = None) -> Result:
+    async def run(self, key: Key, call: Callable[[], Awaitable[Result]], line: Turn | None = None) -> Result:
         """Return what `call` returns, or raise what it raises, joining the run of `key` that is under way.
 
         It begins when `line` has a place for it; where that has too many, NotYet is raised.

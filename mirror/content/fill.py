@@ -19,7 +19,7 @@ from mirror.content.answers import ByteRange
 from mirror.content.beside import Beside
 from mirror.content.callers import who_asks
 from mirror.content.coalesce import Interest
-from mirror.content.line import FILLS, SMALL_FILLS, Line
+from mirror.content.line import FILLS, SMALL_FILLS, Turn
 from mirror.content.pull import PROGRESS_LIMIT, Pull
 from mirror.content.workshop import Source, Workshop
 from mirror.errors import (
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from hashlib import _Hash
 
 HOLD_BACK = 64 * 1024  # bytes at the end that nobody gets before the digest agrees
+ELSEWHERE = 5.0  # seconds for which who has a source of its own waits for the bytes of another one
+_SLOW = 16 * 1024  # bytes a second below which they come too slowly for it
 GROWING = 15.0  # seconds within which a part must have grown to count as being filled
 _POLL = 0.004  # seconds between looks at a part that another process fills
 _POLL_QUIET = 0.05
@@ -52,7 +54,7 @@ class FillGoneError(NotYet):
 
 
 class FillDroppedError(StoreFull):
-    """The process that downloaded could not keep it: what a reader still lacks is to be had from upstream."""
+    """Whoever downloads could not keep it, or is too slow: what a reader still lacks is to be had from upstream."""
 
 
 class Fill:
@@ -173,6 +175,20 @@ class Fill:
                 raise NotYet(f"no byte of {self.digest} came for two minutes") from None
         return ready
 
+    async def more_for_another(self, position: int, waited: float) -> int:
+        """Wait as `more` does, for a reader of another source that has done so for `waited` seconds.
+
+        Raises FillDroppedError where that comes to nothing: the reader is better off with its own source.
+        """
+        try:
+            async with asyncio.timeout(ELSEWHERE):
+                ready = await self.more(position)
+        except TimeoutError:
+            ready = position
+        if ready <= position or (waited > ELSEWHERE and 0 < self.rate < _SLOW and not self._marked):
+            raise FillDroppedError(f"{self.digest} comes too slowly from {self.source.target.name}")
+        return ready
+
     async def change(self) -> None:
         """Wait until anything has changed: bytes came, it ended, or a place beside it fell free."""
         await self._changed.wait()
@@ -231,11 +247,11 @@ class Fill:
                     self._part.unlock()
             self.wake()
 
-    def _line(self) -> Line:
+    def _line(self) -> Turn:
         """Return where it waits: what is a round trip and hardly any bytes stands in no line with large blobs."""
         expected = self.source.expected
         sort = SMALL_FILLS if expected is not None and expected <= SMALL_BLOB else FILLS
-        return self._shop.lines.of(self.source.target.upstream, sort)
+        return self._shop.lines.of(self.source.target, sort)
 
     def _drop(self) -> None:
         if self.task is not None:

@@ -7,10 +7,12 @@ else. Every upstream has lines of its own: a slow one holds up nobody but its ow
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import NamedTuple
 
+from mirror.content.answers import Target
 from mirror.errors import NotYet
 
 _MOST = 1024  # that wait for one sort of work at one upstream, a worker
@@ -18,88 +20,130 @@ _MOST = 1024  # that wait for one sort of work at one upstream, a worker
 # In the order in which they may be entered: whoever has a place in one may wait for a later one, never for an earlier.
 REFERRERS, LISTS, TAGS, FILLS, SMALL_FILLS, MANIFESTS, PROOFS = range(7)
 _CROWDED = "too many requests wait for this upstream"
+_SPARE = 4  # the part of the places that one repository leaves to others
 _WIDTH = 16  # pieces of work of one sort that have begun; upstream's own lanes are narrower
+
+
+_Places = dict[asyncio.Future[None], None]
 
 
 class Line:
     """Places for `width` pieces of work at once, and at most `most` that wait, served in turn by client.
 
     Where more would wait, the client that has most in line loses what it came with last. So one client alone may have
-    all of the line, and is in nobody's way.
+    all of the line, and is in nobody's way. And of the places one repository leaves `spare` to the others: where it
+    gets no answers, theirs are had all the same.
     """
 
-    def __init__(self, width: int, most: int = _MOST, crowded: str = _CROWDED) -> None:
+    def __init__(self, width: int, most: int = _MOST, crowded: str = _CROWDED, spare: int = 0) -> None:
         self._free = width
+        self._most_of_one = width - spare
         self._most = most
         self._crowded = crowded  # what is said of it
         self._length = 0
-        self._waiting: OrderedDict[str, dict[asyncio.Future[None], None]] = OrderedDict()  # next turn first
+        self._held: Counter[str] = Counter()  # by repository
+        # By client, then by repository; next turn first.
+        self._waiting: OrderedDict[str, OrderedDict[str, _Places]] = OrderedDict()
 
-    async def enter(self, who: str) -> None:
+    async def enter(self, who: str, repository: str = "") -> None:
         """Wait for a place for work of the client `who`; each must be given back by `leave`.
 
         Raises NotYet, at once or while it waits, where too much is in line. May be cancelled.
         """
-        if self._free:
-            self._free -= 1
+        if self._free and self._held[repository] < self._most_of_one:
+            self._take(repository)
             return
         if self._length >= self._most:
             self._make_room(who)
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(who, {})[place] = None
+        self._waiting.setdefault(who, OrderedDict()).setdefault(repository, {})[place] = None
         self._length += 1
         try:
             await place
         except asyncio.CancelledError:
             if place.done() and not place.cancelled() and place.exception() is None:
-                self.leave()  # it was given just when its client left
+                self.leave(repository)  # it was given just when its client left
             else:
-                self._remove(who, place)
+                self._remove(who, repository, place)
             raise
 
     @asynccontextmanager
-    async def place(self, who: str) -> AsyncIterator[None]:
+    async def place(self, who: str, repository: str = "") -> AsyncIterator[None]:
         """Hold a place for work of the client `who` while the block runs. Raises NotYet."""
-        await self.enter(who)
+        await self.enter(who, repository)
         try:
             yield
         finally:
-            self.leave()
+            self.leave(repository)
 
-    def leave(self) -> None:
+    def leave(self, repository: str = "") -> None:
         """Give a place back: to the client whose turn it is."""
-        while self._waiting:
-            who, places = self._waiting.popitem(last=False)
-            place = next(iter(places))
-            del places[place]
-            self._length -= 1
-            if places:
-                self._waiting[who] = places  # behind all others
-            if not place.done():  # one that has just left takes none
-                place.set_result(None)
-                return
         self._free += 1
+        self._held[repository] -= 1
+        if not self._held[repository]:
+            del self._held[repository]
+        while self._free and (found := self._next()) is not None:
+            who, repository = found
+            place = next(iter(self._waiting[who][repository]))
+            self._remove(who, repository, place)
+            if who in self._waiting:
+                self._waiting.move_to_end(who)  # behind all others
+                if repository in self._waiting[who]:
+                    self._waiting[who].move_to_end(repository)
+            if not place.done():  # one that has just left takes none
+                self._take(repository)
+                place.set_result(None)
+
+    def _take(self, repository: str) -> None:
+        self._free -= 1
+        self._held[repository] += 1
+
+    def _next(self) -> tuple[str, str] | None:
+        """Return the client and the repository whose turn it is."""
+        for who, waiting in self._waiting.items():
+            for repository in waiting:
+                if self._held[repository] < self._most_of_one:
+                    return who, repository
+        return None
 
     def _make_room(self, who: str) -> None:
-        longest = max(self._waiting, key=lambda one: len(self._waiting[one]), default=who)
-        if len(self._waiting.get(longest, ())) <= len(self._waiting.get(who, ())) + 1:
+        longest = max(self._waiting, key=self._count, default=who)
+        if self._count(longest) <= self._count(who) + 1:
             raise self._refusal()
-        place = next(reversed(self._waiting[longest]))
-        self._remove(longest, place)
+        repository, places = max(self._waiting[longest].items(), key=lambda found: len(found[1]))
+        place = next(reversed(places))
+        self._remove(longest, repository, place)
         if not place.done():
             place.set_exception(self._refusal())
 
-    def _remove(self, who: str, place: asyncio.Future[None]) -> None:
-        places = self._waiting.get(who, {})
+    def _count(self, who: str) -> int:
+        return sum(map(len, self._waiting.get(who, {}).values()))
+
+    def _remove(self, who: str, repository: str, place: asyncio.Future[None]) -> None:
+        waiting = self._waiting.get(who, OrderedDict())
+        places = waiting.get(repository, {})
         if place not in places:
             return  # pushed out already
         del places[place]
         self._length -= 1
         if not places:
+            del waiting[repository]
+        if not waiting:
             del self._waiting[who]
 
     def _refusal(self) -> NotYet:
         return NotYet(self._crowded, "ask again")
+
+
+class Turn(NamedTuple):
+    """A line, as the work for one repository sees it."""
+
+    line: Line
+    repository: str
+
+    def place(self, who: str) -> AbstractAsyncContextManager[None]:
+        """Hold a place for work of the client `who` while a block runs. Raises NotYet."""
+        return self.line.place(who, self.repository)
 
 
 class Lines:
@@ -110,9 +154,10 @@ class Lines:
         self._fills = max(_WIDTH, 2 * fetches) if fetches else _MOST
         self._lines: dict[tuple[str, int], Line] = {}
 
-    def of(self, upstream: str, sort: int) -> Line:
-        """Return the line of a configured upstream for one sort of work: TAGS, …"""
-        line = self._lines.get((upstream, sort))
+    def of(self, target: Target, sort: int) -> Turn:
+        """Return where work of one sort for a repository of a configured upstream waits: TAGS, …"""
+        line = self._lines.get((target.upstream, sort))
         if line is None:
-            line = self._lines[(upstream, sort)] = Line(self._fills if sort == FILLS else _WIDTH)
-        return line
+            width = self._fills if sort == FILLS else _WIDTH
+            line = self._lines[(target.upstream, sort)] = Line(width, spare=width // _SPARE)
+        return Turn(line, target.repository)

@@ -155,7 +155,7 @@ class Manifests:
             client = self._asked(target, f"{target.name}@{digest}")
             key = (target.name, str(digest))
             joined = self._fetches.running(key)
-            line = self._lines.of(target.upstream, MANIFESTS)
+            line = self._lines.of(target, MANIFESTS)
             answer = await self._fetches.run(key, lambda: self._fetch(target, digest, client), line)
         except StoreUnreadable as error:
             return await self._around(target, digest, error)

@@ -285,7 +285,7 @@ class Members:
         """
         if client is None or self._offline:
             raise not_here(target, digest)
-        line = self._lines.of(target.upstream, PROOFS)
+        line = self._lines.of(target, PROOFS)
         return await self._proofs.run((target.name, digest), lambda: self._ask(client, target, digest), line)
 
     async def _ask(self, client: UpstreamClient, target: Target, digest: Digest) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 from mirror.content.fill import Fill
 from mirror.errors import StoreUnreadable
@@ -59,13 +60,17 @@ class GrowingFile:
     """A download under way, read at the client's own pace; holds the fill's file open until it is closed.
 
     `held`: its last 64 KiB are not ready before the digest agrees, as for an answer that becomes the whole blob.
+    `elsewhere`: the reader has a source of its own, to which it turns where this one is slow.
     """
 
-    __slots__ = ("_cache", "_fill", "_held", "_threads", "fd")
+    __slots__ = ("_cache", "_fill", "_held", "_since", "_threads", "fd")
 
-    def __init__(self, fill: Fill, cache: PageCache, threads: Threads, *, held: bool = True) -> None:
+    def __init__(
+        self, fill: Fill, cache: PageCache, threads: Threads, *, held: bool = True, elsewhere: bool = False
+    ) -> None:
         self._fill = fill
         self._held = held
+        self._since = time.monotonic() if elsewhere else 0.0
         self._cache = cache
         self._threads = threads
         self.fd = fill.attach()
@@ -75,7 +80,12 @@ class GrowingFile:
         return self._fill.visible if self._held else self._fill.written
 
     async def more(self, position: int) -> int:
-        """Wait for more than `position` bytes; raise what ended the download, or NotYet after two idle minutes."""
+        """Wait for more than `position` bytes; raise what ended the download, or NotYet after two idle minutes.
+
+        Raises StoreFull where another source's download is too slow for this reader.
+        """
+        if self._since and self._held:
+            return await self._fill.more_for_another(position, time.monotonic() - self._since)
         return await self._fill.more(position, held=self._held)
 
     async def load(self, start: int, stop: int) -> None:

@@ -97,7 +97,7 @@ class Referrers:
         if kept is not None and 0 <= time.time() - kept.checked < self._fresh_for(target, kept, artifact_type):
             return kept.body, ""
         try:
-            line = self._lines.of(target.upstream, REFERRERS)
+            line = self._lines.of(target, REFERRERS)
             async with asyncio.timeout(CLIENT_PATIENCE):
                 body = await self._asking.run((target.name, digest), lambda: self._ask(client, target, digest), line)
         except TimeoutError:

@@ -208,7 +208,7 @@ class Tags:
     async def _checked(self, target: Target, tag: str, client: UpstreamClient) -> TagState:
         """Ask upstream, together with everybody who asks now; an answer from before this request is good if fresh."""
         oldest = time.time() - self._upstreams[target.upstream].tags.fresh_for
-        line = self._lines.of(target.upstream, TAGS)
+        line = self._lines.of(target, TAGS)
         while True:
             began, state = await self._checks.run((target.name, tag), lambda: self._check(target, tag, client), line)
             if began >= oldest:
@@ -319,7 +319,7 @@ class Tags:
             return remembered[1], ""
         try:
             async with asyncio.timeout(CLIENT_PATIENCE):
-                line = self._lines.of(target.upstream, LISTS)
+                line = self._lines.of(target, LISTS)
                 tags = await self._listing.run(target.name, lambda: client.list_tags(target.repository), line)
         except TimeoutError:
             late = NotYet(f"upstream has not answered for the tags of {target.name} yet", "ask again")

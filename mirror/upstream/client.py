@@ -21,6 +21,7 @@ from mirror.upstream.retry import Retry, RetryAllowance
 # quay.io allows 50 manifests a second with a burst of 10 over HTTP/1, and counts what is neither a manifest, a tag nor
 # a blob apart (protocol.md 3.4).
 _SMALL_REQUESTS = 8
+_SPARE = 2  # of them, which one repository leaves to the others
 # A blob of so many bytes, a configuration mostly, takes a round trip and hardly any of the link.
 SMALL_BLOB = 64 * 1024
 
@@ -49,8 +50,8 @@ class UpstreamClient:
         self._manifest_limit = manifest_limit
         self._blobs = Lane(fetches)
         self._small_blobs = Lane(min(fetches, _SMALL_REQUESTS))
-        self._small = Lane(_SMALL_REQUESTS)
-        self._referrers = Lane(_SMALL_REQUESTS)
+        self._small = Lane(_SMALL_REQUESTS, _SPARE)
+        self._referrers = Lane(_SMALL_REQUESTS, _SPARE)
         self._retry = Retry(RetryAllowance())
 
     async def close(self) -> None:
@@ -84,7 +85,7 @@ class UpstreamClient:
     async def head_manifest(self, repository: str, reference: str) -> ManifestHead:
         """Return what `reference` (a tag or a digest) names now, with the body where a GET was needed to know."""
         limit = self._manifest_limit
-        return await self._small_one(lambda at: manifests.head_manifest(at, repository, reference, limit))
+        return await self._small_one(repository, lambda at: manifests.head_manifest(at, repository, reference, limit))
 
     async def credential_sources(self, repository: str) -> list[str]:
         """Return `credential_source` for each endpoint, or what keeps it from being read, in the order of `health`."""
@@ -101,11 +102,11 @@ class UpstreamClient:
     async def get_manifest(self, repository: str, reference: str) -> ManifestBody:
         """Return a manifest's bytes, at most `limits.manifest`; they are not verified here."""
         limit = self._manifest_limit
-        return await self._small_one(lambda at: manifests.get_manifest(at, repository, reference, limit))
+        return await self._small_one(repository, lambda at: manifests.get_manifest(at, repository, reference, limit))
 
     async def head_blob(self, repository: str, digest: Digest) -> int:
         """Return a blob's size in bytes."""
-        return await self._small_one(lambda at: blobs.head_blob(at, repository, digest))
+        return await self._small_one(repository, lambda at: blobs.head_blob(at, repository, digest))
 
     async def get_blob(
         self, repository: str, digest: Digest, start: int = 0, stop: int | None = None, *, size: int | None = None
@@ -130,19 +131,19 @@ class UpstreamClient:
 
     async def list_tags(self, repository: str, most: int = tags.MOST_TAGS) -> list[str]:
         """Return the tags in upstream's order, at most 10 000."""
-        return await self._small_one(lambda at: tags.list_tags(at, repository, most))
+        return await self._small_one(repository, lambda at: tags.list_tags(at, repository, most))
 
     async def list_referrers(
         self, repository: str, digest: Digest, artifact_type: str | None = None
     ) -> ReferrersBody | None:
         """Return the index of what refers to `digest`; None where upstream has no such API."""
-        async with self._referrers:
+        async with self._referrers.place(repository):
             return await self._first(
                 lambda at: referrers.list_referrers(at, repository, digest, artifact_type), lambda _: None
             )
 
-    async def _small_one(self, unit: Callable[[Endpoint], Awaitable[ResultT]]) -> ResultT:
-        async with self._small:
+    async def _small_one(self, repository: str, unit: Callable[[Endpoint], Awaitable[ResultT]]) -> ResultT:
+        async with self._small.place(repository):
             return await self._first(unit, lambda _: None)
 
     async def _first(

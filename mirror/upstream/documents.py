@@ -129,7 +129,7 @@ class Documents:
             raise
 
     async def _ask(self, url: URL, limit: int, accept: str) -> bytes | None:
-        async with self._lane:
+        async with self._lane.place():
             try:
                 answer = await self._landed(url, accept)
                 try:

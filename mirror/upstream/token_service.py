@@ -126,7 +126,7 @@ class TokenServices:
             )
         self._breaker.begin()
         try:
-            async with self._lane:
+            async with self._lane.place():
                 answer = await self._fetch(request, from_private)
         except UpstreamUnavailable as error:
             self._breaker.failed()

@@ -13,14 +13,17 @@ from pathlib import Path
 import pytest
 
 from mirror.content import coalesce
+from mirror.content.answers import Target
 from mirror.content.line import _WIDTH, TAGS
 from tests.faults.service import Service, serving
+from tests.peers import faults
 from tests.peers.scripted import ScriptedRegistry
 
 pytestmark = pytest.mark.timeout(120)
 
 CROWD = 300
 FILLS = 32  # twice fetches_per_upstream
+OF_ONE = _WIDTH - _WIDTH // 4  # pieces of work that one repository may have under way
 
 
 @pytest.fixture
@@ -119,14 +122,30 @@ async def test_another_upstream_is_asked_at_once_meanwhile(service: Service, kin
             assert (got.status, got.headers.get("warning")) == (200, None)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_repository_that_is_silent_holds_up_no_other_of_its_upstream(
+    service: Service, well: ScriptedRegistry, kind: str
+) -> None:
+    """All places were its own, and the tags of the others stale after five seconds each."""
+    well.add_image("team/silent", "v1")
+    for one in ("manifest", "blob", "referrers"):
+        well.fail(one, faults.HangHeaders(), repository="team/silent")
+    for number in range(50):
+        await asyncio.to_thread(hang_up, service, path_of(kind, number).replace("/sick/team/app", "/well/team/silent"))
+    for _ in range(3):
+        async with asyncio.timeout(4):
+            got = await service.get("/v2/well/team/app/manifests/v1")
+        assert (got.status, got.headers.get("warning")) == (200, None)
+
+
 async def test_who_does_not_hang_up_is_answered_at_once_where_the_line_is_full(service: Service) -> None:
-    line = service.room.content._tags._lines.of("sick", TAGS)
+    line = service.room.content._tags._lines.of(Target("sick", "team/app", "sick/team/app"), TAGS).line
     line._most = 20
-    asks = [asyncio.create_task(service.get(path_of("tags", number))) for number in range(_WIDTH + 25)]
+    asks = [asyncio.create_task(service.get(path_of("tags", number))) for number in range(OF_ONE + 25)]
     done, late = await asyncio.wait(asks, timeout=5)
     assert sorted(ask.result().status for ask in done) == [503] * 5
     assert {ask.result().headers["retry-after"] for ask in done} == {"5"}
-    assert len(late) == _WIDTH + 20
+    assert len(late) == OF_ONE + 20
     for ask in late:
         ask.cancel()
     await asyncio.gather(*late, return_exceptions=True)
@@ -134,7 +153,7 @@ async def test_who_does_not_hang_up_is_answered_at_once_where_the_line_is_full(s
 
 async def test_a_known_tag_is_stale_at_once_where_the_line_is_full(service: Service, well: ScriptedRegistry) -> None:
     assert (await service.get("/v2/well/team/app/manifests/v1")).status == 200
-    line = service.room.content._tags._lines.of("well", TAGS)
+    line = service.room.content._tags._lines.of(Target("well", "team/app", "well/team/app"), TAGS).line
     for _ in range(_WIDTH):
         await line.enter("crowd")
     line._most = 1

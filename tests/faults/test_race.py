@@ -20,6 +20,7 @@ from mirror.store.ingest import Part, PartNote, boot_id, store_bytes
 from mirror.store.layout import Layout
 from tests.faults.invariants import broken, contents, leftovers
 from tests.faults.wire import Got, ask
+from tests.peers import faults
 from tests.peers.images import digest_of, noise
 from tests.peers.process import RunningRegistry, running
 from tests.peers.scripted import ScriptedRegistry
@@ -302,3 +303,38 @@ class TestADownloadOfAnotherProcess:
         await asyncio.sleep(0.3)
         assert not reading.done()
         return part, reading
+
+
+class TestADownloadForAnotherRepository:
+    """One repository's source is slow, and another has the same blob: each is given what its own source has."""
+
+    @pytest.mark.parametrize(
+        "fault",
+        [
+            faults.HangHeaders(),
+            faults.Stall(0),
+            faults.Stall(300_000),
+            faults.Drip(50, 0.05),
+        ],
+        ids=["silent", "no byte", "stands still", "drips"],
+    )
+    async def test_that_is_slow(
+        self, serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, fault: faults.Fault
+    ) -> None:
+        monkeypatch.setattr("mirror.content.fill.ELSEWHERE", 0.5)
+        monkeypatch.setattr("mirror.content.blobs.ELSEWHERE", 0.5)
+        content = noise(MIB)
+        async with ScriptedRegistry() as upstream:
+            digest = upstream.add_blob("team/slow", content)
+            upstream.add_blob("team/app", content)
+            upstream.fail("blob", fault, method="GET", repository="team/slow")
+            service = await serve({"lab": {"endpoints": [upstream.url]}})
+            first = asyncio.create_task(service.get(f"/v2/lab/team/slow/blobs/{digest}"))
+            while not upstream.count("blob", "GET"):
+                await asyncio.sleep(0.01)
+            async with asyncio.timeout(10):
+                got = await service.get(f"{NAME}/blobs/{digest}")
+            assert (got.status, got.clean, got.body == content) == (200, True, True)
+            first.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await first

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 
 import pytest
 
+from mirror.content.answers import Target
 from mirror.content.line import _WIDTH, FILLS, TAGS, Line, Lines
 from mirror.errors import NotYet
 
@@ -126,13 +128,56 @@ async def test_who_leaves_at_that_very_moment_makes_room() -> None:
     assert await queue.drain() == ["a1", "b1", "a2"]
 
 
+def of(upstream: str, repository: str = "team/app") -> Target:
+    return Target(upstream, repository, f"{upstream}/{repository}")
+
+
 async def test_every_upstream_and_every_sort_of_work_has_a_line_of_its_own() -> None:
     lines = Lines(16)
-    for _ in range(_WIDTH):
-        await lines.of("slow", TAGS).enter("a")
+    async with AsyncExitStack() as held:
+        for number in range(_WIDTH):
+            await held.enter_async_context(lines.of(of("slow", f"team/{number}"), TAGS).place("a"))
+        async with asyncio.timeout(5):
+            for line in (lines.of(of("healthy"), TAGS), lines.of(of("slow"), FILLS)):
+                await held.enter_async_context(line.place("a"))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01), lines.of(of("slow"), TAGS).place("a"):
+                pass
+
+
+async def test_one_repository_leaves_places_to_the_others() -> None:
+    """One that answers nothing had all places, and the tags of all others were stale."""
+    line = Line(8, spare=2)
+    for _ in range(6):
+        await line.enter("a", "silent")
+    silent = [asyncio.create_task(line.enter("a", "silent")) for _ in range(3)]
+    await asyncio.sleep(0)
     async with asyncio.timeout(5):
-        await lines.of("healthy", TAGS).enter("a")
-        await lines.of("slow", FILLS).enter("a")
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.01):
-            await lines.of("slow", TAGS).enter("a")
+        await line.enter("a", "well")
+        await line.enter("b", "well")
+    waits = asyncio.create_task(line.enter("a", "well"))
+    await asyncio.sleep(0)
+    assert not any(task.done() for task in (*silent, waits))
+    line.leave("well")
+    await asyncio.sleep(0)
+    assert waits.done(), "it goes before those whose repository has enough"
+    line.leave("silent")
+    await asyncio.sleep(0)
+    assert [task.done() for task in silent] == [True, False, False]
+    for task in silent:
+        task.cancel()
+
+
+async def test_a_client_is_served_in_turn_by_repository() -> None:
+    line, served = Line(1), []
+
+    async def wait(name: str) -> None:
+        async with line.place("client", name[0]):
+            served.append(name)
+
+    await line.enter("first")
+    tasks = [asyncio.create_task(wait(name)) for name in ("x1", "x2", "x3", "y1", "y2")]
+    await asyncio.sleep(0)
+    line.leave()
+    await asyncio.gather(*tasks)
+    assert served == ["x1", "y1", "x2", "y2", "x3"]
