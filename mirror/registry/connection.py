@@ -8,6 +8,8 @@ import json
 import socket
 import struct
 import termios
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -241,6 +243,19 @@ class Connection(RequestHandler):
         """Say that `count` bytes of a request's body are held to be taken as a whole."""
         self._taken = count
         self._memory.weigh(self)
+
+    @contextmanager
+    def held_back(self) -> Iterator[None]:
+        """Read nothing more of it while the block runs."""
+        if self._buffer_paused:
+            yield
+            return
+        self._pause_reading_for_buffer()
+        self._memory.weigh(self)
+        try:
+            yield
+        finally:
+            self._resume_reading_for_buffer()
 
     def answering(self, body: Body | None) -> None:
         """Say which large body is on its way to the peer."""

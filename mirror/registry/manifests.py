@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 
 from aiohttp import web
 
 from mirror.content.answers import ManifestAnswer, Target
+from mirror.content.line import Line
 from mirror.errors import ManifestRefused, TooLarge
 from mirror.oci.digest import Digest
 from mirror.registry import audit, ranges
@@ -20,6 +21,9 @@ from mirror.registry.patience import Patience
 from mirror.registry.responses import Answer, Responses, field_value, namespace_field, warning_field
 from mirror.registry.routes import Route
 from mirror.registry.uploads import read_body
+
+_LARGE = 128 * 1024  # bytes of a manifest that is pushed …
+_LARGE_ONES = 4  # … above which so many are taken at once: each is held whole, and several times what came of it
 
 
 class Manifests:
@@ -75,6 +79,7 @@ class ManifestWrites:
         self._responses = responses
         self._limit = limit
         self._access = access
+        self._large = Line(_LARGE_ONES, crowded="too many large manifests are being pushed")
         hosted.deletions.told = audit.deleted
 
     async def __call__(self, request: web.BaseRequest, route: Route, _arrived: float) -> Answer:
@@ -92,15 +97,14 @@ class ManifestWrites:
         return self._responses.compose(request, 202, f"Content-Length: 0\r\n{namespace_field(route.ns)}")
 
     async def _put(self, request: web.BaseRequest, route: Route, target: Target, principal: Principal) -> Answer:
-        try:
-            body = await self._read(request)
+        async with AsyncExitStack() as held:
+            held.callback(connection_of(request).taking, 0)
+            body = await self._read(request, held)
             content_type = request.headers.get("Content-Type", "")
             quota = self._access.quota(principal, target.name)
             stored = await self._hosted.put_manifest(
                 target, route.reference, body, content_type, route.tags, principal.name, quota
             )
-        finally:
-            connection_of(request).taking(0)
         named = [route.reference] if isinstance(route.reference, str) else []
         audit.accepted(request, "push", target.name, stored.digest, [*named, *route.tags])
         folder = route.path.rpartition("/")[0]
@@ -115,11 +119,17 @@ class ManifestWrites:
             fields += f"OCI-Tag: {', '.join(dict.fromkeys(route.tags))}\r\n"
         return self._responses.compose(request, 201, fields)
 
-    async def _read(self, request: web.BaseRequest) -> bytes:
-        """Return a request's body, which is never longer than a manifest may be."""
+    async def _read(self, request: web.BaseRequest, held: AsyncExitStack) -> bytes:
+        """Return a request's body, which is never longer than a manifest may be.
+
+        A large one takes a place until `held` ends; nothing is read of it before that.
+        """
         length = request.content_length
         if length is not None and length > self._limit:
             raise self._too_large()
+        is_large = length is not None and length > _LARGE
+        if is_large:
+            await self._wait(request, held)
         body = bytearray()
         connection = connection_of(request)
         try:
@@ -128,10 +138,18 @@ class ManifestWrites:
                     body += piece
                     if len(body) > self._limit:
                         raise self._too_large()
+                    if len(body) > _LARGE and not is_large:
+                        is_large = True
+                        await self._wait(request, held)
                     connection.taking(len(body))
         except ClientGone as error:
             raise ManifestRefused("the body broke off", "push the manifest anew") from error
         return bytes(body)
+
+    async def _wait(self, request: web.BaseRequest, held: AsyncExitStack) -> None:
+        """Wait for a place to take a large manifest."""
+        with connection_of(request).held_back():
+            await held.enter_async_context(self._large.place(address_of(request)))
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"the manifest has more than {self._limit} bytes", "limits.manifest in mirror.yaml says so")

@@ -154,10 +154,10 @@ async def test_who_does_not_hang_up_is_answered_at_once_where_the_line_is_full(s
 async def test_a_known_tag_is_stale_at_once_where_the_line_is_full(service: Service, well: ScriptedRegistry) -> None:
     assert (await service.get("/v2/well/team/app/manifests/v1")).status == 200
     line = service.room.content._tags._lines.of(Target("well", "team/app", "well/team/app"), TAGS).line
-    for _ in range(_WIDTH):
-        await line.enter("crowd")
+    for number in range(_WIDTH):
+        await line.enter("crowd", f"team/{number}")
     line._most = 1
-    waits = asyncio.create_task(line.enter("crowd"))
+    waits = asyncio.create_task(line.enter("crowd", "team/other"))
     await asyncio.sleep(0)
     got = await service.get("/v2/well/team/app/manifests/v1")
     assert got.status == 200

@@ -60,6 +60,10 @@ def request(path: str, fill: int = 0, byte: bytes = b"a", method: str = "GET") -
 
 GET_BLOB = f"/v2/hostile/app/blobs/{BLOB_DIGEST}"
 GET_MANIFEST = "/v2/hostile/app/manifests/v1"
+LARGE = (
+    b"PUT /v2/hostile/app/manifests/v2 HTTP/1.1\r\nHost: mirror\r\n"
+    b"Content-Type: application/vnd.oci.image.manifest.v1+json\r\n%b\r\n\r\n"
+)
 KINDS = {
     "heads behind a blob": request(GET_BLOB) + request(GET_BLOB, 62) * 30,
     "heads too large behind a blob": request(GET_BLOB) + request(GET_BLOB, 62).replace(b"a" * 1000, b"a" * 8000) * 4,
@@ -72,6 +76,10 @@ KINDS = {
         b"\r\n\r\n", b"\r\nContent-Length: 9000000\r\n\r\n"
     )
     + bytes(2 * MIB),
+    "a large manifest without an end": LARGE % b"Content-Length: 4194304" + b" " * (4 * MIB - 1),
+    "a large manifest in chunks without an end": LARGE % b"Transfer-Encoding: chunked"
+    + b"%x\r\n" % (4 * MIB)
+    + b" " * (4 * MIB - 1),
 }
 
 

@@ -18,6 +18,7 @@ from mirror.content.immutable import Immutable
 from mirror.errors import InvalidRequest, NameInvalid, TagInvalid
 from mirror.oci import media_types
 from mirror.oci.digest import Digest
+from mirror.registry import manifests
 from mirror.registry.access import Access
 from mirror.registry.clients import Clients
 from mirror.registry.connections import Connections
@@ -230,6 +231,36 @@ async def test_a_body_without_an_end_is_not_gathered(face: Face) -> None:
     except ConnectionError:
         pass
     assert (await wire.head()).status == 413
+
+
+@pytest.mark.parametrize("is_chunked", [False, True])
+async def test_large_manifests_are_taken_a_few_at_a_time(
+    face: Face, is_chunked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand that did not end took a gigabyte; those that are small go on."""
+    monkeypatch.setattr(manifests, "_LARGE", 10_000)
+    large = json.dumps({**json.loads(BODY), "annotations": {"pad": "x" * 50_000}}).encode()
+    sent = f"{len(large):x}\r\n".encode() + large if is_chunked else large
+    fields = {"Transfer_Encoding": "chunked"} if is_chunked else {"Content_Length": str(len(large))}
+    line = face.dispatcher._writers[Kind.MANIFEST]._large
+    stuck = []
+    for _ in range(manifests._LARGE_ONES):
+        stuck.append(wire := await face.connect())
+        await wire.send(f"{APP}/manifests/stuck", "PUT", Content_Type=OCI_MANIFEST, **fields)
+        wire.writer.write(sent[:-1])
+        await wire.writer.drain()
+    while line._free:
+        await asyncio.sleep(0.01)
+    waits = asyncio.create_task(put(face, f"{APP}/manifests/waits", large))
+    while not line._length:
+        await asyncio.sleep(0.01)
+    assert (await put(face, f"{APP}/manifests/small")).status == 201
+    assert not waits.done()
+    stuck[0].writer.write(sent[-1:] + (b"\r\n0\r\n\r\n" if is_chunked else b""))
+    assert (await stuck[0].read("PUT")).status == 201
+    assert (await waits).status == 201
+    for wire in stuck:
+        await wire.close()
 
 
 async def test_a_body_that_breaks_off_is_nothing(face: Face, shelf: Shelf) -> None:
