@@ -32,7 +32,6 @@ PERIOD = 5.0  # seconds between counts, while one takes much less
 _SHARE = 4  # a count is made anew after so many times what it took
 _FEW = 32  # notes that may be counted in front of a client: about as many milliseconds of a slow disk's time
 _STEP = 64  # notes at a time
-_OPEN = 1.0  # seconds for which the file stays open
 _PATIENCE = 1.0  # seconds at least for the lock, to keep what was counted
 _WIDTH = 256  # bytes of the line, so that each is written over the last
 
@@ -103,29 +102,6 @@ class Kept(NamedTuple):
             return None
 
 
-class _Line:
-    """The file, open for a while; it is closed when no thread has it any more."""
-
-    __slots__ = ("_fd", "_until")
-
-    def __init__(self, path: str) -> None:
-        self._fd = -1
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        self._until = time.monotonic() + _OPEN
-
-    def __del__(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-
-    @property
-    def is_good(self) -> bool:
-        """Whether others write to it as well, as far as can be told: it was not removed, or moved just now."""
-        return os.fstat(self._fd).st_nlink > 0 and time.monotonic() < self._until
-
-    def read(self) -> bytes:
-        return os.pread(self._fd, _WIDTH, 0)
-
-
 class KeptSum:
     """The kept sum of one store. For threads only.
 
@@ -137,7 +113,6 @@ class KeptSum:
         self._path = str(layout.promised)
         self._locked = locked
         self._counting = threading.Lock()
-        self._line: _Line | None = None
         self._last: tuple[bytes, Kept | None] = (b"", None)  # the line that was read last, and what it holds
 
     def read(self) -> Kept | None:
@@ -207,13 +182,15 @@ class KeptSum:
 
     def _read(self) -> Kept | None:
         try:
-            line = self._line
-            if line is None or not line.is_good:
-                self._line = line = _Line(self._path)
-            raw = line.read()
+            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError:
-            self._line = None
             return None
+        try:
+            raw = os.pread(fd, _WIDTH, 0)
+        except OSError:
+            return None
+        finally:
+            os.close(fd)
         last = self._last
         if last[0] != raw:
             self._last = last = (raw, Kept.parse(raw))
