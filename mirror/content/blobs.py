@@ -263,7 +263,8 @@ class Blobs:
         cache = _cache(fill, began)
         if fill.whole:
             self._used(fill.digest, fill.written)
-        elsewhere = held and fill.source.place != source.place
+        # Without a total there is nothing to go on with.
+        elsewhere = held and fill.total is not None and fill.source.place != source.place
         file = GrowingFile(fill, self._cache, self._readers, held=held, elsewhere=elsewhere)
         upstream = source.target.upstream
         if fill.total is None:

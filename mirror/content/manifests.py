@@ -303,9 +303,10 @@ class Manifests:
         got = head.got if head is not None else None
         if got is None:
             got = await client.get_manifest(target.repository, tag)
-        if got.named is None:
+        digest = got.named
+        if digest is None:
             return await self._misnamed(target, tag, got, client)
-        return await self._keep(target, got.named, got)
+        return await self._keep(target, digest, got)
 
     async def _misnamed(self, target: Target, tag: str, got: ManifestBody, client: UpstreamClient) -> ManifestAnswer:
         """Return what a tag means whose bytes are not what upstream calls them.

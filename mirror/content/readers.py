@@ -84,7 +84,7 @@ class GrowingFile:
 
         Raises StoreFull where another source's download is too slow for this reader.
         """
-        if self._since and self._held:
+        if self._since:
             return await self._fill.more_for_another(position, time.monotonic() - self._since)
         return await self._fill.more(position, held=self._held)
 

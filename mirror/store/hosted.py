@@ -71,9 +71,9 @@ class Hosted:
         return True
 
     def mark_again(self, digest: Digest) -> bool:
-        """Mark content that has lost its marker, or say that it has not. Not durable before `Marked.write`.
+        """Mark content that has no marker, and say whether it had none. Not durable before `Marked.write`.
 
-        What is not here is marked as well: it stays when it comes again. Raises StoreUnreadable, OSError.
+        What is not here is marked as well, so that it stays when it comes again. Raises StoreUnreadable, OSError.
         """
         if files.modified(self._layout.marker(digest)) is not None:
             return False

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from mirror.config import load
 from mirror.oci.digest import Digest
@@ -338,3 +340,36 @@ class TestADownloadForAnotherRepository:
             first.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await first
+
+    async def test_that_is_slow_and_says_no_length(
+        self, serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Without a length nobody can go on elsewhere in the middle: who reads along waits, and is not cut off."""
+        monkeypatch.setattr("mirror.content.fill.ELSEWHERE", 0.5)
+        monkeypatch.setattr("mirror.content.blobs.ELSEWHERE", 0.5)
+        content = noise(MIB)
+        begun, go_on = asyncio.Event(), asyncio.Event()
+
+        async def answer(request: web.Request) -> web.StreamResponse:
+            if request.method == "HEAD":
+                return web.Response(headers={"Content-Length": str(MIB)})
+            response = web.StreamResponse()
+            await response.prepare(request)
+            await response.write(content[:300_000])
+            begun.set()
+            await go_on.wait()
+            await response.write(content[300_000:])
+            return response
+
+        application = web.Application()
+        application.router.add_get("/v2/{path:.*}", answer)
+        async with TestServer(application) as upstream:
+            service = await serve({"lab": {"endpoints": [f"http://127.0.0.1:{upstream.port}"]}})
+            digest = digest_of(content)
+            first = asyncio.create_task(service.get(f"/v2/lab/team/slow/blobs/{digest}"))
+            await begun.wait()
+            second = asyncio.create_task(service.get(f"{NAME}/blobs/{digest}"))
+            await asyncio.sleep(1.5)
+            go_on.set()
+            for got in (await first, await second):
+                assert (got.status, got.clean, got.body == content) == (200, True, True)
