@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Generic, TypeVar
 
 from mirror.content.callers import caller, who_asks
-from mirror.content.line import Turn
+from mirror.content.lines import Turn
 from mirror.errors import RETRY_AFTER
 
 Key = TypeVar("Key", bound=Hashable)

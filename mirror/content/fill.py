@@ -19,7 +19,7 @@ from mirror.content.answers import ByteRange
 from mirror.content.beside import Beside
 from mirror.content.callers import who_asks
 from mirror.content.coalesce import Interest
-from mirror.content.line import FILLS, SMALL_FILLS, Turn
+from mirror.content.lines import FILLS, SMALL_FILLS, Turn
 from mirror.content.pull import PROGRESS_LIMIT, Pull
 from mirror.content.workshop import Source, Workshop
 from mirror.errors import (

@@ -13,7 +13,7 @@ from mirror import logs
 from mirror.content.answers import ManifestAnswer, Target, why_not_kept
 from mirror.content.coalesce import Coalesced
 from mirror.content.fetch import CLIENT_PATIENCE
-from mirror.content.line import MANIFESTS, Lines
+from mirror.content.lines import MANIFESTS, Lines
 from mirror.content.locks import Locks
 from mirror.content.members import MayPull, Members, Membership, nobody
 from mirror.content.tags import Tags

@@ -22,7 +22,7 @@ from mirror import logs
 from mirror.config.access import Readers
 from mirror.content.answers import Target
 from mirror.content.coalesce import Coalesced
-from mirror.content.line import PROOFS, Lines
+from mirror.content.lines import PROOFS, Lines
 from mirror.errors import NotHere, NotYet, StoreUnreadable
 from mirror.oci.digest import Digest
 from mirror.store.brought import Brought

@@ -17,7 +17,7 @@ from mirror.config import UpstreamConfig
 from mirror.content.answers import ManifestAnswer, ReferrersAnswer, Target
 from mirror.content.coalesce import Coalesced
 from mirror.content.fetch import CLIENT_PATIENCE
-from mirror.content.line import REFERRERS, Lines
+from mirror.content.lines import REFERRERS, Lines
 from mirror.errors import (
     MirrorError,
     NotHere,

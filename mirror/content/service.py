@@ -25,7 +25,7 @@ from mirror.content.events import Events
 from mirror.content.fetch import Fetcher
 from mirror.content.hosted import Hosted
 from mirror.content.immutable import Immutable
-from mirror.content.line import Lines
+from mirror.content.lines import Lines
 from mirror.content.locks import Locks
 from mirror.content.manifests import Manifests
 from mirror.content.members import MayPull, Members, nobody

@@ -14,7 +14,7 @@ from mirror.config import UpstreamConfig
 from mirror.content.answers import Cache, ManifestAnswer, TagPage, Target
 from mirror.content.coalesce import Coalesced
 from mirror.content.fetch import CLIENT_PATIENCE
-from mirror.content.line import LISTS, TAGS, Lines
+from mirror.content.lines import LISTS, TAGS, Lines
 from mirror.content.locks import Locks
 from mirror.content.sets import ContentSets
 from mirror.content.tag_lists import TagLists

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mirror.content.answers import Target
 from mirror.content.courtesy import Courtesy
-from mirror.content.line import Lines
+from mirror.content.lines import Lines
 from mirror.metrics import Metrics
 from mirror.oci.digest import Digest
 from mirror.store.blobs import Blobs

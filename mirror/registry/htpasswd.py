@@ -18,8 +18,8 @@ from mirror import logs
 from mirror.config.access import check_user
 from mirror.config.values import SpellingError
 from mirror.content.callers import who_asks
-from mirror.content.line import Line
 from mirror.errors import ConfigurationError, Problem
+from mirror.line import Line
 
 # What bcrypt hashes of a password; more would be ignored without a word.
 MOST_PASSWORD_BYTES = 72

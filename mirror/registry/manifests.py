@@ -7,8 +7,8 @@ from contextlib import AsyncExitStack, aclosing
 from aiohttp import web
 
 from mirror.content.answers import ManifestAnswer, Target
-from mirror.content.line import Line
 from mirror.errors import ManifestRefused, TooLarge
+from mirror.line import Line
 from mirror.oci.digest import Digest
 from mirror.registry import audit, ranges
 from mirror.registry.access import Access
@@ -24,6 +24,7 @@ from mirror.registry.uploads import read_body
 
 _LARGE = 128 * 1024  # bytes of a manifest that is pushed …
 _LARGE_ONES = 4  # … above which so many are taken at once: each is held whole, and several times what came of it
+_WAITING = 1024  # that wait until they are
 
 
 class Manifests:
@@ -79,7 +80,7 @@ class ManifestWrites:
         self._responses = responses
         self._limit = limit
         self._access = access
-        self._large = Line(_LARGE_ONES, crowded="too many large manifests are being pushed")
+        self._large = Line(_LARGE_ONES, _WAITING, "too many large manifests are being pushed")
         hosted.deletions.told = audit.deleted
 
     async def __call__(self, request: web.BaseRequest, route: Route, _arrived: float) -> Answer:

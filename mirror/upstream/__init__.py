@@ -1,7 +1,7 @@
 """The other registry: connections, logins, redirects, retries. Before it: `content`, which asks for bytes.
 
 factory        configuration -> the client of every upstream
-client         what the rest of the program asks; lanes and retries
+client         what the rest of the program asks; how much at once, and retries
 endpoints      which endpoint is asked, and when the next one is
 manifests, blobs, tags, referrers      what is asked of one endpoint
 exchange       one question to one endpoint, with its login and redirects

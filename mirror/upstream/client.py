@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from mirror.errors import UpstreamLoginRefused
+from mirror.line import Line
 from mirror.oci.digest import Digest
 from mirror.upstream import blobs, manifests, referrers, tags
 from mirror.upstream.answers import ManifestBody, ManifestHead, ReferrersBody
@@ -14,7 +16,6 @@ from mirror.upstream.body import BlobBody
 from mirror.upstream.endpoints import ask_in_order
 from mirror.upstream.exchange import Endpoint
 from mirror.upstream.health import EndpointHealth, ProbeResult
-from mirror.upstream.lanes import Lane
 from mirror.upstream.observations import Observations
 from mirror.upstream.retry import Retry, RetryAllowance
 
@@ -48,10 +49,10 @@ class UpstreamClient:
         self._endpoints = tuple(endpoints)
         self._observations = observations
         self._manifest_limit = manifest_limit
-        self._blobs = Lane(fetches)
-        self._small_blobs = Lane(min(fetches, _SMALL_REQUESTS))
-        self._small = Lane(_SMALL_REQUESTS, _SPARE)
-        self._referrers = Lane(_SMALL_REQUESTS, _SPARE)
+        self._blobs = Line(fetches or math.inf)
+        self._small_blobs = Line(min(fetches, _SMALL_REQUESTS) or math.inf)
+        self._small = Line(_SMALL_REQUESTS, spare=_SPARE)
+        self._referrers = Line(_SMALL_REQUESTS, spare=_SPARE)
         self._retry = Retry(RetryAllowance())
 
     async def close(self) -> None:
@@ -137,13 +138,13 @@ class UpstreamClient:
         self, repository: str, digest: Digest, artifact_type: str | None = None
     ) -> ReferrersBody | None:
         """Return the index of what refers to `digest`; None where upstream has no such API."""
-        async with self._referrers.place(repository):
+        async with self._referrers.place(repository=repository):
             return await self._first(
                 lambda at: referrers.list_referrers(at, repository, digest, artifact_type), lambda _: None
             )
 
     async def _small_one(self, repository: str, unit: Callable[[Endpoint], Awaitable[ResultT]]) -> ResultT:
-        async with self._small.place(repository):
+        async with self._small.place(repository=repository):
             return await self._first(unit, lambda _: None)
 
     async def _first(
@@ -157,6 +158,6 @@ class UpstreamClient:
                 away = endpoint.breaker.state != "closed"
                 self._observations.endpoint(endpoint.name, away, endpoint.last_error)
 
-    def _finished(self, lane: Lane, received: int) -> None:
+    def _finished(self, lane: Line, received: int) -> None:
         lane.leave()
         self._observations.received(received)

@@ -20,6 +20,7 @@ from mirror.errors import (
     UpstreamInvalid,
     UpstreamUnavailable,
 )
+from mirror.line import Line
 from mirror.metrics import Metrics
 from mirror.oci.media_types import bare
 from mirror.outside import Outside
@@ -27,7 +28,6 @@ from mirror.upstream import certificates, document_urls, failures, redirect, tls
 from mirror.upstream.body import BlobBody
 from mirror.upstream.endpoints import LAST_SECONDS
 from mirror.upstream.guard import Reach
-from mirror.upstream.lanes import Lane
 from mirror.upstream.observations import Observations
 from mirror.upstream.proxy import Egress
 from mirror.upstream.retry import Retry, RetryAllowance, parse_retry_after
@@ -89,7 +89,7 @@ class Documents:
         self._observations = observations
         self._opener = opener
         self._offline = offline
-        self._lane = Lane(_CONNECTIONS)
+        self._lane = Line(_CONNECTIONS)
         self._origins: dict[URL, _Origin] = {}
 
     async def close(self) -> None:

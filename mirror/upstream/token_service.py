@@ -10,13 +10,13 @@ from typing import Self
 from yarl import URL
 
 from mirror.errors import UpstreamError, UpstreamInvalid, UpstreamUnavailable
+from mirror.line import Line
 from mirror.upstream import auth, challenge, failures, redirect
 from mirror.upstream.body import read_whole
 from mirror.upstream.challenge import Challenge
 from mirror.upstream.credential import Credential
 from mirror.upstream.endpoints import Breaker
 from mirror.upstream.guard import Reach
-from mirror.upstream.lanes import Lane
 from mirror.upstream.realm import RealmRule
 from mirror.upstream.retry import parse_retry_after
 from mirror.upstream.secret import Secret
@@ -78,7 +78,7 @@ class TokenServices:
         self._tokens = tokens
         self._listed = listed
         self._own = own
-        self._lane = Lane(_TOKEN_REQUESTS)
+        self._lane = Line(_TOKEN_REQUESTS)
         self._breaker = Breaker(asyncio.get_running_loop().time)
 
     async def header(

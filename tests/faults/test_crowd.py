@@ -14,7 +14,7 @@ import pytest
 
 from mirror.content import coalesce
 from mirror.content.answers import Target
-from mirror.content.line import _WIDTH, TAGS
+from mirror.content.lines import _WIDTH, TAGS
 from tests.faults.service import Service, serving
 from tests.peers import faults
 from tests.peers.scripted import ScriptedRegistry

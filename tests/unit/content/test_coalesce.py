@@ -9,7 +9,7 @@ import pytest
 from mirror.content import coalesce
 from mirror.content.callers import Caller, caller
 from mirror.content.coalesce import Coalesced
-from mirror.content.line import Line
+from mirror.line import Line
 
 
 class Bed:

@@ -9,8 +9,9 @@ from contextlib import AsyncExitStack
 import pytest
 
 from mirror.content.answers import Target
-from mirror.content.line import _WIDTH, FILLS, TAGS, Line, Lines
+from mirror.content.lines import _WIDTH, FILLS, TAGS, Lines
 from mirror.errors import NotYet
+from mirror.line import Line
 
 
 class Queue:

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from mirror.config.values import SpellingError
 from mirror.content.callers import Caller, caller
-from mirror.content.line import Line
 from mirror.errors import ConfigurationError, NotYet
+from mirror.line import Line
 from mirror.registry import htpasswd as module
 from mirror.registry.htpasswd import Htpasswd, hash_password, parse
 from tests.unit.registry.access_bed import PASSWORD, hashed

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from mirror.content.line import Line
 from mirror.errors import NotYet
+from mirror.line import Line
 from mirror.registry import htpasswd, logins
 from mirror.registry.bearer import LIFETIME, Signer, TokenRefused
 from mirror.registry.clients import ANONYMOUS

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from mirror.content.line import Line
+from mirror.line import Line
 from mirror.oci.digest import Digest
 from mirror.registry import logins, overlooked
 from mirror.registry.logins import basic

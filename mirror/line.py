@@ -1,28 +1,18 @@
-"""Lines: what waits for an upstream, bounded, and served in turn by client.
+"""A line: what waits for a place, bounded, and served in turn by client.
 
 A place is taken before any lock and before a file is opened, so that what waits costs a few hundred bytes and nothing
-else. Every upstream has lines of its own: a slow one holds up nobody but its own clients.
+else.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import NamedTuple
+from contextlib import asynccontextmanager
 
-from mirror.content.answers import Target
 from mirror.errors import NotYet
-
-_MOST = 1024  # that wait for one sort of work at one upstream, a worker
-
-# In the order in which they may be entered: whoever has a place in one may wait for a later one, never for an earlier.
-REFERRERS, LISTS, TAGS, FILLS, SMALL_FILLS, MANIFESTS, PROOFS = range(7)
-_CROWDED = "too many requests wait for this upstream"
-_SPARE = 4  # the part of the places that one repository leaves to others
-_WIDTH = 16  # pieces of work of one sort that have begun; upstream's own lanes are narrower
-
 
 _Places = dict[asyncio.Future[None], None]
 
@@ -30,22 +20,27 @@ _Places = dict[asyncio.Future[None], None]
 class Line:
     """Places for `width` pieces of work at once, and at most `most` that wait, served in turn by client.
 
-    Where more would wait, the client that has most in line loses what it came with last. So one client alone may have
-    all of the line, and is in nobody's way. And of the places one repository leaves `spare` to the others: where it
-    gets no answers, theirs are had all the same.
+    Both may be infinite. Where more would wait, the client that has most in line loses what it came with last, and is
+    told `crowded`. So one client alone may have all of the line, and is in nobody's way. And of the places one
+    repository leaves `spare` to the others: where it gets no answers, theirs are had all the same.
     """
 
-    def __init__(self, width: int, most: int = _MOST, crowded: str = _CROWDED, spare: int = 0) -> None:
+    def __init__(self, width: float, most: float = math.inf, crowded: str = "", spare: int = 0) -> None:
         self._free = width
         self._most_of_one = width - spare
         self._most = most
-        self._crowded = crowded  # what is said of it
+        self._crowded = crowded
         self._length = 0
         self._held: Counter[str] = Counter()  # by repository
         # By client, then by repository; next turn first.
         self._waiting: OrderedDict[str, OrderedDict[str, _Places]] = OrderedDict()
 
-    async def enter(self, who: str, repository: str = "") -> None:
+    @property
+    def free(self) -> bool:
+        """Whether there is a place for one more now."""
+        return self._free > 0
+
+    async def enter(self, who: str = "", repository: str = "") -> None:
         """Wait for a place for work of the client `who`; each must be given back by `leave`.
 
         Raises NotYet, at once or while it waits, where too much is in line. May be cancelled.
@@ -68,7 +63,7 @@ class Line:
             raise
 
     @asynccontextmanager
-    async def place(self, who: str, repository: str = "") -> AsyncIterator[None]:
+    async def place(self, who: str = "", repository: str = "") -> AsyncIterator[None]:
         """Hold a place for work of the client `who` while the block runs. Raises NotYet."""
         await self.enter(who, repository)
         try:
@@ -133,31 +128,3 @@ class Line:
 
     def _refusal(self) -> NotYet:
         return NotYet(self._crowded, "ask again")
-
-
-class Turn(NamedTuple):
-    """A line, as the work for one repository sees it."""
-
-    line: Line
-    repository: str
-
-    def place(self, who: str) -> AbstractAsyncContextManager[None]:
-        """Hold a place for work of the client `who` while a block runs. Raises NotYet."""
-        return self.line.place(who, self.repository)
-
-
-class Lines:
-    """The lines of every upstream. `fetches` is `limits.fetches_per_upstream`, 0 for no limit."""
-
-    def __init__(self, fetches: int) -> None:
-        # Twice as many: who follows another process's download has a place too.
-        self._fills = max(_WIDTH, 2 * fetches) if fetches else _MOST
-        self._lines: dict[tuple[str, int], Line] = {}
-
-    def of(self, target: Target, sort: int) -> Turn:
-        """Return where work of one sort for a repository of a configured upstream waits: TAGS, …"""
-        line = self._lines.get((target.upstream, sort))
-        if line is None:
-            width = self._fills if sort == FILLS else _WIDTH
-            line = self._lines[(target.upstream, sort)] = Line(width, spare=width // _SPARE)
-        return Turn(line, target.repository)
