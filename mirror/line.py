@@ -22,7 +22,7 @@ class Line:
 
     Both may be infinite. Where more would wait, the client that has most in line loses what it came with last, and is
     told `crowded`. So one client alone may have all of the line, and is in nobody's way. And of the places one
-    repository leaves `spare` to the others: where it gets no answers, theirs are had all the same.
+    party, a repository say, leaves `spare` to the others: where it gets no answers, theirs are had all the same.
     """
 
     def __init__(self, width: float, most: float = math.inf, crowded: str = "", spare: int = 0) -> None:
@@ -31,8 +31,8 @@ class Line:
         self._most = most
         self._crowded = crowded
         self._length = 0
-        self._held: Counter[str] = Counter()  # by repository
-        # By client, then by repository; next turn first.
+        self._held: Counter[str] = Counter()  # by party
+        # By client, then by party; next turn first.
         self._waiting: OrderedDict[str, OrderedDict[str, _Places]] = OrderedDict()
 
     @property
@@ -40,89 +40,89 @@ class Line:
         """Whether there is a place for one more now."""
         return self._free > 0
 
-    async def enter(self, who: str = "", repository: str = "") -> None:
+    async def enter(self, who: str = "", party: str = "") -> None:
         """Wait for a place for work of the client `who`; each must be given back by `leave`.
 
         Raises NotYet, at once or while it waits, where too much is in line. May be cancelled.
         """
-        if self._free and self._held[repository] < self._most_of_one:
-            self._take(repository)
+        if self._free and self._held[party] < self._most_of_one:
+            self._take(party)
             return
         if self._length >= self._most:
             self._make_room(who)
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(who, OrderedDict()).setdefault(repository, {})[place] = None
+        self._waiting.setdefault(who, OrderedDict()).setdefault(party, {})[place] = None
         self._length += 1
         try:
             await place
         except asyncio.CancelledError:
             if place.done() and not place.cancelled() and place.exception() is None:
-                self.leave(repository)  # it was given just when its client left
+                self.leave(party)  # it was given just when its client left
             else:
-                self._remove(who, repository, place)
+                self._remove(who, party, place)
             raise
 
     @asynccontextmanager
-    async def place(self, who: str = "", repository: str = "") -> AsyncIterator[None]:
+    async def place(self, who: str = "", party: str = "") -> AsyncIterator[None]:
         """Hold a place for work of the client `who` while the block runs. Raises NotYet."""
-        await self.enter(who, repository)
+        await self.enter(who, party)
         try:
             yield
         finally:
-            self.leave(repository)
+            self.leave(party)
 
-    def leave(self, repository: str = "") -> None:
+    def leave(self, party: str = "") -> None:
         """Give a place back: to the client whose turn it is."""
         self._free += 1
-        self._held[repository] -= 1
-        if not self._held[repository]:
-            del self._held[repository]
+        self._held[party] -= 1
+        if not self._held[party]:
+            del self._held[party]
         while self._free and (found := self._next()) is not None:
-            who, repository = found
-            place = next(iter(self._waiting[who][repository]))
-            self._remove(who, repository, place)
+            who, party = found
+            place = next(iter(self._waiting[who][party]))
+            self._remove(who, party, place)
             if who in self._waiting:
                 self._waiting.move_to_end(who)  # behind all others
-                if repository in self._waiting[who]:
-                    self._waiting[who].move_to_end(repository)
+                if party in self._waiting[who]:
+                    self._waiting[who].move_to_end(party)
             if not place.done():  # one that has just left takes none
-                self._take(repository)
+                self._take(party)
                 place.set_result(None)
 
-    def _take(self, repository: str) -> None:
+    def _take(self, party: str) -> None:
         self._free -= 1
-        self._held[repository] += 1
+        self._held[party] += 1
 
     def _next(self) -> tuple[str, str] | None:
-        """Return the client and the repository whose turn it is."""
+        """Return the client and the party whose turn it is."""
         for who, waiting in self._waiting.items():
-            for repository in waiting:
-                if self._held[repository] < self._most_of_one:
-                    return who, repository
+            for party in waiting:
+                if self._held[party] < self._most_of_one:
+                    return who, party
         return None
 
     def _make_room(self, who: str) -> None:
         longest = max(self._waiting, key=self._count, default=who)
         if self._count(longest) <= self._count(who) + 1:
             raise self._refusal()
-        repository, places = max(self._waiting[longest].items(), key=lambda found: len(found[1]))
+        party, places = max(self._waiting[longest].items(), key=lambda found: len(found[1]))
         place = next(reversed(places))
-        self._remove(longest, repository, place)
+        self._remove(longest, party, place)
         if not place.done():
             place.set_exception(self._refusal())
 
     def _count(self, who: str) -> int:
         return sum(map(len, self._waiting.get(who, {}).values()))
 
-    def _remove(self, who: str, repository: str, place: asyncio.Future[None]) -> None:
+    def _remove(self, who: str, party: str, place: asyncio.Future[None]) -> None:
         waiting = self._waiting.get(who, OrderedDict())
-        places = waiting.get(repository, {})
+        places = waiting.get(party, {})
         if place not in places:
             return  # pushed out already
         del places[place]
         self._length -= 1
         if not places:
-            del waiting[repository]
+            del waiting[party]
         if not waiting:
             del self._waiting[who]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack, aclosing
 
 from aiohttp import web
@@ -24,7 +25,9 @@ from mirror.registry.uploads import read_body
 
 _LARGE = 128 * 1024  # bytes of a manifest that is pushed …
 _LARGE_ONES = 4  # … above which so many are taken at once: each is held whole, and several times what came of it
-_WAITING = 1024  # that wait until they are
+_SPARE = 1  # of them, which one client leaves to the others
+_WITHIN = 60.0  # seconds in which such a one must have come: whoever drips would keep its place for ever
+_WAITING = 1024  # that wait until there is a place
 
 
 class Manifests:
@@ -80,7 +83,7 @@ class ManifestWrites:
         self._responses = responses
         self._limit = limit
         self._access = access
-        self._large = Line(_LARGE_ONES, _WAITING, "too many large manifests are being pushed")
+        self._large = Line(_LARGE_ONES, _WAITING, "too many large manifests are being pushed", _SPARE)
         hosted.deletions.told = audit.deleted
 
     async def __call__(self, request: web.BaseRequest, route: Route, _arrived: float) -> Answer:
@@ -129,28 +132,34 @@ class ManifestWrites:
         if length is not None and length > self._limit:
             raise self._too_large()
         is_large = length is not None and length > _LARGE
-        if is_large:
-            await self._wait(request, held)
         body = bytearray()
         connection = connection_of(request)
         try:
-            async with aclosing(read_body(request)) as pieces:
+            async with asyncio.timeout(None) as deadline, aclosing(read_body(request)) as pieces:
+                if is_large:
+                    await self._wait(request, held, deadline)
                 async for piece in pieces:
                     body += piece
                     if len(body) > self._limit:
                         raise self._too_large()
                     if len(body) > _LARGE and not is_large:
                         is_large = True
-                        await self._wait(request, held)
+                        await self._wait(request, held, deadline)
                     connection.taking(len(body))
         except ClientGone as error:
             raise ManifestRefused("the body broke off", "push the manifest anew") from error
+        except TimeoutError:
+            raise ManifestRefused(
+                f"the manifest did not arrive within {_WITHIN:.0f} seconds", "push the manifest anew"
+            ) from None
         return bytes(body)
 
-    async def _wait(self, request: web.BaseRequest, held: AsyncExitStack) -> None:
-        """Wait for a place to take a large manifest."""
+    async def _wait(self, request: web.BaseRequest, held: AsyncExitStack, deadline: asyncio.Timeout) -> None:
+        """Wait for a place to take a large manifest, which must have come soon after that."""
         with connection_of(request).held_back():
-            await held.enter_async_context(self._large.place(address_of(request)))
+            client = address_of(request)
+            await held.enter_async_context(self._large.place(client, client))
+        deadline.reschedule(asyncio.get_running_loop().time() + _WITHIN)
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"the manifest has more than {self._limit} bytes", "limits.manifest in mirror.yaml says so")

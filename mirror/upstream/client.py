@@ -138,13 +138,13 @@ class UpstreamClient:
         self, repository: str, digest: Digest, artifact_type: str | None = None
     ) -> ReferrersBody | None:
         """Return the index of what refers to `digest`; None where upstream has no such API."""
-        async with self._referrers.place(repository=repository):
+        async with self._referrers.place(party=repository):
             return await self._first(
                 lambda at: referrers.list_referrers(at, repository, digest, artifact_type), lambda _: None
             )
 
     async def _small_one(self, repository: str, unit: Callable[[Endpoint], Awaitable[ResultT]]) -> ResultT:
-        async with self._small.place(repository=repository):
+        async with self._small.place(party=repository):
             return await self._first(unit, lambda _: None)
 
     async def _first(
