@@ -26,7 +26,8 @@ from mirror.registry.uploads import read_body
 _LARGE = 128 * 1024  # bytes of a manifest that is pushed …
 _LARGE_ONES = 4  # … above which so many are taken at once: each is held whole, and several times what came of it
 _SPARE = 1  # of them, which one client leaves to the others
-_WITHIN = 60.0  # seconds in which such a one must have come: whoever drips would keep its place for ever
+_WITHIN = 60.0  # seconds in which such a one must have come, whoever drips would keep its place for ever …
+_PACE = 64 * 1024  # … and more where the limit is more than that many bytes a second
 _WAITING = 1024  # that wait until there is a place
 
 
@@ -150,7 +151,7 @@ class ManifestWrites:
             raise ManifestRefused("the body broke off", "push the manifest anew") from error
         except TimeoutError:
             raise ManifestRefused(
-                f"the manifest did not arrive within {_WITHIN:.0f} seconds", "push the manifest anew"
+                f"the manifest did not arrive within {self._within:.0f} seconds", "push the manifest anew"
             ) from None
         return bytes(body)
 
@@ -159,7 +160,11 @@ class ManifestWrites:
         with connection_of(request).held_back():
             client = address_of(request)
             await held.enter_async_context(self._large.place(client, client))
-        deadline.reschedule(asyncio.get_running_loop().time() + _WITHIN)
+        deadline.reschedule(asyncio.get_running_loop().time() + self._within)
+
+    @property
+    def _within(self) -> float:
+        return max(_WITHIN, self._limit / _PACE)
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"the manifest has more than {self._limit} bytes", "limits.manifest in mirror.yaml says so")
