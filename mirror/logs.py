@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 
 from mirror.redact import MASK as MASK
-from mirror.redact import escape, is_secret, redact_value
+from mirror.redact import escape, is_harmless, is_secret, redact_value
 from mirror.redact import redact as redact
 from mirror.sink import Sink
 
@@ -37,8 +37,6 @@ _LONGEST = 256  # characters of a value that a client chose
 _KNOWN = 4096  # such values whose quoted form is remembered
 
 _PLAIN = re.compile(r"[!#-<>-\[\]-~]*").fullmatch  # what logfmt needs no quotes for
-# No text of this shape is changed by `redact` or needs quotes: the usual path of a request.
-_HARMLESS = re.compile(r"[0-9a-z._/-]*(?:sha256:[0-9a-f]{64})?").fullmatch
 _WORD = re.compile(r"[0-9A-Za-z:.-]*").fullmatch
 
 
@@ -156,10 +154,10 @@ class _Repetition:
         if event["event"] == _SUPPRESSED:
             return event  # one a kind and minute
         self.tell(ended=True)
-        told_apart = event.pop("told_apart", False)
-        same = str(event.pop("same", "") or repr(event))
+        told_apart, same = event.pop("told_apart", False), event.pop("same", "")
         if method in ("debug", "info") and event["event"] != _LIBRARY:
             return event
+        same = str(same or repr(event))
         seen = self._told_apart if told_apart else self._seen
         if same not in seen and len(seen) >= _KINDS:
             if told_apart:
@@ -331,7 +329,7 @@ class RequestLog:
         return shown
 
     def _form(self, value: str) -> str:
-        if _HARMLESS(value):
+        if is_harmless(value):
             return f"{self._mark}{value}{self._mark}"
         value = redact(value[: _LONGEST + 3])
         return json.dumps(value) if self._json else _quote(value)

@@ -377,7 +377,9 @@ class Fill:
         if await self._adopt():
             await shop.writers.complete(self._drop_stray)
             return True
-        size, marked, note = await shop.writers.complete(part.recover, shop.boot)
+        size, marked, note = 0, False, None
+        if not part.fresh:
+            size, marked, note = await shop.writers.complete(part.recover, shop.boot)
         if note is not None and note.size is not None and size > note.size:
             await shop.writers.complete(self._reject, part, f"{size} bytes of {note.size}")
             return False

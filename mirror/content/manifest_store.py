@@ -115,12 +115,11 @@ class ManifestStore:
         if not self._is_here(digest):
             return False
         renewed = self._lock.renew(digest)
-        going = self._deletions.has(name, digest)
-        # What an earlier release has of a hosted repository was pushed to it; most of what is named are blobs.
-        for row_of in (self._rows.member,) if going else (self._rows.member, self._rows.manifest):
-            row = row_of(name, digest)
-            if row is not None and row.brought is not False:
-                return renewed or self._hosted.keep(digest)
+        # Most of what is named are blobs, so that is looked for first.
+        if _is_claimable(self._rows.member(name, digest)) or (
+            _is_claimable(self._rows.manifest(name, digest)) and not self._deletions.has(name, digest)
+        ):
+            return renewed or self._hosted.keep(digest)
         return False
 
     def _keep(self, pushed: Pushed) -> None:
@@ -144,3 +143,8 @@ class ManifestStore:
         except ManifestInvalid:
             return None
         return subject.digest if subject is not None else None
+
+
+def _is_claimable(row: Row | None) -> bool:
+    """Tell whether a row is of what was pushed; so was what an earlier release has of a hosted repository."""
+    return row is not None and row.brought is not False

@@ -38,7 +38,7 @@ _MAX_HEAD = 1 << 16
 _READ = 1 << 16
 # Of a body it is what asyncio reads by itself: a push in smaller steps takes a tenth more of a processor.
 _READ_BODY = 1 << 18
-_SMALL = 1 << 13  # bytes of a head that count for nothing before the next look at all connections
+_SMALL = 1 << 13  # bytes that count for nothing before the next look at all connections
 # What a connection takes that holds nothing, as measured, TLS's own buffers included.
 _PLAIN, _TLS = 24 * 1024, 128 * 1024
 # A head is held as it came and as text, in which a byte that is no UTF-8 takes two; what is read ahead comes on top.
@@ -241,8 +241,9 @@ class Connection(RequestHandler):
 
     def taking(self, count: int) -> None:
         """Say that `count` bytes of a request's body are held to be taken as a whole."""
-        self._taken = count
-        self._memory.weigh(self)
+        before, self._taken = self._taken, count
+        if max(before, count) > _SMALL:
+            self._memory.weigh(self)
 
     @contextmanager
     def held_back(self) -> Iterator[None]:

@@ -125,6 +125,12 @@ class Part:
         found = files.status(self.fd)
         return found.st_size, stat.S_IMODE(found.st_mode) == files.SEALED_MODE, found.st_mtime
 
+    @property
+    def fresh(self) -> bool:
+        """Whether nothing came yet and nothing is known: there is nothing to recover. Two system calls."""
+        size, marked, _ = self.status
+        return not size and not marked and not files.is_there(self._note_path)
+
     def note(self) -> PartNote | None:
         """Return what is known of this download."""
         return PartNote.parse(files.read_small(self._note_path, _NOTE_LIMIT))

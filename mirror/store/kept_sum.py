@@ -120,9 +120,12 @@ class KeptSum:
         found = self._read()
         return found if found is not None and found.counted else None
 
-    def add(self, more: Promised) -> None:
-        """Add a promise that is about to be noted, holding the lock. Raises OSError: then nothing may be promised."""
-        found = self._read()
+    def add(self, more: Promised, found: Kept | None = None) -> None:
+        """Add a promise that is about to be noted, holding the lock; `found` is what was read under it, if anything.
+
+        Raises OSError: then nothing may be promised.
+        """
+        found = found or self._read()
         if found is None:
             return  # nothing is kept, so the next one counts
         try:

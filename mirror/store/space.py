@@ -21,7 +21,7 @@ from mirror.store.eviction import Eviction, Room
 from mirror.store.faults import NO_ROOM
 from mirror.store.hosted import Hosted
 from mirror.store.index import Index
-from mirror.store.kept_sum import KeptSum
+from mirror.store.kept_sum import Kept, KeptSum
 from mirror.store.layout import Layout
 from mirror.store.leftovers import Leftovers
 from mirror.store.lock import FileLock
@@ -205,12 +205,9 @@ class Space:
 
     def recount_if_old(self) -> None:
         """Count what is promised where nobody did for long, so that no client waits for it. Raises StoreUnreadable."""
-        self._recount_if_old(time.monotonic() + _PATIENCE)
-
-    def _recount_if_old(self, until: float) -> None:
         kept = self._kept.read()
         if kept is None or kept.is_old:
-            self._recount(until)
+            self._recount(time.monotonic() + _PATIENCE)
 
     def _recount_if_doubtful(self, until: float) -> bool:
         kept = self._kept.read()
@@ -256,11 +253,11 @@ class Space:
         until = time.monotonic() + timeout
         if self._cache_size is not None:
             self.eviction.write_uses()
-        self._recount_if_old(until)
         asked = time.time()
         with self._locked(until):
-            if not self._lack(coming, size):
-                self._commit(coming, size, commit)
+            kept = self._kept.read()
+            if kept is not None and not kept.is_old and not self._lack(coming, size, kept.sum):
+                self._commit(coming, size, commit, kept)
                 return
         # Counting may take long where there is much: then housekeeping does it, and only who is refused waits for it.
         counts = self._recount_if_doubtful(until)
@@ -360,13 +357,13 @@ class Space:
                 self._leftovers.remove_notes(some)
         return freed
 
-    def _lack(self, coming: _Coming, size: int | None) -> Lack:
-        """Return what is missing for what is coming."""
+    def _lack(self, coming: _Coming, size: int | None, waiting: Promised | None = None) -> Lack:
+        """Return what is missing for what is coming, `waiting` being all that is promised, if it was just read."""
         written = allocated(coming.part)
         wanted = owed(size, written)
         # Promises before free space: a part that grows in between is then counted twice and never not at all.
         pinned = self._pinned() if coming.cache else ()
-        waiting = self._waiting().less(coming.own)
+        waiting = (waiting or self._waiting()).less(coming.own)
         disk = self.disk()
         lack = wanted + waiting.owed + self._keep_free.of(disk.total) - disk.free
         if self._cache_size is not None and coming.cache and coming.cache not in pinned:
@@ -414,14 +411,17 @@ class Space:
         wanted = owed(size, allocated(coming.part))
         return wanted + waiting.owed + self._keep_free.of(disk.total) > disk.free
 
-    def _commit(self, coming: _Coming, size: int | None, commit: Callable[[], None]) -> None:
-        """Keep the promise in the sum and make it known by its note, holding the lock. Raises StoreFull, OSError."""
+    def _commit(self, coming: _Coming, size: int | None, commit: Callable[[], None], kept: Kept | None = None) -> None:
+        """Keep the promise in the sum and make it known by its note, holding the lock. Raises StoreFull, OSError.
+
+        `kept` is the sum as it was read under this lock, if it was.
+        """
         written = allocated(coming.part)
         more = owed(size, written)
         cache = bool(coming.cache) and coming.cache not in self._known_pinned()
         promise = Promised(more, written + more if cache else 0)
         try:
-            self._kept.add(promise)
+            self._kept.add(promise, kept)
             try:
                 commit()
             except Exception:

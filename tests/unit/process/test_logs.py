@@ -14,9 +14,12 @@ import tracemalloc
 
 import pytest
 import structlog
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mirror import logs
-from mirror.redact import escape, redact
+from mirror import redact as redaction
+from mirror.redact import escape, is_harmless, redact
 from mirror.registry import audit
 from mirror.sink import Sink
 
@@ -62,6 +65,27 @@ def test_redact_takes_out_what_is_secret(text):
     assert CANARY not in said
     assert JWT not in said
     assert logs.MASK in said or "@" not in said
+
+
+PARTS = ("token", "secret", "password", "x-amz-", "authorization", "cookie", "bearer", "ghp_", "glpat-", "dckr_pat_")
+PARTS += ("github_pat_", "mrt_", "eyj", "sha256", "sha256:" + "a" * 64, "_", "-", ".", "/", "abcdefgh")
+
+
+@given(st.lists(st.sampled_from(PARTS), max_size=6))
+def test_what_is_let_through_at_a_glance_is_what_a_thorough_look_would_let_through(parts):
+    text = "".join(parts)
+    if is_harmless(text):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(redaction, "is_harmless", lambda _text: False)
+            assert redact(text) == text
+            assert escape(text) == text
+
+
+@pytest.mark.parametrize(
+    "token", ["glpat-abcdefghijkl", "ghp_abcdefghijkl", "dckr_pat_abcdefghijkl", "mrt_0123456789abc"]
+)
+def test_a_token_of_small_letters_is_taken_out_as_well(token):
+    assert redact(f"org/{token}") == f"org/{logs.MASK}"
 
 
 @pytest.mark.parametrize(
