@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from mirror.errors import NotYet
 
@@ -62,14 +60,9 @@ class Line:
                 self._remove(who, party, place)
             raise
 
-    @asynccontextmanager
-    async def place(self, who: str = "", party: str = "") -> AsyncIterator[None]:
-        """Hold a place for work of the client `who` while the block runs. Raises NotYet."""
-        await self.enter(who, party)
-        try:
-            yield
-        finally:
-            self.leave(party)
+    def place(self, who: str = "", party: str = "") -> Place:
+        """Return what holds a place for work of the client `who` while a block runs. It raises NotYet."""
+        return Place(self, who, party)
 
     def leave(self, party: str = "") -> None:
         """Give a place back: to the client whose turn it is."""
@@ -128,3 +121,20 @@ class Line:
 
     def _refusal(self) -> NotYet:
         return NotYet(self._crowded, "ask again")
+
+
+class Place:
+    """`async with` it around work that takes a place of a line. Written out, since every request takes several."""
+
+    __slots__ = ("_line", "_party", "_who")
+
+    def __init__(self, line: Line, who: str, party: str) -> None:
+        self._line = line
+        self._who = who
+        self._party = party
+
+    async def __aenter__(self) -> None:
+        await self._line.enter(self._who, self._party)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._line.leave(self._party)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple
 
 from mirror.content.answers import Target
-from mirror.line import Line
+from mirror.line import Line, Place
 
 _MOST = 1024  # that wait for one sort of work at one upstream, a worker
 
@@ -23,8 +22,8 @@ class Turn(NamedTuple):
     line: Line
     repository: str
 
-    def place(self, who: str) -> AbstractAsyncContextManager[None]:
-        """Hold a place for work of the client `who` while a block runs. Raises NotYet."""
+    def place(self, who: str) -> Place:
+        """Return what holds a place for work of the client `who` while a block runs. It raises NotYet."""
         return self.line.place(who, self.repository)
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from mirror import logs
 from mirror.store.layout import Layout
@@ -39,30 +37,21 @@ class Locks:
         share = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4]) % _FILES
         return self._layout.lock(f"{kind} {upstream} {share}" if upstream else f"{kind} {share}")
 
-    @asynccontextmanager
-    async def hold(self, kind: str, key: str, *, upstream: str = "", required: bool = False) -> AsyncIterator[None]:
-        """Hold the lock of `key` among its `kind` while the block runs; waits as long as anybody else holds it.
+    def hold(self, kind: str, key: str, *, upstream: str = "", required: bool = False) -> Hold:
+        """Return what holds the lock of `key` among its `kind` while a block runs; it waits for anybody else's end.
 
         Keys share _FILES files a kind, and an `upstream` has its own. So nothing that holds a lock may take another one
         of the same kind. Where the file cannot be locked the block runs without: two processes may then ask upstream
         the same, which harms nobody (`required`: raises OSError).
         """
-        path = self._path(kind, key, upstream)
-        lock = FileLock(path)
-        await self._turn(path)
-        try:
-            try:
-                await self._take(lock)
-            except OSError as error:
-                if required:
-                    raise
-                _log.warning("lock_unusable", kind=kind, error=error.strerror)
-            yield
-        finally:
-            lock.release()
-            self._next(path)
+        return Hold(self, kind, self._path(kind, key, upstream), required)
 
-    async def _turn(self, path: str) -> None:
+    def let_go(self, lock: FileLock, path: str) -> None:
+        """Give a lock back, to whoever of this process is next."""
+        lock.release()
+        self._next(path)
+
+    async def turn(self, path: str) -> None:
         """Wait until nobody else of this process has the lock or waits for it before us."""
         waiting = self._turns.get(path)
         if waiting is None:
@@ -86,7 +75,8 @@ class Locks:
         else:
             del self._turns[path]
 
-    async def _take(self, lock: FileLock) -> None:
+    async def take(self, lock: FileLock) -> None:
+        """Take a lock whose turn it is in this process. Raises OSError; may be cancelled."""
         opening = self._threads.run(lock.open)
         try:
             await asyncio.shield(opening)
@@ -98,3 +88,29 @@ class Locks:
         while not lock.retry():
             await asyncio.sleep(wait)
             wait = min(wait * 2, _LONGEST_WAIT)
+
+
+class Hold:
+    """`async with` it around what must be one at a time. Written out, since every miss takes some."""
+
+    __slots__ = ("_kind", "_lock", "_locks", "_path", "_required")
+
+    def __init__(self, locks: Locks, kind: str, path: str, required: bool) -> None:
+        self._locks = locks
+        self._kind = kind
+        self._path = path
+        self._required = required
+        self._lock = FileLock(path)
+
+    async def __aenter__(self) -> None:
+        await self._locks.turn(self._path)
+        try:
+            await self._locks.take(self._lock)
+        except BaseException as error:
+            if self._required or not isinstance(error, OSError):
+                self._locks.let_go(self._lock, self._path)
+                raise
+            _log.warning("lock_unusable", kind=self._kind, error=error.strerror)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._locks.let_go(self._lock, self._path)

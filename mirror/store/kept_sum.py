@@ -113,7 +113,7 @@ class KeptSum:
         self._path = str(layout.promised)
         self._locked = locked
         self._counting = threading.Lock()
-        self._last: tuple[bytes, Kept | None] = (b"", None)  # the line that was read last, and what it holds
+        self._last: tuple[bytes, Kept | None] = (b"", None)  # the line of the last look or change, and what it holds
 
     def read(self) -> Kept | None:
         """Return what is kept; None where nothing is, or it was not counted yet. Needs no lock."""
@@ -200,8 +200,10 @@ class KeptSum:
         return last[1]
 
     def _write(self, kept: Kept) -> None:
+        raw = kept.dump()
         fd = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            files.write_all(fd, kept.dump())
+            files.write_all(fd, raw)
         finally:
             os.close(fd)
+        self._last = (raw, kept)

@@ -22,6 +22,8 @@ class NotDecodableError(Exception):
 
 def named(header: str) -> tuple[str, ...]:
     """Return the codings that `Content-Encoding: header` names, in their order, without words that are none."""
+    if not header:
+        return ()
     words = (word.strip().lower() for word in header.split(","))
     return tuple(word for word in words if word in _CODINGS)
 

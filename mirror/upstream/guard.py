@@ -12,6 +12,7 @@ import ipaddress
 import re
 import socket
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -81,6 +82,12 @@ def zone_of(address: IPAddress) -> Zone:
         return Zone.NEVER
     # What is reserved is nowhere now, but `::127.0.0.1` is among it.
     return Zone.PUBLIC if address.is_global and not address.is_reserved else Zone.PRIVATE
+
+
+@lru_cache(1024)
+def zone_of_peer(address: str) -> Zone:
+    """Return where a peer is, by its address as the socket tells it: remembered, since each answer has one."""
+    return zone_of(ipaddress.ip_address(address))
 
 
 def zone_of_text(host: str) -> Zone | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ import mirror
 from mirror.oci.media_types import bare
 from mirror.upstream import coding, failures
 from mirror.upstream.framing import Connector
-from mirror.upstream.guard import IPNetwork, Reach, Zone, socket_guard, zone_of
+from mirror.upstream.guard import IPNetwork, Reach, Zone, socket_guard, zone_of_peer
 from mirror.upstream.proxy import Egress
 
 # faults.md 2.1, "Connect timeout": one dead address must not eat the time of the next endpoint.
@@ -48,7 +47,7 @@ class _Response(aiohttp.ClientResponse):
     async def start(self, connection: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
         peer = connection.transport.get_extra_info("peername") if connection.transport else None
         if peer:
-            self.zone = zone_of(ipaddress.ip_address(str(peer[0])))
+            self.zone = zone_of_peer(str(peer[0]))
         return await super().start(connection)
 
 

@@ -88,7 +88,7 @@ def internet(monkeypatch):
     """127.0.0.2 counts as public, and nothing is tried twice."""
     zone = public_if("127.0.0.2")
     monkeypatch.setattr(guard, "zone_of", zone)
-    monkeypatch.setattr(transport, "zone_of", zone)
+    monkeypatch.setattr(transport, "zone_of_peer", lambda text: zone(ipaddress.ip_address(text)))
     monkeypatch.setattr(retry, "TRIES", 1)
 
 
