@@ -53,7 +53,7 @@ class Sink:
     def write(self, line: str) -> None:
         """Take a line, which ends in a newline. After `start` it never blocks; it never raises."""
         if self._thread is None:
-            if not (self._ready(self._patience) and self._put(_encode(line))):
+            if not (self._ready(self._patience) and self._put(line.encode("utf-8", "backslashreplace"))):
                 self._drop(1)
         elif len(self._lines) < self._capacity:
             self._lines.append(line)
@@ -90,18 +90,23 @@ class Sink:
         size = 0
         for _ in range(len(self._lines)):
             line = self._lines.popleft()
-            data = b"" if isinstance(line, _Mark) else _encode(line)
-            if not data or size + len(data) > self._chunk:
-                if not self._put(b"".join(chunk)):
-                    self._drop(len(chunk))
-                chunk, size = [], 0
-            if isinstance(line, _Mark):
-                line.set()
-            else:
-                chunk.append(data)
+            if isinstance(line, str):
+                data = line.encode("utf-8", "backslashreplace")
                 size += len(data)
-        if not self._put(b"".join(chunk)):
-            self._drop(len(chunk))
+                if size <= self._chunk:
+                    chunk.append(data)
+                    continue
+                self._write_chunk(chunk)
+                chunk, size = [data], len(data)
+            else:
+                self._write_chunk(chunk)
+                chunk, size = [], 0
+                line.set()
+        self._write_chunk(chunk)
+
+    def _write_chunk(self, lines: list[bytes]) -> None:
+        if not self._put(b"".join(lines)):
+            self._drop(len(lines))
 
     def _put(self, data: bytes) -> bool:
         while data:
@@ -124,7 +129,3 @@ class Sink:
         poll = select.poll()
         poll.register(self._fd, select.POLLOUT)
         return bool(poll.poll(None if patience is None else patience * 1000))
-
-
-def _encode(line: str) -> bytes:
-    return line.encode("utf-8", "backslashreplace")

@@ -6,6 +6,7 @@ import asyncio
 from contextlib import AsyncExitStack, aclosing
 
 from aiohttp import web
+from aiohttp.hdrs import IF_NONE_MATCH
 
 from mirror.content.answers import ManifestAnswer, Target
 from mirror.errors import ManifestRefused, TooLarge
@@ -56,7 +57,7 @@ class Manifests:
             f'Docker-Content-Digest: {digest}\r\nETag: "{digest}"\r\nX-Cache: {found.cache}\r\n'
             f"{namespace_field(route.ns)}{warning_field(found.warning)}"
         )
-        if "If-None-Match" in request.headers and ranges.has_already(request.headers, found.digest):
+        if IF_NONE_MATCH in request.headers and ranges.has_already(request.headers, found.digest):
             answer = self._responses.compose(request, 304, about)
         else:
             media_type = field_value(found.media_type, "application/octet-stream")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
+from aiohttp.hdrs import USER_AGENT
 
 from mirror.content.answers import UploadState
 from mirror.content.events import Asked, asking
@@ -211,7 +212,7 @@ class Dispatcher:
         """Return what webhooks are told of a request that writes."""
         host = request.headers.get("Host", "")
         base = f"{self._clients.scheme(request)}://{host}" if host else ""
-        return Asked(identity, client, host, request.method, request.headers.get("User-Agent", ""), base)
+        return Asked(identity, client, host, request.method, request.headers.get(USER_AGENT, ""), base)
 
     async def _ping(self, request: web.BaseRequest, route: Route, _arrived: float) -> Answer:
         """Answer /v2/ without asking any upstream: clients choose this mirror by it."""
@@ -304,5 +305,5 @@ class Dispatcher:
             cache=answer.cache,
             upstream=answer.upstream,
             why=trouble or answer.why,
-            agent=request.headers.get("User-Agent", ""),
+            agent=request.headers.get(USER_AGENT, ""),
         )

@@ -156,7 +156,7 @@ def look(path: str) -> os.stat_result | None:
     Raises StoreUnreadable where neither can be said.
     """
     try:
-        return os.stat(path, follow_symlinks=False)
+        return os.lstat(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         _check_absence(path, error)
         return None
@@ -187,7 +187,7 @@ def stamp(path: str) -> tuple[int, int, int] | None:
     Where there is nothing it does not look why: whoever reads it then does. Raises StoreUnreadable.
     """
     try:
-        found = os.stat(path, follow_symlinks=False)
+        found = os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

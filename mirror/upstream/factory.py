@@ -36,6 +36,9 @@ class Upstreams(Mapping[str, UpstreamClient]):
     def __getitem__(self, name: str) -> UpstreamClient:
         return self._clients[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._clients
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._clients)
 
