@@ -85,7 +85,9 @@ async def _send_body(
             return False
         case faults.Stall(at, seconds):
             await put(body[:at])
-            await asyncio.sleep(seconds if seconds < math.inf else 3600)
+            # A body that has ended is complete: its client may send the next request, which must be heard.
+            if len(body) > at or chunked:
+                await asyncio.sleep(seconds if seconds < math.inf else 3600)
             body = body[at:]
         case faults.Drip(size, every):
             for start in range(0, len(body), size):
