@@ -124,7 +124,7 @@ class Line:
 
 
 class Place:
-    """`async with` it around work that takes a place of a line. Written out, since every request takes several."""
+    """`async with` it around work that takes a place of a line. Written out, since every miss takes several."""
 
     __slots__ = ("_line", "_party", "_who")
 
