@@ -17,7 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bench.processes import BenchError, Server, free_port
+from bench.processes import BenchError, Server
+from tests.tools.processes import free_port
 
 _STEP = 128 * 1024  # bytes that are carried at a time: 13 ms at 10 MB/s
 _AHEAD = 0.1  # seconds of bytes that are taken from the sender and have not left yet

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.content import MANIFEST_TYPE, REPOSITORY, TAG
-from bench.processes import ROOT, BenchError, Server, free_port, get
+from bench.processes import ROOT, BenchError, Server, get
+from tests.tools.processes import free_port
 
 _UPSTREAM = "bench"  # ours: the upstream's key, and so the first component of its names
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
-import random
 import signal
-import socket
 import ssl
 import subprocess
 import threading
@@ -27,15 +25,6 @@ _PROCESS_CLOCK = 2  # CPUCLOCK_SCHED: user and system time as the scheduler has 
 
 class BenchError(Exception):
     """A measurement could not be taken; says why."""
-
-
-def free_port() -> int:
-    """Return a TCP port of the loopback that nothing listens on, and that no client is given by the kernel."""
-    while True:
-        port = random.randrange(20_000, 30_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 def get(port: int, path: str, *, secure: bool = False) -> tuple[int, bytes]:

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 from bench.peers import find
-from bench.processes import Server, free_port
+from bench.processes import Server
+from tests.tools.processes import free_port
 
 
 class Shelf(Server):

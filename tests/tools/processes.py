@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 _POLL = 0.05  # seconds between two looks
+_PORTS = range(20_000, 32_768)
+_LAST_PORT = Path(tempfile.gettempdir(), f"mirror-tests-port-{os.getuid()}")
 
 
 class NotReadyError(Exception):
@@ -20,10 +24,23 @@ class NotReadyError(Exception):
 
 
 def free_port() -> int:
-    """Return a TCP port of the loopback that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a TCP port of the loopback that nothing listens on, and that nobody else is given for a long time.
+
+    The kernel names the same port twice, and gives it to connections as well. These come one after the other for all
+    processes of this user, from below those that connections get.
+    """
+    with _LAST_PORT.open("a+") as last:
+        fcntl.flock(last, fcntl.LOCK_EX)
+        last.seek(0)
+        port = int(last.read() or _PORTS[0])
+        for _ in _PORTS:
+            port = port + 1 if port + 1 in _PORTS else _PORTS[0]
+            with socket.socket() as probe, contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                last.truncate(0)
+                last.write(str(port))
+                return port
+    raise NotReadyError(f"somebody listens on every port from {_PORTS[0]} to {_PORTS[-1]}")
 
 
 def answers(port: int) -> bool:

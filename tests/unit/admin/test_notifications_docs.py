@@ -28,6 +28,7 @@ from mirror.store.threads import Threads
 from mirror.upstream import webhook
 from mirror.upstream.webhook import open_webhooks
 from tests.peers import settings
+from tests.tools.processes import free_port
 from tests.tools.programs import Programs
 
 MANUAL = (Path(__file__).parents[3] / "docs" / "notifications.md").read_text()
@@ -86,8 +87,7 @@ async def test_the_request_is_what_is_sent(tmp_path: Path) -> None:
 
 async def test_the_receiver_prints_what_it_is_told(tmp_path: Path, programs: Programs) -> None:
     programs.find("curl")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     (tmp_path / "receiver.py").write_text(block("python"))
     (tmp_path / "event.json").write_text(block("json"))
     start, post = block("bash").replace("8080", str(port)).splitlines()

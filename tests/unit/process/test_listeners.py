@@ -12,6 +12,7 @@ import pytest
 from mirror import listeners
 from mirror.errors import ConfigurationError
 from mirror.listeners import bind, bind_each, close, give_up
+from tests.tools.processes import free_port
 
 
 @pytest.fixture
@@ -72,9 +73,8 @@ def test_a_port_that_becomes_free_in_time_is_taken(opened):
 
 
 def test_one_address_that_fails_gives_the_others_back():
-    with socket.create_server(("127.0.0.1", 0)) as holder, socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-        free.close()
+    port = free_port()
+    with socket.create_server(("127.0.0.1", 0)) as holder:
         with pytest.raises(ConfigurationError):
             bind([f"127.0.0.1:{port}", f"127.0.0.1:{holder.getsockname()[1]}"], patience=0)
         bind([f"127.0.0.1:{port}"], patience=0)[0].close()
