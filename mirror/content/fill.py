@@ -78,6 +78,8 @@ class Fill:
         self._ended = False
         self._touched = False  # somebody may have been sent bytes of this part
         self._changed = asyncio.Event()
+        self._moved = 0.0  # when anything changed last, by the loop's clock
+        self._alarm: asyncio.TimerHandle | None = None
         self._began = 0.0
         self._base = 0
         self.beside = Beside()
@@ -168,12 +170,26 @@ class Fill:
             if self._marked:
                 return ready
             self.check()
-            try:
-                async with asyncio.timeout(PROGRESS_LIMIT):
-                    await self.change()
-            except TimeoutError:
-                raise NotYet(f"no byte of {self.digest} came for two minutes") from None
+            await self._progress()
         return ready
+
+    async def _progress(self) -> None:
+        """Wait until anything has changed; raise NotYet where nothing has for two minutes."""
+        loop = asyncio.get_running_loop()
+        if self._alarm is None:
+            self._alarm = loop.call_later(PROGRESS_LIMIT, self._look)
+        await self._changed.wait()
+        if loop.time() - self._moved >= PROGRESS_LIMIT:
+            raise NotYet(f"no byte of {self.digest} came for two minutes")
+
+    def _look(self) -> None:
+        """Wake who waits for progress if there was none: one timer for all readers, set once and not at each wait."""
+        loop = asyncio.get_running_loop()
+        self._alarm = None
+        if (quiet := loop.time() - self._moved) < PROGRESS_LIMIT:
+            self._alarm = loop.call_later(PROGRESS_LIMIT - quiet, self._look)
+        else:
+            self._wake()
 
     async def more_for_another(self, position: int, waited: float) -> int:
         """Wait as `more` does, for a reader of another source that has done so for `waited` seconds.
@@ -208,7 +224,11 @@ class Fill:
             raise NotYet(f"the download of {self.digest} has ended", "ask again")
 
     def wake(self) -> None:
-        """Have everybody who waits look again."""
+        """Something has changed: have everybody who waits look again."""
+        self._moved = asyncio.get_running_loop().time()
+        self._wake()
+
+    def _wake(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
@@ -241,6 +261,8 @@ class Fill:
                 outcome = "done" if self._marked else "failed"
                 self._shop.metrics.add(metrics.FETCHES, self.source.target.upstream, outcome)
             self._ended = True
+            if self._alarm is not None:
+                self._alarm.cancel()
             self._close_idle()
             if self._part is not None and self._part.locked:
                 with suppress(OSError):  # closing it gives the lock back as well
@@ -472,8 +494,10 @@ class Fill:
         self.wake()
 
     def grow(self, written: int) -> None:
-        self._written = written
-        self.wake()
+        """So many bytes have come; whoever waits is woken where that is news."""
+        if written != self._written:
+            self._written = written
+            self.wake()
 
     def _store_error(self, error: OSError) -> MirrorError:
         kind = errno.errorcode.get(error.errno or 0, "EIO")
