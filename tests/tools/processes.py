@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
 import socket
@@ -14,8 +13,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from mirror.store.lock import FileLock
+
 _POLL = 0.05  # seconds between two looks
 _PORTS = range(20_000, 32_768)
+_DIGITS = 5  # of each of them
 _LAST_PORT = Path(tempfile.gettempdir(), f"mirror-tests-port-{os.getuid()}")
 
 
@@ -29,16 +31,13 @@ def free_port() -> int:
     The kernel names the same port twice, and gives it to connections as well. These come one after the other for all
     processes of this user, from below those that connections get.
     """
-    with _LAST_PORT.open("a+") as last:
-        fcntl.flock(last, fcntl.LOCK_EX)
-        last.seek(0)
-        port = int(last.read() or _PORTS[0])
+    with FileLock(_LAST_PORT) as last:
+        port = int(os.pread(last.fileno(), _DIGITS, 0) or _PORTS[0])
         for _ in _PORTS:
             port = port + 1 if port + 1 in _PORTS else _PORTS[0]
             with socket.socket() as probe, contextlib.suppress(OSError):
                 probe.bind(("127.0.0.1", port))
-                last.truncate(0)
-                last.write(str(port))
+                os.pwrite(last.fileno(), f"{port}".encode(), 0)
                 return port
     raise NotReadyError(f"somebody listens on every port from {_PORTS[0]} to {_PORTS[-1]}")
 
