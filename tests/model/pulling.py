@@ -127,13 +127,19 @@ class PullPath(Walk):
     def healthy(self) -> bool:
         return self.up and not self.offline and not self.pending and not self.upstream.hanging
 
-    def attempts(self, most: int = ATTEMPTS) -> Iterator[None]:
-        """Try so often. After the first try nothing is wrong with a healthy upstream, so a busy host gets its time."""
-        for number in range(most):
-            with pytest.MonkeyPatch.context() as patch:
-                if number and self.healthy:
-                    hurry(patch, PATIENT)
+    def attempts(self, here: bool = False) -> Iterator[None]:
+        """Try as often as a client would; once for what is `here` and must be given."""
+        for _ in range(1 if here else ATTEMPTS):
+            with self.patience(here):
                 yield
+
+    @contextlib.contextmanager
+    def patience(self, here: bool = False) -> Iterator[None]:
+        """Give a busy host its time where no fault is to meet a deadline: upstream is well, or need not be asked."""
+        with pytest.MonkeyPatch.context() as patch:
+            if here or self.healthy:
+                hurry(patch, PATIENT)
+            yield
 
     def room(self, number: int) -> Room:
         return self.rooms[number % len(self.rooms)]
@@ -183,7 +189,8 @@ class PullPath(Walk):
         for name in REPOSITORIES:
             self._publish(name, 0, TAGS[0])
         for tag in NAMES_ALL:  # everything is named from the beginning on, or most walks would not come to it
-            self.do(self.rooms[0].content.manifest(Target("lab", NAMING, f"lab/{NAMING}"), tag, False))
+            with self.patience():
+                self.do(self.rooms[0].content.manifest(Target("lab", NAMING, f"lab/{NAMING}"), tag, False))
 
     @step(name=names, number=which, tag=tags)
     def publish(self, name: str, number: int, tag: str) -> None:
@@ -382,7 +389,7 @@ class PullPath(Walk):
         content = TRUTH[digest]
         span = wanted.resolve(len(content)) if wanted is not None else (0, len(content))
         well = False  # at the beginning of the last attempt, which the last of several faults may have met
-        for _ in self.attempts(1 if here else ATTEMPTS):
+        for _ in self.attempts(here):
             well = self.healthy
             asked, flipped = self.asked(digest), self.pending
             try:
@@ -483,7 +490,7 @@ class PullPath(Walk):
         here = digest in self.model.whole and digest in self.model.proven[name]
         upstream_has = digest in self.upstream.repository(name).manifests
         well = False
-        for _ in self.attempts(1 if here else ATTEMPTS):
+        for _ in self.attempts(here):
             well = self.healthy
             parsed = Digest.parse(digest)
             try:
