@@ -75,16 +75,15 @@ class Coalesced(Generic[Key, Result]):
 
     def running(self, key: Key) -> bool:
         """Tell whether the work of `key` is under way, or waits in its line."""
-        work = self._works.get(key)
-        return work is not None and not work.task.cancelling()
+        return self._under_way(key) is not None
 
     async def run(self, key: Key, call: Callable[[], Awaitable[Result]], line: Turn | None = None) -> Result:
         """Return what `call` returns, or raise what it raises, joining the run of `key` that is under way.
 
         It begins when `line` has a place for it; where that has too many, NotYet is raised.
         """
-        work = self._works.get(key)
-        if work is None or work.task.cancelling():  # nobody wanted that one any more
+        work = self._under_way(key)
+        if work is None:
             work = self._works[key] = _Work(call, line)
             work.task.add_done_callback(lambda done: self._ended(key, done))
         with work.interest.wanted():
@@ -96,6 +95,12 @@ class Coalesced(Generic[Key, Result]):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _under_way(self, key: Key) -> _Work[Result] | None:
+        work = self._works.get(key)
+        # One that has ended and is not taken off yet is not joined: who finds its answer too old asks again, and would
+        # be given that same answer, at once, for ever. One that is being cancelled is wanted by nobody any more.
+        return work if work is not None and not work.task.done() and not work.task.cancelling() else None
 
     def _ended(self, key: Key, done: asyncio.Task[Result]) -> None:
         work = self._works.get(key)

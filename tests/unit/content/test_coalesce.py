@@ -134,3 +134,21 @@ async def test_who_comes_while_work_is_being_dropped_begins_anew() -> None:
     bed.line.leave()
     bed.go_on.set()
     assert await later == 1
+
+
+async def test_who_finds_an_answer_too_old_gets_another_though_the_work_of_the_old_one_has_only_just_ended() -> None:
+    """A worker stood still for ever: what had ended in that same turn of the loop answered every further question."""
+    bed = Bed()
+    answers: list[int] = []
+
+    async def ask_until_new() -> None:
+        while len(answers) < 3 and (not answers or answers[-1] == 1):
+            answers.append(await bed.works.run("tag", bed.work))
+
+    first = bed.ask()
+    await turns()
+    bed.go_on.set()
+    later = asyncio.create_task(ask_until_new())  # its turn comes after that of the work, before what takes that off
+    await asyncio.gather(first, later)
+    assert answers == [2]
+    assert not bed.works.running("tag")
