@@ -192,7 +192,12 @@ def test_a_long_pull_outlives_a_reload_and_the_new_workers_go_on_with_the_downlo
     pulling = threading.Thread(target=lambda: got.append(mirror.get(f"/v2/lab/team/app/blobs/{layer}")[2]))
     pulling.start()
     fetches: list[dict[str, Any]] = []
-    wait_until(lambda: bool(fetches.extend(status(mirror)["fetches"]) or fetches), "the download")
+
+    def is_answered() -> bool:
+        fetches[:] = status(mirror)["fetches"]
+        return any(one["size"] for one in fetches)  # not known before upstream has answered
+
+    wait_until(is_answered, "the download")
     (fetch,) = fetches
     assert (fetch["digest"], fetch["upstream"], fetch["size"]) == (layer, "lab", SIZE)
     reload(mirror)
