@@ -226,9 +226,9 @@ class _Room:
         self._rest = empty.size - ustar.stored(self._index)
 
     def left(self, span: Span) -> int:
-        """Return how many bytes of `span` fit, in whole blocks."""
+        """Return how many bytes of `span` fit, in whole blocks; less than none where not even its line does."""
         free = self._size - ustar.stored(self._index + _listed(span)) - self._rest - ustar.BLOCK
-        return max(0, free // ustar.BLOCK * ustar.BLOCK)
+        return free // ustar.BLOCK * ustar.BLOCK
 
     def take(self, span: Span) -> None:
         """Count `span` in."""

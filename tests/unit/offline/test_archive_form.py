@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mirror.errors import ConfigurationError, MirrorError
@@ -45,6 +45,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
     part_size=st.integers(120 * KIB, 2000 * KIB),
     long=st.booleans(),
 )
+@example([0] * 6 + [2523, 947_714], 167_424, False)  # the last of them is empty, and its line is one too many
 def test_every_byte_has_one_place_and_no_part_is_too_large(sizes: list[int], part_size: int, long: bool) -> None:
     algorithm = "sha512" if long else "sha256"
     blobs = {Digest.of(str((number, size)).encode(), algorithm): size for number, size in enumerate(sizes)}
