@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 
 from mirror import logs
@@ -121,9 +121,8 @@ class Collector:
                 # Digests are spread evenly, so one share stands for all.
                 sizes = [size for digest in dead if (size := self._size(digest)) is not None]
                 self._brake.check("gc", Amount(len(sizes) * shares, sum(sizes) * shares), yes=yes, stock=stock)
-            if dead and not dry_run:
-                self._marked.expect_fewer(len(dead))
-            self._take(dead, total, freed, dry_run)
+            with self._marked.fewer(len(dead)) if dead and not dry_run else nullcontext():
+                self._take(dead, total, freed, dry_run)
             if not dry_run:
                 total.rows += self._take_dead_rows(dead)
         for name in find_repositories(self._layout):

@@ -13,11 +13,14 @@ import json
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from mirror.errors import StoreUnreadable
 from mirror.store import files
 from mirror.store.layout import Layout
+from mirror.store.lock import FileLock
 
 _ALGORITHMS = ("sha256", "sha512")
 _LIMIT = 4096
@@ -37,11 +40,7 @@ class _Look(NamedTuple):
 
     @property
     def whole(self) -> bool:
-        return self.noted is not None and all(
-            inode == self.here.get(name, [0])[0] and count <= self.here[name][1]
-            for name, (inode, count) in self.noted.items()
-            if count
-        )
+        return _is_whole(self.noted, self.here)
 
     def is_of(self, stamps: tuple[tuple[int, int, int] | None, ...]) -> bool:
         """Tell whether the folders with these stamps are those that were looked at, whatever is in them."""
@@ -54,6 +53,7 @@ class Marked:
     def __init__(self, layout: Layout) -> None:
         self._hosted = layout.hosted
         self._path = str(layout.run / "marked")
+        self._changing = layout.lock("marked")
         self._folders = {name: str(layout.hosted / name) for name in _ALGORITHMS}
         self._lock = threading.Lock()
         self._last = _Look((), None, {}, 0.0)
@@ -73,13 +73,27 @@ class Marked:
         return self._look().whole
 
     def keep_up(self) -> None:
-        """Note what has come, so that its loss will show. Raises StoreUnreadable, OSError."""
-        found = self._look()
-        if found.whole and found.noted != found.here:
-            self.write(found.here)
+        """Note what has come, so that its loss will show; later, where markers are just being removed.
 
-    def expect_fewer(self, going: int) -> None:
-        """Note that so many markers are going to be removed. Raises StoreUnreadable, OSError."""
+        Raises StoreUnreadable, OSError.
+        """
+        found = self._look()
+        if not found.whole or found.noted == found.here:
+            return
+        lock = FileLock(self._changing)
+        if not lock.try_acquire():
+            return
+        try:
+            # Anew: what was looked at may be of before a removal that has ended since.
+            noted, here = self._noted(), self.count()
+            if _is_whole(noted, here):
+                self.write(here)
+        finally:
+            lock.release()
+
+    @contextmanager
+    def fewer(self, going: int) -> Iterator[None]:
+        """Note that so many markers are removed while the block runs. Raises StoreUnreadable, OSError."""
 
         def fewer(raw: bytes) -> bytes | None:
             noted = _parse(raw)
@@ -88,8 +102,10 @@ class Marked:
             left = {name: [inode, max(0, count - going)] for name, (inode, count) in noted.items()}
             return json.dumps(left).encode().ljust(len(raw))
 
-        # In its place: what is going makes room, so this must need none.
-        files.amend(self._path, _LIMIT, fewer)
+        with FileLock(self._changing):
+            # In its place: what is going makes room, so this must need none.
+            files.amend(self._path, _LIMIT, fewer)
+            yield
 
     def count(self) -> Counts:
         """Return what is here. Raises StoreUnreadable."""
@@ -128,6 +144,12 @@ class Marked:
 
     def _noted(self) -> Counts | None:
         return _parse(files.read_record(self._path, _LIMIT) or b"")
+
+
+def _is_whole(noted: Counts | None, here: Counts) -> bool:
+    return noted is not None and all(
+        inode == here.get(name, [0])[0] and count <= here[name][1] for name, (inode, count) in noted.items() if count
+    )
 
 
 def _parse(raw: bytes) -> Counts | None:

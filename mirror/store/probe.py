@@ -221,7 +221,7 @@ def _make_tree(layout: Layout, names: set[str]) -> None:
                 "put the whole store on one file system",
             )
     # Made now, because what makes room on a full disk needs them.
-    for key in ("space", "pins", "index", "sets", "purge", "gc", "gc turn", "gc run"):
+    for key in ("space", "pins", "index", "sets", "purge", "gc", "gc turn", "gc run", "marked"):
         Path(layout.lock(key)).touch(mode=0o600)
     layout.housekeeping_lock.touch(mode=0o600)
 

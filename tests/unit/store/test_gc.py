@@ -21,6 +21,7 @@ from mirror.store.faults import DISK_FAULTS
 from mirror.store.gc_lock import GcLock
 from mirror.store.layout import Layout
 from mirror.store.lock import FileLock
+from mirror.store.marked import Marked
 from mirror.store.uploads import AGE
 from tests.peers.images import noise
 from tests.unit.content.hosted_bed import NOWHERE, Shelf, about, image, index, referrers
@@ -305,6 +306,32 @@ async def test_what_is_named_meanwhile_stays(shelf: Shelf, monkeypatch: pytest.M
     assert (await shelf.pull("v1")).body == image(layer)
     assert (await shelf.content.blob_head(APP, Digest.of(layer))).size == 500
     assert (await shelf.content.blob_head(OTHER, Digest.of(again))).size == 90
+
+
+@pytest.mark.parametrize("looked", ["before it", "while it takes"])
+async def test_what_is_collected_is_not_missed_whoever_notes_the_markers_meanwhile(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch, looked: str
+) -> None:
+    for seed in range(4):
+        await shelf.blob(noise(50, seed))
+    shelf.age()
+    marked = Marked(shelf.layout)
+    if looked == "before it":
+        # As where there are very many: they are not counted again for a while.
+        monkeypatch.setattr("mirror.store.marked._FEW", 0)
+        monkeypatch.setattr("mirror.store.marked._SHARE", 1e9)
+        assert marked.is_whole()
+        assert len(await collected(shelf)) == 4
+        marked.keep_up()
+    else:
+
+        async def note() -> None:
+            await asyncio.to_thread(marked.keep_up)
+
+        assert len(await Between(monkeypatch, "_take", before=True).run(shelf, note)) == 4
+    assert Marked(shelf.layout).is_whole()
+    Marked(shelf.layout).keep_up()
+    assert not shelf.pushes.hosted.has(Digest.of(b"never pushed"))
 
 
 async def test_what_is_pinned_meanwhile_stays(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
