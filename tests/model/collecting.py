@@ -219,6 +219,7 @@ class Collecting(Walk):
                     moved.setdefault((name, tag), set()).add(text(body_of(chosen)))
             else:
                 assert not parts <= certain[name], "a whole manifest was refused"
+                self.young |= parts & self.stored  # as for one that is refused while nothing else is done
         for (name, tag), may_mean in moved.items():
             found = str(self.do(self.shelves[0].pull(tag, TARGETS[name])).digest)
             assert found in may_mean
