@@ -40,7 +40,11 @@ class _Look(NamedTuple):
 
     @property
     def whole(self) -> bool:
-        return _is_whole(self.noted, self.here)
+        return self.noted is not None and all(
+            inode == self.here.get(name, [0])[0] and count <= self.here[name][1]
+            for name, (inode, count) in self.noted.items()
+            if count
+        )
 
     def is_of(self, stamps: tuple[tuple[int, int, int] | None, ...]) -> bool:
         """Tell whether the folders with these stamps are those that were looked at, whatever is in them."""
@@ -84,10 +88,9 @@ class Marked:
         if not lock.try_acquire():
             return
         try:
-            # Anew: what was looked at may be of before a removal that has ended since.
-            noted, here = self._noted(), self.count()
-            if _is_whole(noted, here):
-                self.write(here)
+            found = self._look(anew=True)  # what was found before may be of before a removal that has ended since
+            if found.whole:
+                self.write(found.here)
         finally:
             lock.release()
 
@@ -122,12 +125,13 @@ class Marked:
                 files.sync_folder(folder)
         files.write_atomically(self._path, json.dumps(counts).encode(), durable=False)
 
-    def _look(self) -> _Look:
+    def _look(self, *, anew: bool = False) -> _Look:
         began, looked = time.monotonic(), time.time_ns()
         stamps = tuple(files.modified(path) for path in (self._path, *self._folders.values()))
         with self._lock:
             last = self._last
-        if stamps == last.stamps or (last.whole and began < last.until and last.is_of(stamps[1:])):
+        same = stamps == last.stamps or (last.whole and began < last.until and last.is_of(stamps[1:]))
+        if same and not anew:
             return last
         noted, here = self._noted(), self.count()
         many = sum(count for _, count in here.values()) > _FEW
@@ -144,12 +148,6 @@ class Marked:
 
     def _noted(self) -> Counts | None:
         return _parse(files.read_record(self._path, _LIMIT) or b"")
-
-
-def _is_whole(noted: Counts | None, here: Counts) -> bool:
-    return noted is not None and all(
-        inode == here.get(name, [0])[0] and count <= here[name][1] for name, (inode, count) in noted.items() if count
-    )
 
 
 def _parse(raw: bytes) -> Counts | None:
