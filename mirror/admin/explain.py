@@ -9,9 +9,9 @@ from urllib.parse import parse_qs, urlsplit
 
 from mirror.config import Config, matches
 from mirror.config.access import ANYBODY
-from mirror.content.answers import Target
+from mirror.content.answers import BRING, Target
 from mirror.content.service import Content
-from mirror.errors import Denied, MirrorError, NameInvalid, NameUnknown, RecordDamaged
+from mirror.errors import Denied, MirrorError, NameInvalid, NameUnknown, RecordDamaged, StoreUnreadable
 from mirror.oci import manifest
 from mirror.oci.digest import Digest
 from mirror.oci.reference import check_name, parse_reference
@@ -98,6 +98,8 @@ class Explain:
             target, why = self._decide(spelled)
         except NameUnknown as error:
             return found | {"kind": "unknown", "pull": _pull("404", error.what, error.remedy)}
+        except StoreUnreadable as error:
+            return found | {"kind": "unknown", "pull": _pull("503", error.what, error.remedy)}
         found |= {"name": target.name, "decided_by": why, "kind": _kind(target)}
         found["clients"] = self._clients(target)
         if target.upstream:
@@ -108,7 +110,7 @@ class Explain:
         return found
 
     def _decide(self, spelled: Spelled) -> tuple[Target, str]:
-        """Return what a name means, however a client spells it. Raises NameUnknown, InvalidRequest."""
+        """Return what a name means, however a client spells it. Raises NameUnknown, InvalidRequest, StoreUnreadable."""
         first, _, rest = spelled.name.partition("/")
         name, ns = spelled.name, spelled.ns
         if rest and first.lower() in self._own:
@@ -269,13 +271,13 @@ class Explain:
         if not target.upstream:
             if here["manifest"] and here["member"]:
                 return _pull("HIT", f"{name} is served from here")
-            holder = f"{', '.join(here['pinned_by'])} needs it: mirror verify" if here["pinned_by"] else ""
-            return _pull("404", f"{name} is not here", holder or "push it, or load or sync a set that holds it")
+            bring = BRING if self._config.offline else "sync or load a set that holds it"
+            return _pull("404", f"{name} is not here", "push it" if target.hosted else _mended(here) or bring)
         away = upstream is not None and all(one["breaker"] != "closed" for one in upstream["endpoints"])
         if self._config.offline:
             if here["manifest"]:
                 return _pull("HIT", f"{name} is served from here; the mirror is offline")
-            return _pull("404", f"{name} is not here and the mirror is offline", "load or sync a set that holds it")
+            return _pull("404", f"{name} is not here and the mirror is offline", _mended(here) or BRING)
         return _proxied(name, target, here, away=away)
 
 
@@ -295,6 +297,12 @@ def _proxied(name: str, target: Target, here: dict[str, Any], *, away: bool) -> 
     if away:
         return _pull("503", f"{name} is not here and '{target.upstream}' is away", "ask again; mirror check --online")
     return _pull("MISS", f"{name} is fetched from '{target.upstream}' and kept")
+
+
+def _mended(here: dict[str, Any]) -> str:
+    """Return what mends an image that sets here should have; empty where none names it."""
+    sets = [one for one in here["pinned_by"] if "@" in one]
+    return f"{', '.join(sets)} should hold it: mirror verify {sets[0]} says what is missing" if sets else ""
 
 
 def _pull(answer: str, what: str, remedy: str = "") -> dict[str, str]:

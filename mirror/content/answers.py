@@ -7,12 +7,20 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from mirror.errors import MirrorError, StoreFull
+from mirror.errors import MirrorError, NotHere, StoreFull
 from mirror.oci.digest import Digest
 from mirror.store.faults import NO_ROOM
 
 # DESIGN's words for where the bytes came from, sent as X-Cache.
 Cache = Literal["HIT", "MISS", "JOINED", "STALE", "BYPASS"]
+
+# What helps where no upstream may be asked.
+BRING = "add it to an image set where there is internet, save that, and load it here"
+
+
+def not_here_and_offline(what: str) -> NotHere:
+    """Return the error for `what` is not here while no upstream may be asked."""
+    return NotHere(f"{what} is not here and the mirror is offline", BRING)
 
 
 def why_not_kept(error: StoreFull | OSError) -> str:

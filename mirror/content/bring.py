@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 
 from mirror import logs
-from mirror.content.answers import ManifestAnswer, Target
+from mirror.content.answers import ManifestAnswer, Target, not_here_and_offline
 from mirror.content.blobs import Blobs
 from mirror.content.fetch import Fetcher
 from mirror.content.fill import FillDroppedError
@@ -84,7 +84,8 @@ class Bring:
             known = (await self._sets.load()).tags.get((target.name, tag))
             record = None if known is not None else await self._threads.run(self._tags.read, target.name, tag)
             if known is None and record is None:
-                raise NotHere(f"{target.name}:{tag} is not here", "the mirror is offline" if self._offline else "")
+                what = f"{target.name}:{tag}"
+                raise not_here_and_offline(what) if self._offline else NotHere(f"{what} is not here")
             return known if known is not None else record.digest  # type: ignore[union-attr] # one of the two is there
         try:
             head = None if rarely else await client.head_manifest(target.repository, tag)
@@ -172,8 +173,9 @@ class Bring:
                 return attempt > 0
             client = self._clients.get(target.upstream)
             if client is None or self._offline:
-                why = "the mirror is offline" if self._offline else f"no upstream has {target.name}"
-                raise NotHere(f"{digest} is not here", why)
+                if self._offline:
+                    raise not_here_and_offline(str(digest))
+                raise NotHere(f"{digest} is not here, and no upstream takes {target.name}")
             source = Source(client, target, size, known=True)
             fill, began = self._fetcher.join(digest, source)
             try:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from mirror import logs
-from mirror.content.answers import ManifestAnswer, Target, why_not_kept
+from mirror.content.answers import ManifestAnswer, Target, not_here_and_offline, why_not_kept
 from mirror.content.coalesce import Coalesced
 from mirror.content.fetch import CLIENT_PATIENCE
 from mirror.content.lines import MANIFESTS, Lines
@@ -388,7 +388,7 @@ class Manifests:
         if client is None:
             raise NotHere(f"{what} is not here")
         if self._offline:
-            raise NotHere(f"{what} is not here and the mirror is offline", "fetch it while online")
+            raise not_here_and_offline(what)
         return client
 
     async def stop(self) -> None:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from mirror import logs
 from mirror.config.access import Readers
-from mirror.content.answers import Target
+from mirror.content.answers import Target, not_here_and_offline
 from mirror.content.coalesce import Coalesced
 from mirror.content.lines import PROOFS, Lines
 from mirror.errors import NotHere, NotYet, StoreUnreadable
@@ -71,7 +71,7 @@ def not_here(target: Target, digest: Digest) -> NotHere:
     """
     if not target.upstream:
         return NotHere(f"{target.name} has no {digest} here")
-    return NotHere(f"{digest} is not here and the mirror is offline", "fetch it while online")
+    return not_here_and_offline(str(digest))
 
 
 class Members:

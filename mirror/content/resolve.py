@@ -16,7 +16,7 @@ from dataclasses import replace
 from urllib.parse import urlsplit
 
 from mirror.config import DOCKER_HUB_SYNONYMS, Config, Matcher, UpstreamConfig
-from mirror.content.answers import Target
+from mirror.content.answers import BRING, Target
 from mirror.errors import Denied, NameUnknown
 
 HUB = "docker.io"
@@ -31,6 +31,7 @@ class Resolver:
         self._seen = loaded()
         self._upstreams: Mapping[str, UpstreamConfig] = config.upstreams
         self._default = config.default_upstream
+        self._remedy = BRING if config.offline else "add it under upstreams in mirror.yaml"
         self._hosted = Matcher(config.hosted)
         self._exact = {key: value for key, value in config.aliases.items() if not key.endswith("/")}
         self._prefixes = sorted(
@@ -69,6 +70,7 @@ class Resolver:
         if aliased is not None:
             return aliased
         first, _, rest = name.partition("/")
+        loaded = self._loaded()
         space = self._spaces.get(ns.lower()) if ns else None
         if first in self._upstreams and rest:
             if space is not None and space != first:
@@ -79,20 +81,20 @@ class Resolver:
             return self._target(first, rest), f"it begins with the key of upstream '{first}'"
         if space is not None:
             return self._target(space, name), f"its host '{ns}' is upstream '{space}'"
-        if first in self._seen and rest:
+        if first in loaded and rest:
             # The path decides, as for an upstream.
             return Target("", name, name), f"image sets here hold names under '{first}'"
-        if ns and ns.lower() in self._seen:
+        if ns and ns.lower() in loaded:
             canonical = f"{ns.lower()}/{name}"
             return Target("", canonical, canonical), f"image sets here hold names under '{ns.lower()}'"
         if ns and ns.lower() not in self._own:
-            raise NameUnknown(f"no upstream '{ns}' is configured here", "add it under upstreams in mirror.yaml")
+            raise NameUnknown(f"no upstream '{ns}' is configured here", self._remedy)
         if self._hosted.matches(name):
             return Target("", name, name, hosted=True), "a pattern of `hosted` takes it"
         if self._default is not None:
             return self._target(self._default, name), f"`default_upstream` is '{self._default}'"
         if "." in first or ":" in first or first == "localhost":
-            raise NameUnknown(f"no upstream '{first}' is configured here", "add it under upstreams in mirror.yaml")
+            raise NameUnknown(f"no upstream '{first}' is configured here", self._remedy)
         return Target("", name, name, hosted=True), "no upstream takes it, so it is hosted here"
 
     def _alias(self, name: str) -> tuple[Target, str] | None:

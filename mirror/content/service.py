@@ -225,9 +225,12 @@ class Content:
     def decide(self, name: str, ns: str | None) -> tuple[Target, str]:
         """Return what a client's name means, whether it may be pulled or not, and what decided that, in words.
 
-        Raises NameUnknown.
+        Raises NameUnknown, StoreUnreadable.
         """
-        return self._resolver.decide(name, ns)
+        try:
+            return self._resolver.decide(name, ns)
+        except NameUnknown as error:
+            raise self._sets.known.lacking or error from error
 
     def manifest_now(self, target: Target, reference: Digest | str) -> ManifestAnswer | None:
         """Return a manifest that is remembered and still true, without waiting."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from mirror import logs, metrics
 from mirror.config import UpstreamConfig
-from mirror.content.answers import Cache, ManifestAnswer, TagPage, Target
+from mirror.content.answers import Cache, ManifestAnswer, TagPage, Target, not_here_and_offline
 from mirror.content.coalesce import Coalesced
 from mirror.content.fetch import CLIENT_PATIENCE
 from mirror.content.lines import LISTS, TAGS, Lines
@@ -182,7 +182,7 @@ class Tags:
         if client is None:
             raise NotHere(f"there is no tag {target.name}:{tag} here")
         if self._offline:
-            raise NotHere(f"{target.name}:{tag} is not here and the mirror is offline", "fetch it while online")
+            raise not_here_and_offline(f"{target.name}:{tag}")
         if record is not None and client.budget_low:
             return self._stale(target, record, "the registry's pull budget is nearly used up", tag)
         self._raise_absent(target, tag)

@@ -19,6 +19,8 @@ from mirror.config import load
 from mirror.content.answers import Target
 from mirror.errors import InvalidRequest
 from mirror.oci.digest import Digest
+from mirror.store.ingest import store_bytes
+from mirror.store.manifests import Manifests
 from mirror.store.sets import Sets
 from mirror.store.tags import Earlier, TagRecord, Tags
 from tests.peers.scripted import ScriptedRegistry
@@ -210,8 +212,44 @@ async def test_what_a_set_pins_and_says(explain: Open) -> None:
     assert (found["here"]["digest"], found["here"]["pinned_by"]) == (digest, ["prod@1"])
     assert found["here"]["tag"]["why"] == "an image set says what it means"
     assert (found["here"]["manifest"], found["pull"]["answer"]) == (False, "404")
+    assert found["pull"]["remedy"] == "prod@1 should hold it: mirror verify prod@1 says what is missing"
     found = await tell("registry.gone/team/app")
     assert found["kind"] == "unknown"
+    assert "add it to an image set" in found["pull"]["remedy"]
+    assert "upstreams" not in found["pull"]["remedy"]
+    found = await tell("quay.io/org/other:v1")
+    assert found["pull"]["answer"] == "404"
+    assert "add it to an image set" in found["pull"]["remedy"]
+
+
+@pytest.mark.parametrize("spelled", ["registry.gone/team/app:v1", "team/app:v1?ns=registry.gone"])
+async def test_a_name_of_a_set_is_explained_as_it_is_served(explain: Open, spelled: str) -> None:
+    """Nobody has pulled anything yet: the explanation is the first to ask what sets hold."""
+    tell, room = explain()
+    assert (await tell(spelled))["kind"] == "unknown"
+    content = b"{}"
+    digest = Digest.of(content)
+    store_bytes(room.layout, digest, content)
+    Manifests(room.layout).add_manifest("registry.gone/team/app", digest, "", len(content))
+    images = [{"name": "registry.gone/team/app", "image": f"registry.gone/team/app@{digest}", "tags": ["v1"]}]
+    plan = {"manifests": [{"digest": str(digest), "size": 2}], "blobs": [], "images": images}
+    sets = Sets(room.layout)
+    sets.write("prod", 1, json.dumps(plan).encode())
+    sets.complete("prod", 1, digest, "loaded")
+    found = await tell(spelled)
+    assert (found["kind"], found["name"], found["pull"]["answer"]) == ("set", "registry.gone/team/app", "HIT")
+    lacking = await tell(spelled.replace("v1", "v2"))
+    assert (lacking["pull"]["answer"], lacking["pull"]["remedy"]) == ("404", "sync or load a set that holds it")
+
+
+async def test_sets_that_cannot_be_read_are_no_reason_to_call_a_name_unknown(explain: Open) -> None:
+    tell, room = explain()
+    sets = Sets(room.layout)
+    sets.write("prod", 1, b"{}")
+    sets.complete("prod", 1, Digest.parse(DIGEST), "loaded")
+    Path(sets.path("prod", 1)).write_bytes(b"")
+    found = await tell("registry.gone/team/app:v1")
+    assert found["pull"]["answer"] == "503"
 
 
 @pytest.mark.parametrize("offline", [False, True])
