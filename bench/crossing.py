@@ -29,6 +29,7 @@ def crossing(ours: Ours, folder: Path, size: int, memory_limit: float) -> Row:
         command = [*mirror_command(), *words, "--config", str(inside / "mirror.yaml")]
         return take(command, log, ours.environment)
 
+    parts.mkdir()
     row = Row(f"a set of {size / MB:.0f} MB on one disk")
     steps = {
         "mirror save": ours.run("save", _SET, "--to", str(parts)),

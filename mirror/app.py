@@ -164,8 +164,12 @@ async def _check(config: Config, environ: Mapping[str, str], *, online: bool) ->
 
 
 def _probe_store(path: Path) -> list[Problem]:
-    found = [Problem("store_limited", warning) for warning in probe.prepare(Layout(path))]
-    sample(Layout(path))
+    layout = Layout(path)
+    if not probe.is_begun(layout):
+        probe.try_out(layout)
+        return []
+    found = [Problem("store_limited", warning) for warning in probe.prepare(layout)]
+    sample(layout)
     for row in DISK_FAULTS.told():
         if row["operation"] == "parse":
             found.append(Problem("record_damaged", row["error"], row["path"], row["remedy"]))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from mirror.cli.choose import Stored, choose_beside, choose_stored
-from mirror.cli.desk import Desk
+from mirror.cli.desk import Desk, no_folder
 from mirror.cli.importing import load_foreign, presumptions
 from mirror.cli.outcome import FAILED, INCOMPLETE, NO_SPACE, UNVERIFIED, Outcome, SetIncomplete, count_text, size_text
 from mirror.cli.planning import demanded_keyring, read_keyring
@@ -80,7 +80,9 @@ async def save(desk: Desk, wanted: Saved, outcome: Outcome) -> None:
 
     def announce(room: archive.Room) -> None:
         fits = "" if room.fit == room.parts else f": {room.fit} of {count_text(room.parts, 'part')} fit on this disk"
-        outcome.say(f"to write {size_text(room.needed)}, free {size_text(room.free)}{fits}")
+        where = f" on {room.mount}" if room.mount is not None else ""
+        outcome.say(f"to write {size_text(room.needed)}, free {size_text(room.free)}{where}{fits}")
+        outcome.facts["file_system"] = room.mount._asdict() if room.mount is not None else None
 
     with shown("save", lambda: Step(carrying.done, carrying.total, carrying.what), quiet=outcome.quiet):
         report = await _carried(
@@ -114,11 +116,13 @@ def _plan_save(desk: Desk, wanted: Saved) -> tuple[Stored, SavePlan]:
 
 
 def _check_target(desk: Desk, target: Path) -> None:
-    """Raise ConfigurationError where `--to` names a file."""
+    """Raise ConfigurationError where `--to` names no folder."""
     try:
         mode = desk.outside.stat(target).st_mode
+    except FileNotFoundError as error:
+        raise no_folder(target, "--to") from error
     except OSError:
-        return  # it is made
+        return  # who writes there says so
     if not stat.S_ISDIR(mode):
         raise ConfigurationError([Problem("target_invalid", f"{target} is a file", "--to", "name a folder")])
 

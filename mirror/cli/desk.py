@@ -72,14 +72,14 @@ def read_head(outside: Outside, path: Path, size: int) -> bytes:
         with os.fdopen(outside.open(path, os.O_RDONLY), "rb") as file:
             return file.read(size)
     except OSError as error:
-        raise _unusable(path, f"cannot be read: {error.strerror}") from error
+        raise unusable(path, f"cannot be read: {error.strerror}") from error
 
 
 def read_file(outside: Outside, path: Path, limit: int = _FILE_LIMIT) -> bytes:
     """Return what a file outside the store holds; raise ConfigurationError where it cannot be read."""
     content = read_head(outside, path, limit + 1)
     if len(content) > limit:
-        raise _unusable(path, "is too large to be what is expected here")
+        raise unusable(path, "is too large to be what is expected here")
     return content
 
 
@@ -87,31 +87,44 @@ def write_file(outside: Outside, path: Path, content: bytes) -> None:
     """Put a file outside the store, by a rename; raise ConfigurationError where it cannot be written."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}~")
     try:
-        outside.mkdir(path.parent)
         fd = outside.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         with os.fdopen(fd, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         outside.rename(temporary, path)
+    except FileNotFoundError as error:
+        raise no_folder(path.parent, str(path)) from error
     except OSError as error:
         with suppress(OSError):
             outside.remove(temporary)
-        raise _unusable(path, f"cannot be written: {error.strerror}") from error
+        raise unusable(path, f"cannot be written: {error.strerror}") from error
 
 
-def _unusable(path: Path, what: str) -> ConfigurationError:
+def no_folder(folder: Path, where: str) -> ConfigurationError:
+    """Return the error for a folder that is to be written to; it may be mistyped, or its disk not mounted."""
+    return ConfigurationError(
+        [Problem("no_folder", f"there is no folder {folder}", where, "make it, or mount its disk")]
+    )
+
+
+def unusable(path: Path, what: str) -> ConfigurationError:
+    """Return the error for a file outside the store of which `what` is wrong."""
     return ConfigurationError([Problem("file_unusable", what, str(path), "look at its path, owner and mode")])
 
 
-def run(config: Config, outcome: Outcome, work: Callable[[Desk], Awaitable[None]]) -> int:
-    """Run a command in the store, as the store's owner; print its report and return the exit code."""
+def run(config: Config, outcome: Outcome, work: Callable[[Desk], Awaitable[None]], *, begins: bool) -> int:
+    """Run a command in the store, as the store's owner; print its report and return the exit code.
+
+    `begins`: where there is no store yet, one is made.
+    """
+    layout = Layout(config.storage.path)
     logs.configure("warning" if config.log.level != "debug" else "debug", config.log.format)
 
     def begin(outside: Outside) -> int:
         gc.freeze()  # what was imported stays: collections need not look at it, nor the end of the process
         try:
-            for warning in probe.prepare(Layout(config.storage.path)):
+            for warning in probe.prepare(layout, begins=begins):
                 outcome.warn([warning])
             asyncio.run(_work(config, outside, outcome, work))
         except MirrorError as error:
@@ -122,6 +135,8 @@ def run(config: Config, outcome: Outcome, work: Callable[[Desk], Awaitable[None]
         return outcome.finish()
 
     try:
+        if not begins:
+            probe.require(layout)
         return run_as_owner(config.storage.path, begin)
     except MirrorError as error:
         outcome.note_error(error)

@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -20,8 +20,11 @@ Work = Callable[["Desk", "Outcome"], Awaitable[None]]
 _OUTSIDE = click.Path(path_type=Path)
 
 
-def run(command: str, given: dict[str, Any], work: Work) -> None:
-    """Run `work` in the store as `given` (the common options) says, print its report and exit."""
+def run(command: str, given: dict[str, Any], work: Work, *, begins: bool = False) -> NoReturn:
+    """Run `work` in the store as `given` (the common options) says, print its report and exit.
+
+    `begins`: where there is no store yet, one is made.
+    """
     from mirror.cli import desk
     from mirror.cli.outcome import Outcome
 
@@ -29,7 +32,7 @@ def run(command: str, given: dict[str, Any], work: Work) -> None:
         signal.signal(number, lambda *_: _stop(command))
     config = configured(given)
     outcome = Outcome(command, as_json=given["as_json"], quiet=given["quiet"])
-    sys.exit(desk.run(config, outcome, lambda at: work(at, outcome)))
+    sys.exit(desk.run(config, outcome, lambda at: work(at, outcome), begins=begins))
 
 
 def _stop(command: str) -> None:
@@ -69,7 +72,7 @@ def plan(imageset: str, output: Path | None, name: str | None, replace: bool, **
     from mirror.cli import planning
 
     wanted = planning.Wanted(imageset, name, replace, output=output)
-    run("plan", given, lambda desk, outcome: planning.plan(desk, wanted, outcome))
+    run("plan", given, lambda desk, outcome: planning.plan(desk, wanted, outcome), begins=True)
 
 
 @click.command(epilog="See also: mirror plan, mirror save, mirror verify, docs/disconnected.md")
@@ -86,7 +89,7 @@ def sync(imageset: str, name: str | None, replace: bool, partial: bool, keep: in
     from mirror.cli import planning
 
     wanted = planning.Wanted(imageset, name, replace, partial, keep)
-    run("sync", given, lambda desk, outcome: planning.sync(desk, wanted, outcome))
+    run("sync", given, lambda desk, outcome: planning.sync(desk, wanted, outcome), begins=True)
 
 
 @click.command(epilog="See also: mirror load, mirror inventory, docs/disconnected.md")
@@ -147,7 +150,7 @@ def load(
     from mirror.cli import crossing
 
     wanted = crossing.Loaded(paths, as_name, name, expect, allow_older, allow_presumed, output)
-    run("load", given, lambda desk, outcome: crossing.load(desk, wanted, outcome))
+    run("load", given, lambda desk, outcome: crossing.load(desk, wanted, outcome), begins=True)
 
 
 @click.command(epilog="See also: mirror verify, docs/openshift.md")
@@ -177,9 +180,13 @@ def resources(
     Without a set: for the configured upstreams, as a pull-through site needs it.
     """
     from mirror.cli import describing
+    from mirror.cli.outcome import Outcome
 
     wanted = describing.Wanted(sets, registries, ca, output, never_contact_source)
-    run("resources", given, lambda desk, outcome: describing.resources(desk, wanted, outcome))
+    if sets:
+        run("resources", given, lambda desk, outcome: describing.for_sets(desk, wanted, outcome))
+    outcome = Outcome("resources", as_json=given["as_json"], quiet=given["quiet"])
+    sys.exit(describing.for_upstreams(configured(given), wanted, outcome))
 
 
 @click.command(epilog="See also: mirror ls, mirror check, docs/disconnected.md")

@@ -156,13 +156,14 @@ def _in_store(config: Config, outcome: Outcome, work: Callable[[Tokens], object]
     """Do `work` with the rights of the store's owner, and tell whether it went well.
 
     That may be in another process. One whose `work` `reports`, or that fails, ends with its own report, and this
-    process with its exit code.
+    process with its exit code. One that does not report makes the store where there is none yet.
     """
 
+    layout = Layout(config.storage.path)
+
     def begin(_outside: object) -> int:
-        layout = Layout(config.storage.path)
         try:
-            for warning in probe.prepare(layout):
+            for warning in probe.prepare(layout, begins=not reports):
                 outcome.warn([warning])
             work(Tokens(layout.tokens))
         except MirrorError as error:
@@ -171,6 +172,8 @@ def _in_store(config: Config, outcome: Outcome, work: Callable[[Tokens], object]
             outcome.note_error(StoreError(f"the store cannot be written ({error.strerror})", "look at its disk"))
         return outcome.finish() if reports or outcome.problems else 0
 
+    if reports:
+        probe.require(layout)
     code = run_as_owner(config.storage.path, begin)
     if reports or code:
         raise SystemExit(code)

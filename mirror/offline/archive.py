@@ -22,18 +22,23 @@ from mirror.offline.saves import Finished, Saves
 from mirror.offline.target import Target, Writing
 from mirror.outside import Outside
 from mirror.store.lock import FileLock
+from mirror.store.mounts import Mount
 
 _SLACK = 1024 * 1024  # bytes that a file system takes beside a part's own
 
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """Before the first byte is written: the bytes that are needed and free, and how many of how many parts fit."""
+    """Before the first byte is written: what is needed and free, in bytes, and how many of how many parts fit.
+
+    `mount` is the file system that is written to; None where it cannot be told.
+    """
 
     needed: int
     free: int
     fit: int
     parts: int
+    mount: Mount | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +115,7 @@ class _Save:
         for planned in todo:
             room -= planned.size + _SLACK
             fit += room >= 0
-        announce(Room(sum(planned.size for planned in todo), free, fit, len(todo)))
+        announce(Room(sum(planned.size for planned in todo), free, fit, len(todo), target.mount()))
         if kept:
             self._list(kept)
         written: list[PlannedPart] = []

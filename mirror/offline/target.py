@@ -17,6 +17,7 @@ from mirror.offline.part import PartDamaged, PartUnsupported
 from mirror.offline.part_file import NotAPart, PartFile
 from mirror.outside import Outside
 from mirror.store.faults import NO_ROOM
+from mirror.store.mounts import Mount, find_mount
 
 SUMS, README = "SHA256SUMS", "README.txt"
 _UNFINISHED = ".partial"
@@ -53,9 +54,8 @@ class Target:
         self._outside = outside
 
     def prepare(self, names: Iterable[str]) -> None:
-        """Make the folder; remove what an interrupted run left of these files."""
+        """Remove what an interrupted run left of these files."""
         try:
-            self._outside.mkdir(self.folder)
             for name in names:
                 self._outside.remove(self._unfinished(name))
         except OSError as error:
@@ -67,6 +67,20 @@ class Target:
             return self._outside.free(self.folder)
         except OSError as error:
             raise self._failed(error, "cannot be used") from error
+
+    def mount(self) -> Mount | None:
+        """Return the file system that is written to; None where it cannot be told."""
+        try:
+            folder = self._outside.open(self.folder, os.O_PATH)
+        except OSError as error:
+            raise self._failed(error, "cannot be used") from error
+        try:
+            # Its name by the descriptor: the folders above it may be closed to us.
+            return find_mount(Path(os.readlink(f"/proc/self/fd/{folder}")))
+        except OSError:
+            return None
+        finally:
+            os.close(folder)
 
     def size(self, name: str) -> int | None:
         """Return the bytes of a file, None where there is none."""

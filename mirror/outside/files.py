@@ -78,13 +78,8 @@ class ByDescriptor:
             os.close(folder)
 
     def free(self, path: Path) -> int:
-        """Return the bytes that may still be written to the file system of `path`, or of where it will be made."""
-        try:
-            place = self.open(path, os.O_PATH)
-        except FileNotFoundError:
-            if path.parent == path:
-                raise
-            return self.free(path.parent)
+        """Return the bytes that may still be written to the file system of `path`."""
+        place = self.open(path, os.O_PATH)
         try:
             found = os.fstatvfs(place)
         finally:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mirror.errors import StoreFull, StoreUnreadable, StoreUnusable
+from mirror.errors import StoreError, StoreFull, StoreUnreadable, StoreUnusable
 from mirror.outside import may_begin, owner_of
 from mirror.store import files
 from mirror.store.faults import NO_ROOM, unreadable
@@ -28,6 +28,7 @@ from mirror.store.mounts import file_system_type
 FORMAT = 1
 _FORMAT_LIMIT = 4096
 _FORMAT_WRITE = re.compile(r"format\.[0-9]+-[0-9a-f]{8}~")
+_PROBE = "probe-"
 # What a store may hold beside the folders that every one has, and what a file system puts into its own root.
 _KNOWN = frozenset(("format", "pins", "signatures", "graph", "hosted", "brought", "events", "tokens", "lost+found"))
 # Folders that are made when they are needed first, and hold what nobody can tell from nothing once they are gone.
@@ -37,17 +38,52 @@ _READ_ONLY = "mount it writable; a unit of systemd needs it in ReadWritePaths=, 
 _NETWORKED = frozenset(("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "fuse.glusterfs", "fuse.sshfs"))
 
 
-def prepare(layout: Layout) -> tuple[str, ...]:
+def require(layout: Layout) -> None:
+    """Raise StoreUnusable where there is no store: its path may be mistyped, or its disk not mounted."""
+    if not is_begun(layout):
+        raise StoreUnusable(
+            f"there is no store in {layout.root}",
+            "see whether storage.path is right and its disk is mounted; `mirror serve`, sync and load make a new store",
+        )
+
+
+def is_begun(layout: Layout) -> bool:
+    """Tell whether there is a store, whole or not; it counts as one where that cannot be told."""
+    try:
+        names = set(os.listdir(layout.root))
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True  # whoever may look, and `prepare`, know better
+    return bool(names & {layout.format.name, *(folder.name for folder in _holding(layout))})
+
+
+def try_out(layout: Layout) -> None:
+    """See whether a store can be made in a folder that holds none. Nothing stays there of that.
+
+    Raises as `prepare` does.
+    """
+    try:
+        _check_owner(layout)
+        _check_format(layout, set(os.listdir(layout.root)))
+        _probe(layout.root, layout.root)
+    except OSError as error:
+        raise _refused(layout.root, error) from error
+
+
+def prepare(layout: Layout, *, begins: bool = True) -> tuple[str, ...]:
     """Make the tree where it is missing, and check that this process can use it; return warnings.
 
-    Takes milliseconds whatever is in the store. Raises StoreFull where there is no room to make it; StoreUnusable:
-    another owner, another format, something else in the directory, or a file system that does not keep modes,
-    whole-second mtimes, locks, case or atomic renames.
+    `begins`: where there is no store yet, one is made. Takes milliseconds whatever is in the store. Raises StoreFull
+    where there is no room to make it; StoreUnusable: no store, another owner, another format, something else in the
+    directory, or a file system that does not keep modes, whole-second mtimes, locks, case or atomic renames.
     A store on a full or read-only file system is served as it is, and so is one that has lost a folder in which content
     or its names were, which is noted (faults.py): it is not made, because it may only not be mounted. Making a store is
     one step, whoever else makes it.
     """
     root = layout.root
+    if not begins:
+        require(layout)
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         _check_owner(layout)
@@ -66,7 +102,7 @@ def prepare(layout: Layout) -> tuple[str, ...]:
                 # Last, so that a store which has it has all of its folders.
                 content = json.dumps({"format": FORMAT}).encode() + b"\n"
                 files.write_atomically(str(layout.format), content, durable=True)
-        _probe(layout)
+        _probe(root, layout.run)
         _note_lasting(layout)
     except OSError as error:
         made = all(os.access(path, os.F_OK) for path in (layout.format, *_working(layout)))
@@ -74,20 +110,26 @@ def prepare(layout: Layout) -> tuple[str, ...]:
             if made:
                 what = f"the store {root} is on a read-only file system: what is here is served, nothing can be kept"
                 return (what,)
-            raise StoreUnusable(f"the store {root} cannot be written ({error.strerror})", _READ_ONLY) from error
-        if error.errno in NO_ROOM and made:
+        elif error.errno in NO_ROOM and made:
             lacks = "is out of inodes" if files.lacks_inodes(root) else f"is full ({error.strerror})"
             return (f"the file system of the store {root} {lacks}; it could not be probed",)
-        if error.errno in NO_ROOM:
-            raise StoreFull(f"there is no room for a store in {root} ({error.strerror})", "free some space") from error
-        remedy = f"look at {error.filename}" if error.filename else "see storage.path"
-        raise StoreUnusable(f"the store {root} cannot be used ({error.strerror})", remedy) from error
+        raise _refused(root, error) from error
     finally:
         files.expect(root, (*_holding(layout), *_lasting(layout), *_lasted(layout)))
     kind = file_system_type(layout.root)
     if kind in _NETWORKED:
         return (f"the store {root} is on {kind}: only one machine may use it, and a local disk is faster and safer",)
     return ()
+
+
+def _refused(root: Path, error: OSError) -> StoreError:
+    """Return why there can be no store in `root`."""
+    if error.errno == errno.EROFS:
+        return StoreUnusable(f"the store {root} cannot be written ({error.strerror})", _READ_ONLY)
+    if error.errno in NO_ROOM:
+        return StoreFull(f"there is no room for a store in {root} ({error.strerror})", "free some space")
+    remedy = f"look at {error.filename}" if error.filename else "see storage.path"
+    return StoreUnusable(f"the store {root} cannot be used ({error.strerror})", remedy)
 
 
 @contextmanager
@@ -163,8 +205,9 @@ def _check_format(layout: Layout, names: set[str]) -> bool:
         return False  # noted: it is no reason to serve nothing
     if content is None:
         ours = _KNOWN | {folder.name for folder in _folders(layout)}
-        # A write of the format under way is ours, too, or left by whoever was killed in it.
-        if foreign := sorted(name for name in names - ours if not _FORMAT_WRITE.fullmatch(name)):
+        # A write of the format under way is ours, too, or left by whoever was killed in it; and so is a trial.
+        others = (name for name in names - ours if not _FORMAT_WRITE.fullmatch(name) and not name.startswith(_PROBE))
+        if foreign := sorted(others):
             raise StoreUnusable(
                 f"{layout.root} holds other things ({foreign[0]}) and is no store",
                 "point storage.path at a directory of its own",
@@ -285,9 +328,12 @@ def _close(folder: Path) -> None:
         os.chmod(folder, 0o700)
 
 
-def _probe(layout: Layout) -> None:
-    """Try on the store's file system all that it must keep. Raises StoreUnusable, and OSError where it cannot write."""
-    with tempfile.TemporaryDirectory(prefix="probe-", dir=layout.run) as name:
+def _probe(root: Path, place: Path) -> None:
+    """Try in `place`, a folder of the store, all that its file system must keep.
+
+    Raises StoreUnusable, and OSError where it cannot write.
+    """
+    with tempfile.TemporaryDirectory(prefix=_PROBE, dir=place) as name:
         folder = Path(name)
         checks: tuple[tuple[str, Callable[[Path], bool]], ...] = (
             ("the mode of a file", _keeps_mode),
@@ -304,9 +350,9 @@ def _probe(layout: Layout) -> None:
                     raise
                 kept = False
             if not kept:
-                kind = file_system_type(layout.root) or "of unknown kind"
+                kind = file_system_type(root) or "of unknown kind"
                 raise StoreUnusable(
-                    f"the file system of {layout.root} ({kind}) does not keep {what}",
+                    f"the file system of {root} ({kind}) does not keep {what}",
                     "use a local file system such as XFS or ext4",
                 )
 

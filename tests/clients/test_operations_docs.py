@@ -92,12 +92,21 @@ class Host:
             "PYTHONPATH": str(ROOT),
             "MIRROR_CONFIG": str(self.etc / "mirror.yaml"),
         }
+        before = self._folders()
         done = subprocess.run(
             ["sh", "-c", text],
             cwd=self.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60,
         )  # fmt: skip
         assert done.returncode == command.code, f"{text}\n{done.stdout}"
+        asked = [self.folder / word for word in text.split()]
+        made = [one for one in self._folders() - before if not any(one.is_relative_to(word) for word in asked)]
+        assert not made, f"{text}\nmade {made}, which nobody asked for"
         return done.stdout
+
+    def _folders(self) -> set[Path]:
+        """Return all folders but what is in the store."""
+        store = self.folder / "var/lib/mirror"
+        return {path for path in self.folder.rglob("*") if path.is_dir() and not path.is_relative_to(store)}
 
     def do(self, text: str, code: int = 0) -> str:
         return self.run(Command(text, code))

@@ -225,6 +225,7 @@ def test_what_root_fetches_beside_the_service_is_the_services_own(site: Site) ->
     assert site.machine.sh("find /var/lib/mirror ! -user mirror") == ""
     site.machine.write("/root/tools.txt", listed)
     site.machine.run("mirror", "sync", "/root/tools.txt", "-q")
+    site.machine.run("mkdir", "/root/parts")
     site.machine.run("mirror", "save", "tools", "--to", "/root/parts", "-q")
     site.machine.run("mirror", "load", "/root/parts", "-q")
     assert site.machine.sh("find /var/lib/mirror ! -user mirror") == ""

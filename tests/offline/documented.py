@@ -92,6 +92,7 @@ _VARYING = (
     (re.compile(r"\b(?!0 B)[0-9]+(?:\.[0-9])? (?:B|KiB|MiB|GiB|TiB)(?![A-Za-z])"), "SIZE"),
     (re.compile(r"\b[0-9]+ bytes\b|\b[0-9]+(?= are needed)"), "SIZE"),
     (re.compile(r"\b20[0-9]{2}-[0-9]{2}-[0-9]{2}T[0-9:.]+Z"), "TIME"),
+    (re.compile(r"(?<=SIZE on )/\S* \([\w.]+, [^)]*\)"), "MOUNT"),
     (re.compile(r" +"), " "),
     # What lies in which part is ordered by digest.
     (re.compile(r"[1-9][0-9]*(?= digests, SIZE received| more digests are missing)"), "SOME"),

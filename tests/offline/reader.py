@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -27,6 +28,7 @@ _NAMES = ("mirror.example", "edge1.example", "127.0.0.1", "localhost")
 _SHELL = ("cat", "cd", "cp", "curl", "mv", "rm", "sha256sum")  # what may be run beside the mirror
 _PLACE = re.compile(r"(?<![\w.:/-])/(?:etc|media|var)(?:/[\w.@*?\[\]-]+)*")
 _LAST_LINE = re.compile(r"^set \S+ (sha256:[0-9a-f]{64})$", re.MULTILINE)
+_STORE = ("var", "lib", "mirror")
 _PART_SIZE = "1536KiB"  # of parts: as much less than the default as releases here are smaller
 _GRAPH = "https://api.openshift.com/api/upgrades_info/v1/graph"
 _SIGNATURES = "https://mirror.openshift.com/pub/openshift-v4/signatures/openshift/release"
@@ -86,9 +88,15 @@ class Reader:
         words = [self._placed(session.side, word).replace("sha256:…", self._noted) for word in words[1:]]
         if self.alternatives & set(words):
             words = [word.replace(str(self.media / "disk"), str(self.media / "alternative")) for word in words]
+        if words[0] == "save":
+            Path(words[words.index("--to") + 1]).mkdir(exist_ok=True)  # the disk is mounted
         environment = {"MIRROR_CONFIG": str(self._folder(session.side) / CONFIGURATION[1:]), "COLUMNS": "200"}
+        before = self._folders()
         code, printed = self._commands.run(words, self.home, environment, self.disks)
         said = f"line {session.line}: {command.text}\nended with {code}, not {command.code}\n{printed}"
+        asked = [self.home / word for word in words]
+        made = [one for one in self._folders() - before if not any(one.is_relative_to(word) for word in asked)]
+        assert not made, f"line {session.line}: {command.text}\nmade {made}, which nobody asked for"
         assert code == command.code, said
         assert "Traceback" not in printed, said
         if noted := _LAST_LINE.search(printed):
@@ -109,6 +117,14 @@ class Reader:
         )
         assert done.returncode == command.code, f"line {session.line}: {text}\n{done.stdout}"
         return self._named(session.side, done.stdout)
+
+    def _folders(self) -> set[Path]:
+        """Return all folders but what is in stores."""
+        found = set()
+        for place, folders, _ in os.walk(self._root):
+            folders[:] = [one for one in folders if Path(place, one).parts[-3:] != _STORE]
+            found |= {Path(place, one) for one in folders}
+        return found
 
     # -- the sides ---------------------------------------------------------------------------------------------
 

@@ -132,3 +132,9 @@ class Site:
         """Return a `mirror serve` over this site's store, not started yet."""
         document = {key: value for key, value in self.document.items() if key not in ("listen", "metrics")}
         return Mirror(self.folder / "serve", {**document, **(changes or {})})
+
+
+def mounted(path: Path) -> Path:
+    """Return the folder of a disk that is mounted: `save` makes none."""
+    path.mkdir(exist_ok=True)
+    return path

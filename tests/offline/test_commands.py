@@ -11,10 +11,11 @@ import pytest
 import yaml
 
 from mirror.store.layout import Layout
+from mirror.store.probe import prepare
 from mirror.store.sets import Sets
 from tests.offline import world
 from tests.offline.here import Here, codes
-from tests.offline.site import Site
+from tests.offline.site import Site, mounted
 from tests.offline.world import World
 from tests.unit.offline import foreign_bed, release_bed
 
@@ -165,7 +166,7 @@ def test_what_was_lost_is_named_and_listed_for_the_other_side(here: Here, prod: 
     report = here.report("verify", "prod", "-o", tmp_path / "missing.txt", code=3)
     assert [one["digest"] for one in report["sets"][0]["missing"]] == [lost]
     assert lost in (tmp_path / "missing.txt").read_text()
-    assert codes(here.report("save", "prod", "--to", tmp_path / "disk", code=3)) == ["missing"]
+    assert codes(here.report("save", "prod", "--to", mounted(tmp_path / "disk"), code=3)) == ["missing"]
     assert here.report("sync", "prod")["fetched"]["bytes"] == plan["blobs"][3]["size"]
     assert here.report("verify", "prod")["sets"][0]["ok"]
 
@@ -290,6 +291,7 @@ def test_a_plan_of_somebody_elses_making_is_checked(here: Here, tmp_path: Path) 
 
 def test_an_empty_store_verifies_as_nothing(make_site: MakeSite) -> None:
     here = Here(make_site("empty"))
+    prepare(Layout(here.site.store))
     report = here.report("verify", code=3)
     assert (report["sets"], codes(report)) == ([], ["no_sets"])
 
@@ -326,16 +328,16 @@ def test_a_set_is_not_shadowed_by_what_lies_in_the_working_folder(
     assert "oci-layout, 1 image\n" in said
     monkeypatch.chdir(tmp_path)
     for given, to in (("lay", "one"), ("lay@1", "two")):
-        assert "set lay@1" in here.run("save", given, "--to", tmp_path / to).stdout
+        assert "set lay@1" in here.run("save", given, "--to", mounted(tmp_path / to)).stdout
     assert here.report("sync", "lay")["complete"] is True
     assert here.report("verify", "lay")["sets"][0]["ok"]
     elsewhere = tmp_path / "elsewhere"
     (elsewhere / "other").mkdir(parents=True)
     (elsewhere / "lay").write_bytes(os.urandom(1000))
     monkeypatch.chdir(elsewhere)
-    assert "set lay@1" in here.run("save", "lay", "--to", tmp_path / "three").stdout
+    assert "set lay@1" in here.run("save", "lay", "--to", mounted(tmp_path / "three")).stdout
     for word in ("save", "verify", "sync"):
-        report = here.report(word, "other", *(("--to", tmp_path / "four") if word == "save" else ()), code=78)
+        report = here.report(word, "other", *(("--to", mounted(tmp_path / "four")) if word == "save" else ()), code=78)
         (problem,) = report["problems"]
         assert problem["what"] == "'other' is a folder, and no set here is called that"
         assert "the sets here are lay" in problem["remedy"]
@@ -357,6 +359,7 @@ def test_names_are_said_once(make_site: MakeSite, tmp_path: Path) -> None:
 def test_explain_says_in_plain_words_who_may_do_what(make_site: MakeSite, rule: list[str], said: str) -> None:
     clients = {"anonymous": "none", "rules": [{"who": "anonymous", "repositories": ["quay.io/**"], "may": rule}]}
     here = Here(make_site("inside", document={"upstreams": {"quay.io": {}}, "clients": clients}))
+    prepare(Layout(here.site.store))
     assert said in here.run("explain", "quay.io/org/app").stdout
 
 

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from mirror.offline.plan import Plan
 from tests.offline.nodes import GeneratedContainerd, Node
-from tests.offline.site import Done, Site
+from tests.offline.site import Done, Site, mounted
 from tests.offline.world import EXTRA, HOSTS, MULTI_CHANNEL, Authority, Releases, World, image_set
 from tests.tools.cincinnati import PATH
 from tests.tools.cosign import tag
@@ -63,8 +63,8 @@ def crossed(
     said["again"] = bastion.mirror("sync", prod, "--json")
     crossing.sent_again = outside.registry.front.total
     bastion.mirror("sync", edge)
-    said["save"] = bastion.mirror("save", "prod", "--to", folder / "disk", "--part-size", "16MiB")
-    bastion.mirror("save", "edge", "--to", folder / "disk")
+    said["save"] = bastion.mirror("save", "prod", "--to", mounted(folder / "disk"), "--part-size", "16MiB")
+    bastion.mirror("save", "edge", "--to", mounted(folder / "disk"))
     shutil.move(folder / "disk", folder / "carried")
     said["load"] = crossing.inside.mirror("load", folder / "carried", "--json")
     said["verify"] = crossing.inside.mirror("verify", "--json")
@@ -266,7 +266,7 @@ def test_a_lost_blob_is_named_and_can_be_asked_for(
     done = crossing.inside.mirror("verify", "prod", "-o", tmp_path / "missing", code=3)
     assert lost.digest in done.err + done.out
     assert lost.digest in (tmp_path / "missing").read_text()
-    crossing.bastion.mirror("save", "prod", "--to", tmp_path / "more", "--want", tmp_path / "missing")
+    crossing.bastion.mirror("save", "prod", "--to", mounted(tmp_path / "more"), "--want", tmp_path / "missing")
     assert sum(part.stat().st_size for part in (tmp_path / "more").glob("*.tar")) < 2 * 2**20
     crossing.inside.mirror("load", tmp_path / "more")
     crossing.inside.mirror("verify", "prod", "--deep")

@@ -11,7 +11,7 @@ import pytest
 
 from mirror.offline.plan import Plan
 from tests.offline.conftest import MakeSite
-from tests.offline.site import Site
+from tests.offline.site import Site, mounted
 from tests.offline.world import Authority, World, image_set
 from tests.tools.processes import running
 from tests.tools.release import Release
@@ -72,11 +72,11 @@ def test_what_the_other_side_has_does_not_travel(
     bastion: Site, inside: Site, small: World, wanted: Path, tmp_path: Path
 ) -> None:
     bastion.mirror("sync", wanted)
-    bastion.mirror("save", "prod", "--to", tmp_path / "first")
+    bastion.mirror("save", "prod", "--to", mounted(tmp_path / "first"))
     inside.mirror("load", tmp_path / "first")
     inside.mirror("inventory", "-o", tmp_path / "inventory")
     sync_newer(bastion, wanted)
-    bastion.mirror("save", "prod", "--to", tmp_path / "second", "--have", tmp_path / "inventory")
+    bastion.mirror("save", "prod", "--to", mounted(tmp_path / "second"), "--have", tmp_path / "inventory")
     assert_only_new(tmp_path / "second", small)
     inside.mirror("load", tmp_path / "second")
     for generation in ("prod@1", "prod@2"):
@@ -88,9 +88,9 @@ def test_where_nothing_comes_back_earlier_saves_count(
     bastion: Site, inside: Site, small: World, wanted: Path, tmp_path: Path
 ) -> None:
     bastion.mirror("sync", wanted)
-    bastion.mirror("save", "prod", "--to", tmp_path / "first")
+    bastion.mirror("save", "prod", "--to", mounted(tmp_path / "first"))
     sync_newer(bastion, wanted)
-    bastion.mirror("save", "prod", "--to", tmp_path / "second", "--since", "last")
+    bastion.mirror("save", "prod", "--to", mounted(tmp_path / "second"), "--since", "last")
     assert_only_new(tmp_path / "second", small)
     inside.mirror("load", tmp_path / "first")
     inside.mirror("load", tmp_path / "second")
@@ -104,21 +104,21 @@ def test_a_lost_archive_is_named_and_repaired_from_an_older_one(
 ) -> None:
     # three generations: older; newer; newer and older together. The second archive never arrives.
     bastion.mirror("sync", wanted)
-    bastion.mirror("save", "prod", "--to", tmp_path / "first")
+    bastion.mirror("save", "prod", "--to", mounted(tmp_path / "first"))
     inside.mirror("load", tmp_path / "first")
     sync_newer(bastion, wanted)
-    bastion.mirror("save", "prod", "--to", tmp_path / "second", "--since", "last")
+    bastion.mirror("save", "prod", "--to", mounted(tmp_path / "second"), "--since", "last")
     shutil.rmtree(tmp_path / "second")
     image_set(wanted, versions=("4.16.15", "4.16.20"))
     bastion.mirror("sync", wanted)
-    bastion.mirror("save", "prod", "--to", tmp_path / "third", "--since", "last")
+    bastion.mirror("save", "prod", "--to", mounted(tmp_path / "third"), "--since", "last")
     before = snapshot(inside)
     done = inside.mirror("load", tmp_path / "third", "-o", tmp_path / "missing", code=3)
     missing = (tmp_path / "missing").read_text()
     assert small.releases.newer.components["cli"].digest in missing or small.releases.newer.digest in missing
     assert "prod@2" in done.err + done.out or "--since 1" in done.err + done.out, done
     assert snapshot(inside) == before  # what is presumed is looked at before anything is written
-    bastion.mirror("save", "prod", "--to", tmp_path / "repaired", "--since", "1")
+    bastion.mirror("save", "prod", "--to", mounted(tmp_path / "repaired"), "--since", "1")
     assert_only_new(tmp_path / "repaired", small)
     inside.mirror("load", tmp_path / "repaired")
     inside.mirror("verify", "--deep")
@@ -130,8 +130,8 @@ def test_an_older_generation_needs_a_word_and_moves_no_tag_back(
 ) -> None:
     bastion.mirror("sync", wanted)
     sync_newer(bastion, wanted)
-    bastion.mirror("save", "prod@2", "--to", tmp_path / "newer")
-    bastion.mirror("save", "prod@1", "--to", tmp_path / "older")
+    bastion.mirror("save", "prod@2", "--to", mounted(tmp_path / "newer"))
+    bastion.mirror("save", "prod@1", "--to", mounted(tmp_path / "older"))
     inside.mirror("load", tmp_path / "newer")
     refused = inside.mirror("load", tmp_path / "older", code=None)
     assert refused.code != 0

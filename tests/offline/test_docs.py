@@ -9,13 +9,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from mirror.cli.offline import COMMANDS
 from tests.offline import documented, world
+from tests.offline.conftest import MakeSite
 from tests.offline.documented import Session, WrittenFile
 from tests.offline.reader import Reader, reading
 from tests.offline.world import World
+from tests.tools import images
+from tests.tools.processes import running
 from tests.tools.programs import ROOT, Programs
+from tests.tools.push import push
+from tests.tools.registries import docker_registry
 from tests.unit.offline import foreign_bed
 
 pytestmark = [pytest.mark.clients, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -89,6 +95,23 @@ def test_the_walk_across_the_gap_goes_as_it_is_shown(reader: Reader) -> None:
 def test_the_recipes_for_openshift_work(reader: Reader) -> None:
     reader.alternatives = frozenset({"--have"})
     follow(reader, OPENSHIFT)
+
+
+def test_a_registry_that_runs_gives_what_it_has(programs: Programs, make_site: MakeSite, tmp_path: Path) -> None:
+    """As the document says it: its registry as the endpoint, its list, its command; what came is served without it."""
+    section = DISCONNECTED.read_text().partition("## From a registry that runs\n")[2].partition("\n## ")[0]
+    configuration, listed = re.findall(r"^```(?:yaml|text)\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    (command,) = re.findall(r"^\$ mirror (.*)$", section, re.MULTILINE)
+    tool = images.image([images.layer(images.tree({"tool": b"1.4"}))])
+    with running(docker_registry(programs, tmp_path / "registry", tmp_path / "storage")) as registry:
+        push(registry.address, "team/tool", tool, "1.4")
+        upstreams = yaml.safe_load(configuration.replace("https://registry.lab:8443", registry.url))
+        site = make_site("inside", None, upstreams)
+        (site.folder / "tools.txt").write_text(listed)
+        site.mirror(*command.split())
+    site.configure({"upstreams": {}, "offline": True})
+    with running(site.serving()) as mirror:
+        assert mirror.get("/v2/quay.io/team/tool/manifests/1.4")[2] == tool.body
 
 
 # -- what can be seen without running it -----------------------------------------------------------------------------

@@ -20,7 +20,7 @@ import pytest
 from mirror.offline.plan import Plan
 from tests.offline import world
 from tests.offline.conftest import MakeSite
-from tests.offline.site import Site
+from tests.offline.site import Site, mounted
 from tests.offline.world import World, image_set
 from tests.tools import images
 from tests.tools.mounts import on_small_disk
@@ -59,7 +59,7 @@ def synced(drilled: World, tmp_path_factory: pytest.TempPathFactory) -> Site:
 @pytest.fixture(scope="module")
 def whole(synced: Site) -> Path:
     """The set in a single part."""
-    synced.mirror("save", "prod", "--to", synced.folder / "whole")
+    synced.mirror("save", "prod", "--to", mounted(synced.folder / "whole"))
     (part,) = (synced.folder / "whole").glob("*.tar")
     return part
 
@@ -67,7 +67,7 @@ def whole(synced: Site) -> Path:
 @pytest.fixture(scope="module")
 def parts(synced: Site) -> list[Path]:
     """The set in several parts."""
-    synced.mirror("save", "prod", "--to", synced.folder / "parts", "--part-size", PART)
+    synced.mirror("save", "prod", "--to", mounted(synced.folder / "parts"), "--part-size", PART)
     found = sorted((synced.folder / "parts").glob("*.tar"))
     assert len(found) > 3, "too few parts to lose one"
     return found
@@ -257,7 +257,7 @@ def test_what_is_missing_can_be_saved_again_alone(
     inside: Site, synced: Site, parts: list[Path], tmp_path: Path
 ) -> None:
     inside.mirror("load", carry(parts[:-1], tmp_path / "most"), "-o", tmp_path / "missing", code=3)
-    synced.mirror("save", "prod", "--to", tmp_path / "again", "--want", tmp_path / "missing")
+    synced.mirror("save", "prod", "--to", mounted(tmp_path / "again"), "--want", tmp_path / "missing")
     size = sum(one.stat().st_size for one in (tmp_path / "again").glob("*.tar"))
     assert size < parts[-1].stat().st_size + 2 * 2**20
     inside.mirror("load", tmp_path / "again")
@@ -289,7 +289,7 @@ def test_a_foreign_part(
     other = make_site("other", drilled)
     wanted = image_set(tmp_path / "prod.yaml", versions=("4.16.20", "4.16.20"))
     other.mirror("sync", wanted)
-    other.mirror("save", "prod", "--to", tmp_path / "foreign", "--part-size", PART)
+    other.mirror("save", "prod", "--to", mounted(tmp_path / "foreign"), "--part-size", PART)
     foreign = sorted((tmp_path / "foreign").glob("*.tar"))
     mixed = carry(parts, tmp_path / "mixed")
     shutil.copy(foreign[1], mixed / "foreign.tar")
@@ -308,7 +308,7 @@ def test_another_set_than_expected_is_refused(inside: Site, synced: Site, whole:
     done = inside.mirror("load", whole.parent, "--expect", "sha256:" + "0" * 64, code=None)
     assert done.code != 0
     assert_nothing_published(inside)
-    said = synced.mirror("save", "prod", "--to", synced.folder / "expected").out.strip().splitlines()[-1]
+    said = synced.mirror("save", "prod", "--to", mounted(synced.folder / "expected")).out.strip().splitlines()[-1]
     inside.mirror("load", whole.parent, "--expect", said.split()[-1])
 
 
@@ -348,7 +348,7 @@ def test_no_command_needs_memory_for_what_it_carries(make_site: MakeSite, drille
             done.memory
             for done in (
                 bastion.mirror("sync", wanted),
-                bastion.mirror("save", name, "--to", disk, "--part-size", "24MiB"),
+                bastion.mirror("save", name, "--to", mounted(disk), "--part-size", "24MiB"),
                 inside.mirror("load", disk),
                 inside.mirror("verify", name, "--deep"),
             )
@@ -387,11 +387,11 @@ def save_onto_small_disks(root: Path) -> None:
     """Save to a disk that holds some parts, carry on with a second disk, and load from both."""
     context = context_of(root)
     bastion = Site.at(Path(context["bastion"]))
-    done = bastion.mirror("save", "prod", "--to", root / "disk", "--part-size", PART, code=5)
+    done = bastion.mirror("save", "prod", "--to", mounted(root / "disk"), "--part-size", PART, code=5)
     first = sorted(path.name for path in (root / "disk").glob("*.tar"))
     assert first, done
     second = root.parent / "second"
-    bastion.mirror("save", "prod", "--to", second, "--part-size", PART)
+    bastion.mirror("save", "prod", "--to", mounted(second), "--part-size", PART)
     inside = Site(root.parent / "inside", {"releases": {"keyring": context["keyring"]}})
     inside.mirror("load", root / "disk", second)
     assert_whole(inside)

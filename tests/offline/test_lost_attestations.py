@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tests.offline.conftest import MakeSite
-from tests.offline.site import Done
+from tests.offline.site import Done, mounted
 from tests.peers.scripted import ScriptedRegistry
 
 _INDEX = "application/vnd.oci.image.index.v1+json"
@@ -46,7 +46,7 @@ async def test_it_is_said_at_every_step(make_site: MakeSite) -> None:
         steps = [
             await said(bastion, "sync", wanted),
             await said(bastion, "verify", "set"),
-            await said(bastion, "save", "set", "--to", bastion.folder / "parts"),
+            await said(bastion, "save", "set", "--to", mounted(bastion.folder / "parts")),
             await said(inside, "load", bastion.folder / "parts"),
             await said(inside, "verify", "--deep"),
         ]

@@ -15,6 +15,7 @@ import yaml
 from mirror.oci.media_types import MANIFESTS
 from tests.offline.conftest import MakeSite
 from tests.offline.here import Here, codes
+from tests.offline.site import mounted
 from tests.tools import images
 from tests.tools.images import Content, Manifest
 from tests.tools.mirror import Mirror
@@ -450,7 +451,7 @@ def test_one_word_for_a_set_that_is_incomplete(
     assert [(one["generation"], one["state"], one["lacking"]) for one in done["sets"]] == [(1, "incomplete", 1)]
     assert "SetIncomplete" in {one["reason"] for one in done["conditions"]}
     # Parts of it carry what is here, and say over there what was said here.
-    assert "is incomplete, and is saved without" in here.run("save", "ops", "--to", tmp_path / "disk").stderr
+    assert "is incomplete, and is saved without" in here.run("save", "ops", "--to", mounted(tmp_path / "disk")).stderr
     there = Here(make_site("there", None, {"offline": True}))
     report = there.report("load", tmp_path / "disk", code=3)
     assert (codes(report), report["sets"][0]["complete"]) == (["lacking"], False)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.offline.conftest import MakeSite
-from tests.offline.site import Site
+from tests.offline.site import Site, mounted
 from tests.offline.world import Releases, World, image_set
 from tests.tools.openpgp import LITERAL, TestKey, claim, compress, literal, packet
 from tests.tools.signature_store import SignatureStore
@@ -124,7 +124,7 @@ def test_signatures_are_checked_again_on_the_other_side(
 ) -> None:
     bastion = make_site("bastion", small)
     bastion.mirror("sync", wanted)
-    bastion.mirror("save", "prod", "--to", tmp_path / "disk")
+    bastion.mirror("save", "prod", "--to", mounted(tmp_path / "disk"))
     keyring = tmp_path / "stranger.asc"
     keyring.write_bytes(STRANGER.armored_public())
     inside = make_site("inside", None, {"releases": {"keyring": str(keyring)}})

@@ -19,6 +19,7 @@ from mirror.store.sets import Sets
 from mirror.store.signatures import Signatures
 from tests.offline.conftest import MakeSite
 from tests.offline.here import Here, codes
+from tests.offline.site import mounted
 from tests.tools import images
 from tests.tools.images import Manifest
 from tests.tools.openpgp import TestKey
@@ -153,7 +154,7 @@ def test_a_signature_is_found_in_the_archive_in_the_store_and_in_signature_store
     assert_release(here, "old", DIGEST)
     assert [kept for _, kept in Signatures(Layout(here.site.store)).list(Digest.parse(DIGEST))] == [raw]
     assert (here.site.folder / "resources/cluster/release-signatures.yaml").is_file()
-    here.run("save", "old", "--to", tmp_path / "disk")
+    here.run("save", "old", "--to", mounted(tmp_path / "disk"))
     there = inside(name="there")
     there.run("load", tmp_path / "disk")
     assert_release(there, "old", DIGEST)
@@ -337,7 +338,7 @@ def test_a_plan_in_parts_hides_no_release(
     sets = Sets(Layout(near.site.store))
     sets.write("evil", 1, plan.dump())
     sets.complete("evil", 1, plan.digest, "loaded")
-    near.run("save", "evil", "--to", tmp_path / "disk")
+    near.run("save", "evil", "--to", mounted(tmp_path / "disk"))
     here = inside()
     refused(here, "load", tmp_path / "disk", image=f"{repository}@{image.digest}")
     release_bed.sign_in(Layout(here.site.store).signatures, image)

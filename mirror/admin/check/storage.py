@@ -37,6 +37,9 @@ def find_in_storage(config: Config, around: Surroundings, probe_store: StoreProb
         yield from findings
         # Only who serves may write into the store: a file of root's would be one that the service cannot replace.
         if probe_store is not None and around.is_self and all(finding.severity != "error" for finding in findings):
+            if not probe.is_begun(Layout(path)):
+                what = f"there is no store in {path} yet; `mirror serve` makes it"
+                yield Finding("information", "store_new", what, where)
             yield from _probe(probe_store, path, where)
         elif not around.is_self:
             yield from _find_strangers(path, where, around.user)

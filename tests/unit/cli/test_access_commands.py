@@ -120,6 +120,8 @@ def test_never_is_said_and_listed(run: Run) -> None:
 
 
 def test_lists_tell_what_is_over_and_when_each_was_used(run: Run, store: Path) -> None:
+    gone = report(run, *CREATE)["id"]
+    run("token", "revoke", gone)
     assert "no tokens" in run("token", "list").output
     made = report(run, *CREATE)
     path = store / "tokens" / f"{made['id']}.json"

@@ -40,5 +40,5 @@ def test_what_a_command_brings_is_in_the_index(
         while on_the_way and not await asyncio.to_thread(rows, store):
             await asyncio.sleep(0.01)
 
-    assert desk.run(load(tmp_path / "mirror.yaml"), Outcome("load", as_json=False), bring) == 0
+    assert desk.run(load(tmp_path / "mirror.yaml"), Outcome("load", as_json=False), bring, begins=True) == 0
     assert rows(store) == 1

@@ -22,7 +22,7 @@ def test_in_the_store(tmp_path: Path, capsys: pytest.CaptureFixture[str], number
     async def fail(_: desk.Desk) -> None:
         raise OSError(number, os.strerror(number), "/the/store/blobs")
 
-    assert desk.run(load(tmp_path / "mirror.yaml"), Outcome("du", as_json=False), fail) == code
+    assert desk.run(load(tmp_path / "mirror.yaml"), Outcome("du", as_json=False), fail, begins=True) == code
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("mirror du: /the/store/blobs")
     assert os.strerror(number) in line

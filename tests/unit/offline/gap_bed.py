@@ -115,6 +115,7 @@ class Site:
         self.sets.complete(plan.set, generation, plan.digest, "synced")
 
     def save(self, wanted: SavePlan, to: Path, carrying: Carrying | None = None) -> SaveReport:
+        to.mkdir(exist_ok=True)
         return save(wanted, self.store, self.outside, to, carrying or Carrying())
 
     def receiver(self) -> Receiver:

@@ -25,6 +25,7 @@ from mirror.offline.target import TargetFailed
 from mirror.outside import Direct
 from mirror.store import ingest
 from mirror.store.lock import FileLock
+from mirror.store.mounts import find_mount
 from tests.unit.offline.gap_bed import (
     KIB,
     PART,
@@ -52,6 +53,7 @@ class Case:
         self.site.fill(self.plan, self.contents)
         self.planned = plan_save(self.plan, 1, part_size=PART)
         self.disk = root / "disk"
+        self.disk.mkdir()
 
     def save(self, to: Path | None = None, carrying: Carrying | None = None) -> SaveReport:
         return self.site.save(self.planned, to or self.disk, carrying)
@@ -176,7 +178,7 @@ def test_what_is_not_in_the_store_is_listed_and_nothing_is_written(case: Case) -
     report = case.save()
     assert sorted(report.missing) == sorted(gone)
     assert not report.complete
-    assert not case.disk.exists()
+    assert parts_of(case.disk) == []
 
 
 def rot(case: Case, digest: Digest) -> None:
@@ -303,7 +305,7 @@ def test_a_disk_that_takes_not_even_one_part(case: Case) -> None:
     report = save(case.planned, case.site.store, case.site.outside, case.disk, Carrying(), rooms.append)
     assert isinstance(report.full, StoreFull)
     assert (report.written, len(report.left)) == ((), 5)
-    assert rooms == [Room(case.planned.size, 1000, 0, 5)]
+    assert rooms == [Room(case.planned.size, 1000, 0, 5, find_mount(case.disk))]
     assert parts_of(case.disk) == []
 
 
@@ -328,10 +330,12 @@ def test_a_disk_that_fails_is_said_to(case: Case, monkeypatch: pytest.MonkeyPatc
     assert case.save().complete
 
 
-def test_a_folder_that_cannot_be_made(case: Case) -> None:
+@pytest.mark.parametrize("place", ["file/disk", "unmounted"])
+def test_a_folder_that_is_not_there_is_not_made(case: Case, place: str) -> None:
     (case.root / "file").write_text("")
     with pytest.raises(TargetFailed):
-        case.save(case.root / "file" / "disk")
+        save(case.planned, case.site.store, case.site.outside, case.root / place, Carrying())
+    assert not (case.root / place).exists()
 
 
 # -- stops and kills -----------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from mirror.errors import StoreUnreadable, StoreUnusable
 from mirror.store import files, probe
 from mirror.store.faults import DISK_FAULTS
 from mirror.store.layout import Layout
-from mirror.store.mounts import file_system_type
+from mirror.store.mounts import Mount, file_system_type, find_mount
 from mirror.store.probe import FORMAT, prepare
 from tests.tools import mounts
 
@@ -380,6 +380,8 @@ def test_reads_the_kind_of_file_system_from_the_kernel(tmp_path: Path) -> None:
     assert file_system_type(tmp_path / "without", table) == "ext4"
     assert file_system_type(tmp_path / "over", table) == "btrfs"
     assert file_system_type(tmp_path, tmp_path / "missing") == ""
+    assert find_mount(tmp_path / "with space", table) == Mount(f"{tmp_path}/with space", "xfs", "/dev/vdb")
+    assert str(find_mount(tmp_path / "without", table)) == "/ (ext4, /dev/vda)"
     assert file_system_type(tmp_path) != ""
 
 
