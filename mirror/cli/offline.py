@@ -165,7 +165,11 @@ def load(
 )
 @click.option("--ca", type=_OUTSIDE, metavar="FILE", help="The CA (PEM) that clients verify this mirror with.")
 @click.option("-o", "--output", type=_OUTSIDE, help="The folder to write.  [default: <set>-resources]")
-@click.option("--never-contact-source", is_flag=True, help="Clients must not fall back to the source registries.")
+@click.option(
+    "--never-contact-source",
+    is_flag=True,
+    help="Clients must not fall back to the source registries. Closing these drains every node of a cluster once.",
+)
 @common(reports=True)
 def resources(
     sets: tuple[str, ...],

@@ -18,7 +18,14 @@ _LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
 _SOURCE = re.compile(rf"{_LABEL}(?:\.{_LABEL})*(?::[0-9]+)?(?:/[a-z0-9]+(?:(?:[._]|__|-*)[a-z0-9]+)*)*")
 
 _COMMENT = "Written by `mirror resources`; make it again rather than edit it.\n"
+# What drains: machine config operator, pkg/daemon/drain.go. It takes nothing but added mirrors by digest for safe.
 _IDMS = _COMMENT + "Images by digest: adding these does not drain nodes; taking some away again does."
+_IDMS_CLOSED = (
+    _COMMENT
+    + """\
+Images by digest, and the sources are closed (NeverContactSource): closing them drains every node once, one after the
+other. Taking some away again drains nodes too."""
+)
 _ITMS = _COMMENT + "Images by tag. Applying this drains and reloads every node once, one after the other."
 _CA = (
     _COMMENT
@@ -30,7 +37,7 @@ _INSECURE = (
     _COMMENT
     + """\
 The mirror speaks plain http: nodes must be told. If image.config/cluster lists insecureRegistries already, add those
-here first: this list takes the place of that one."""
+here first: this list takes the place of that one. Applying this drains every node once, one after the other."""
 )
 _SIGNATURES = _COMMENT + "The signatures that the cluster version operator wants to see before it believes a release."
 _HUB = _COMMENT + "Turns off the catalogs of registry.redhat.io, which a cluster without internet never reaches."
@@ -38,7 +45,8 @@ _HUB = _COMMENT + "Turns off the catalogs of registry.redhat.io, which a cluster
 
 def digest_mirrors(entries: Sequence[Entry], site: Site) -> bytes | None:
     """Return cluster/idms.yaml; None where there is nothing that the API takes."""
-    return _mirror_set("ImageDigestMirrorSet", "imageDigestMirrors", entries, site, _IDMS)
+    comment = _IDMS_CLOSED if site.never_contact_source else _IDMS
+    return _mirror_set("ImageDigestMirrorSet", "imageDigestMirrors", entries, site, comment)
 
 
 def tag_mirrors(entries: Sequence[Entry], site: Site) -> bytes | None:
@@ -57,8 +65,7 @@ def authorities(site: Site) -> bytes | None:
     The key `updateservice-registry` is read by the update service operator, for those who run one.
     """
     trusted = [one.config_map_key for one in site.registries if one.secure and one.in_api] if site.bundle else []
-    insecure = [one.address for one in site.registries if not one.secure and one.in_api]
-    if not trusted and not insecure:
+    if not trusted and not site.insecure:
         return None
     spec: dict[str, Any] = {}
     documents: list[Mapping[str, Any]] = []
@@ -67,12 +74,13 @@ def authorities(site: Site) -> bytes | None:
         metadata = {"name": CA_NAME, "namespace": "openshift-config"}
         documents.append({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
         spec["additionalTrustedCA"] = {"name": CA_NAME}
-    if insecure:
-        spec["registrySources"] = {"insecureRegistries": sorted(insecure)}
+    if site.insecure:
+        spec["registrySources"] = {"insecureRegistries": sorted(site.insecure)}
     documents.append(
         {"apiVersion": "config.openshift.io/v1", "kind": "Image", "metadata": {"name": "cluster"}, "spec": spec}
     )
-    return to_yaml(*documents, comment="\n".join([*([_CA] if trusted else []), *([_INSECURE] if insecure else [])]))
+    comments = [*([_CA] if trusted else []), *([_INSECURE] if site.insecure else [])]
+    return to_yaml(*documents, comment="\n".join(comments))
 
 
 def release_signatures(signatures: Mapping[Digest, Sequence[tuple[int, bytes]]]) -> bytes | None:

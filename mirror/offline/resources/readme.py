@@ -132,11 +132,12 @@ def _releases(updates: Sequence[Update], signed: Mapping[Digest, Sequence[tuple[
 
 def _table(site: Site, files: Set[str]) -> str:
     closing = "**once**, as it closes the sources" if site.never_contact_source else "no, while it only adds"
+    trust = "**once**, as it tells them of plain http" if site.insecure else "no"
     rows = [
         (INSTALL_CONFIG, "before an installation: keys for install-config.yaml", ""),
         (INSTALL_CONF, "before an agent-based installation from manifests of your own", ""),
         (BUNDLE, "the CA, for these and for your own host", ""),
-        (CA, "first of all on a running cluster: trust in this registry", "no"),
+        (CA, "first of all on a running cluster: trust in this registry", trust),
         (IDMS, "then: images by digest come from here", closing),
         (ITMS, "images by tag come from here", "**once**"),
         (RELEASE_SIGNATURES, "before an update", "no"),

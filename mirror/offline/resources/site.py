@@ -117,6 +117,11 @@ class Site:
         return self.config.tls.certificate is not None
 
     @property
+    def insecure(self) -> list[str]:
+        """Our addresses that OpenShift's nodes must be told are of plain http."""
+        return [registry.address for registry in self.registries if registry.in_api and not registry.secure]
+
+    @property
     def needs_login(self) -> bool:
         """Whether clients must log in to pull."""
         return self.config.clients.anonymous == "none"

@@ -63,6 +63,8 @@ def _trust(site: Site) -> Step:
     text = """\
 Look at `oc get image.config/cluster -o yaml` first. A ConfigMap of trusted CAs that it names already would be put
 aside: add the keys of this one to that one instead. The same holds for a list of insecure registries."""
+    if site.insecure:
+        text += "\n\nIt tells nodes of plain http, for which each is **drained once**."
     secure = [registry for registry in site.registries if registry.secure and site.bundle]
     if not secure:
         return Step("Trust", text, f"oc apply -f {CA}", f"oc get image.config/cluster -o yaml\n{_POOLS}")

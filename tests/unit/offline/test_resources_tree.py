@@ -198,6 +198,46 @@ def test_sources_that_are_never_contacted(tmp_path: Path) -> None:
     assert "quay.io" not in hosts["server"].removeprefix(f"https://{REGISTRY}/v2/quay.io")
 
 
+def drains(resources: Resources) -> dict[str, str]:
+    """Return for each file of the README's table what it says about drains."""
+    rows = re.findall(r"^\| (\S+) \| .* \| (.*) \|$", resources.files["README.md"].decode(), re.MULTILINE)
+    return dict(rows)
+
+
+def comment(resources: Resources, path: str) -> str:
+    """Return the comment at the head of a file, on one line."""
+    lines = resources.files[path].decode().splitlines()
+    return " ".join(line.removeprefix("# ") for line in lines if line.startswith("# "))
+
+
+def test_what_drains_nodes_is_said(tmp_path: Path) -> None:
+    # machine-config-operator, pkg/daemon/drain.go: a source that is closed is no added mirror
+    step = "so each node is **drained once**"
+    adding = made(site(tmp_path), release_plan("prod", "4.16.15", UBI))
+    assert "adding these does not drain nodes" in comment(adding, "cluster/idms.yaml")
+    assert drains(adding)["cluster/idms.yaml"].startswith("no")
+    assert step not in adding.files["README.md"].decode()
+    for plans in ([release_plan("prod", "4.16.15", UBI)], []):
+        closing = made(site(tmp_path, never_contact_source=True), *plans)
+        assert "does not drain" not in comment(closing, "cluster/idms.yaml")
+        assert "closing them drains every node once" in comment(closing, "cluster/idms.yaml")
+        assert drains(closing)["cluster/idms.yaml"].startswith("**once**")
+        assert step in closing.files["README.md"].decode()
+    for resources in (adding, closing):
+        assert "drains and reloads every node once" in comment(resources, "cluster-tags/itms.yaml")
+        assert drains(resources)["cluster-tags/itms.yaml"] == "**once**"
+
+
+def test_telling_nodes_of_plain_http_drains_them(tmp_path: Path, authority: Authority) -> None:
+    secure = made(site(tmp_path, ca=authority.pem), release_plan())
+    assert drains(secure)["cluster/ca.yaml"] == "no"
+    assert "drains" not in comment(secure, "cluster/ca.yaml")
+    plain = made(site(tmp_path, "http://10.0.0.1:5000", REGISTRY, ca=authority.pem), release_plan())
+    assert drains(plain)["cluster/ca.yaml"].startswith("**once**")
+    assert "Applying this drains every node once" in comment(plain, "cluster/ca.yaml")
+    assert "for which each is **drained once**" in plain.files["README.md"].decode()
+
+
 def test_plain_http_is_said_wherever_a_client_must_know(tmp_path: Path) -> None:
     resources = made(site(tmp_path, "http://10.0.0.1:5000"), release_plan())
     rules = tomllib.loads(resources.files["nodes/containers/registries.conf"].decode())["registry"]
