@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mirror.cli.choose import choose_stored
-from mirror.cli.desk import Desk, no_folder, read_file, unusable, write_file
+from mirror.cli.desk import Desk, no_folder, read_file, read_head, unusable, write_file
 from mirror.cli.outcome import FAILED, Outcome
 from mirror.config import Config
 from mirror.errors import ConfigurationError, MirrorError
 from mirror.oci.digest import Digest
 from mirror.offline.plan import Plan
-from mirror.offline.resources import Site, check_authority, make, prove
+from mirror.offline.resources import Resources, Site, check_authority, make, prove
+from mirror.offline.resources.documents import WRITTEN, to_comment
+from mirror.offline.resources.paths import IDMS, ITMS, UPDATE_SERVICE
 from mirror.outside import Direct, Outside
 
 _PEM_LIMIT = 4 * 1024 * 1024
+_HEAD = to_comment(WRITTEN).encode()
+# Folders that are applied to a cluster, and what `oc apply -f FOLDER` takes of them.
+_APPLIED = tuple(path.partition("/")[0] for path in (IDMS, ITMS, UPDATE_SERVICE))
+_TAKEN = (".yaml", ".yml", ".json")
 
 Signatures = Callable[[Digest], Sequence[tuple[int, bytes]]]
 
@@ -75,14 +81,15 @@ def _make(
     problems = [*checked.problems, *prove(made, plans, site)]
     for problem in problems:
         outcome.note(FAILED, problem.code, problem.what, problem.where, problem.remedy)
-    outcome.facts |= {"folder": str(folder), "files": sorted(made.files), "notes": [*checked.notes, *made.notes]}
+    notes = [*checked.notes, *made.notes, *_left_over(outside, folder, made)]
+    outcome.facts |= {"folder": str(folder), "files": sorted(made.files), "notes": notes}
     if problems:
         outcome.say("nothing was written")
         return
     _make_folders(outside, folder, made.files)
     for path, content in made.files.items():
         write_file(outside, folder / path, content)
-    outcome.warn([*checked.notes, *made.notes])
+    outcome.warn(notes)
     outcome.say(f"{len(made.files)} files in {folder}: begin with {folder / 'README.md'}")
 
 
@@ -107,3 +114,31 @@ def _read_own(outside: Outside, path: Path | None) -> bytes | None:
         return read_file(outside, path, _PEM_LIMIT)
     except ConfigurationError:
         return None
+
+
+def _left_over(outside: Outside, folder: Path, made: Resources) -> list[str]:
+    """Return a note for each file that an earlier run wrote into the output `folder` and that `made` no longer has."""
+    return [
+        f"{folder / path} is of an earlier run, and this one does not write it: remove it, or `oc apply` takes it too"
+        for path in _ours(outside, folder)
+        if path not in made.files
+    ]
+
+
+def _ours(outside: Outside, folder: Path) -> Iterator[str]:
+    """Yield what a run has written to be applied, by its path in the output folder."""
+    for name in _APPLIED:
+        try:
+            entries = outside.listdir(folder / name)
+        except OSError:  # it is not there; where it is not readable, writing to it says so
+            continue
+        for entry in entries:
+            if entry.endswith(_TAKEN) and _is_ours(outside, folder / name / entry):
+                yield f"{name}/{entry}"
+
+
+def _is_ours(outside: Outside, path: Path) -> bool:
+    try:
+        return read_head(outside, path, len(_HEAD)) == _HEAD
+    except ConfigurationError:
+        return False

@@ -303,6 +303,23 @@ def test_without_a_set_resources_are_of_a_pull_through_site(here: Here, tmp_path
     assert any(one["source"] == "quay.io" for one in idms["spec"]["imageDigestMirrors"])
 
 
+def test_what_an_earlier_run_left_to_be_applied_is_named(here: Here, tmp_path: Path) -> None:
+    to = tmp_path / "site"
+    command = ("resources", "--registry", "http://mirror.example:5000", "-o", to)
+    here.run(*command, "--never-contact-source")
+    assert (to / "cluster/operatorhub.yaml").is_file()
+    (to / "update").mkdir()
+    # as it was called before: the folder had something to apply then
+    (to / "update/updateservice.yaml").write_bytes((to / "cluster/idms.yaml").read_bytes())
+    (to / "cluster/mine.yaml").write_text("kind: CatalogSource\n")
+    notes = here.report(*command)["notes"]
+    named = [note.partition(" ")[0] for note in notes if "of an earlier run" in note]
+    assert named == [str(to / "cluster/operatorhub.yaml"), str(to / "update/updateservice.yaml")]
+    (to / "cluster/operatorhub.yaml").unlink()
+    (to / "update/updateservice.yaml").unlink()
+    assert not any("of an earlier run" in note for note in here.report(*command)["notes"])
+
+
 def test_the_one_image_from_a_laptop_gets_its_own_name(make_site: MakeSite, tmp_path: Path) -> None:
     here = Here(make_site("inside", document={"upstreams": {"quay.io": {}}, "offline": True}))
     image = foreign_bed.app("fixed")

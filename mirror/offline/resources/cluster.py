@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mirror.oci.digest import Digest
-from mirror.offline.resources.documents import to_yaml
+from mirror.offline.resources.documents import WRITTEN, to_yaml
 from mirror.offline.resources.entries import Entry
 from mirror.offline.resources.site import Site
 
@@ -17,7 +17,7 @@ CA_NAME = "mirror-ca"
 _LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
 _SOURCE = re.compile(rf"{_LABEL}(?:\.{_LABEL})*(?::[0-9]+)?(?:/[a-z0-9]+(?:(?:[._]|__|-*)[a-z0-9]+)*)*")
 
-_COMMENT = "Written by `mirror resources`; make it again rather than edit it.\n"
+_COMMENT = f"{WRITTEN}\n"
 # What drains: machine config operator, pkg/daemon/drain.go. It takes nothing but added mirrors by digest for safe.
 _IDMS = _COMMENT + "Images by digest: adding these does not drain nodes; taking some away again does."
 _IDMS_CLOSED = (

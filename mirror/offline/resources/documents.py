@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+# What every file with comments begins with.
+WRITTEN = "Written by `mirror resources`; make it again rather than edit it."
 _WIDTH = 10_000  # columns: a line is never folded
 
 

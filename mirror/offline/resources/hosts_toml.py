@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mirror.offline.resources.documents import to_comment, to_toml_list, to_toml_text
+from mirror.offline.resources.documents import WRITTEN, to_comment, to_toml_list, to_toml_text
 from mirror.offline.resources.entries import Entry
 from mirror.offline.resources.site import HUB, Registry, Site
 
@@ -10,8 +10,6 @@ from mirror.offline.resources.site import HUB, Registry, Site
 _CAPABILITIES = ("pull", "resolve")
 _HUB_SERVER = "https://registry-1.docker.io"
 CA = "ca.crt"  # beside hosts.toml: containerd resolves it against the file's own folder
-
-_COMMENT = "Written by `mirror resources`; make it again rather than edit it."
 
 
 def hosts_toml(entry: Entry, site: Site) -> bytes:
@@ -21,7 +19,7 @@ def hosts_toml(entry: Entry, site: Site) -> bytes:
     name means here, whatever `ns` containerd adds. Where the source must never be contacted the last resort, `server`,
     is one of ours too.
     """
-    lines = [to_comment(_COMMENT)]
+    lines = [to_comment(WRITTEN)]
     if site.never_contact_source:
         lines += [f"server = {_url(site.registries[-1], entry)}", *_settings(site.registries[-1], site), ""]
     else:

@@ -142,7 +142,7 @@ def _table(site: Site, files: Set[str]) -> str:
         (ITMS, "images by tag come from here", "**once**"),
         (RELEASE_SIGNATURES, "before an update", "no"),
         (OPERATORHUB, "once: the catalogs of registry.redhat.io are out of reach", "no"),
-        (UPDATE_SERVICE, "once: the cluster asks this registry which updates there are", "no"),
+        (UPDATE_SERVICE, "once, by `oc patch`: the cluster asks this registry which updates there are", "no"),
         (UPDATE_TEXT, "for an update: the exact commands", "the update itself does"),
         (MAPPING, "which image outside is which here", ""),
     ]

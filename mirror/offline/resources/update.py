@@ -11,6 +11,7 @@ from mirror.oci.reference import check_tag
 from mirror.oci.semver import Version
 from mirror.offline.plan import Plan, PlanInvalid, Release
 from mirror.offline.resources.documents import to_yaml
+from mirror.offline.resources.paths import UPDATE_SERVICE
 from mirror.offline.resources.site import Site
 
 GRAPH_PATH = "/api/upgrades_info/v1/graph"
@@ -76,7 +77,7 @@ def update_text(found: Sequence[Update], site: Site) -> bytes:
         lines += ["", f"# {update.set}: {release.version} for {release.architecture}{channels}", update.command]
     lines += [
         "",
-        f"# With update/updateservice.yaml the cluster asks {site.registries[0].url} which updates there are:",
+        f"# With {UPDATE_SERVICE} the cluster asks {site.registries[0].url} which updates there are:",
         "#   oc adm upgrade                      shows them",
         "#   oc adm upgrade --to=VERSION         takes one",
     ]
@@ -84,13 +85,13 @@ def update_text(found: Sequence[Update], site: Site) -> bytes:
 
 
 def update_service(site: Site) -> bytes:
-    """Return update/updateservice.yaml, a merge patch of clusterversion/version."""
+    """Return update/updateservice.patch, a merge patch of clusterversion/version."""
     url = site.registries[0].url
     comment = f"""\
 Written by `mirror resources`; make it again rather than edit it.
-Lets the cluster ask this mirror for updates; no update service operator is needed. Apply it as a patch:
+Lets the cluster ask this mirror for updates; no update service operator is needed. It is a patch, nothing for oc apply:
 
-  oc patch clusterversion version --type merge --patch-file update/updateservice.yaml
+  oc patch clusterversion version --type merge --patch-file {UPDATE_SERVICE}
 
 Check:  oc adm upgrade  shows the recommended updates, and  oc get clusterversion version -o
 jsonpath='{{.status.conditions[?(@.type=="RetrievedUpdates")].message}}'  is empty.

@@ -56,7 +56,7 @@ TREE = {
     "nodes/containers/registries.conf",
     "nodes/containers/registries.d/mirror.yaml",
     "update/update.txt",
-    "update/updateservice.yaml",
+    "update/updateservice.patch",
 }
 _API_MIRROR = re.compile(  # openshift/api, config/v1, ImageMirror
     r"((?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])(?:(?:\.(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9]))+)?"
@@ -93,6 +93,23 @@ def test_the_tree_of_a_release(tmp_path: Path, authority: Authority) -> None:
             assert content == authority.pem
 
 
+def test_what_oc_apply_takes_of_a_folder_is_there_to_be_applied(tmp_path: Path, authority: Authority) -> None:
+    files = made(site(tmp_path, ca=authority.pem), release_plan("prod", "4.16.15", UBI)).files
+    taken: dict[str, list[Any]] = {}
+    for path, content in files.items():
+        folder, _, name = path.rpartition("/")
+        if name.endswith((".yaml", ".yml", ".json")):  # what kubectl takes of a folder
+            taken.setdefault(folder, []).extend(yaml.safe_load_all(content))
+    assert all({"apiVersion", "kind", "metadata"} <= set(one) for one in taken["cluster"] + taken["cluster-tags"])
+    # the others are pasted or copied, and what has no kind is refused
+    others = [one for folder in set(taken) - {"cluster", "cluster-tags"} for one in taken[folder]]
+    assert "update" not in taken
+    assert not any("kind" in one for one in others)
+    patch = "oc patch clusterversion version --type merge --patch-file update/updateservice.patch"
+    for path in ("README.md", "update/updateservice.patch"):
+        assert patch in files[path].decode()
+
+
 def test_what_is_not_needed_is_not_written(tmp_path: Path, authority: Authority) -> None:
     plain = set(made(site(tmp_path), release_plan()).files)
     assert TREE - plain == {path for path in TREE if path.endswith(".crt")} | {"cluster/ca.yaml"}
@@ -102,7 +119,7 @@ def test_what_is_not_needed_is_not_written(tmp_path: Path, authority: Authority)
         "cluster/operatorhub.yaml",
         "mapping.txt",
         "update/update.txt",
-        "update/updateservice.yaml",  # there is no release here that the graph could show
+        "update/updateservice.patch",  # there is no release here that the graph could show
     }
     assert pull_through - TREE == {"cluster-tags/itms.yaml"}
     assert "cluster-tags/itms.yaml" in made(site(tmp_path), release_plan("prod", "4.16.15", UBI)).files
@@ -247,7 +264,7 @@ def test_plain_http_is_said_wherever_a_client_must_know(tmp_path: Path) -> None:
     assert all(rule["mirror"] for rule in installer)  # the installer takes the first mirror of what it finds
     (cluster,) = documents(resources, "cluster/ca.yaml")
     assert cluster["spec"] == {"registrySources": {"insecureRegistries": ["10.0.0.1:5000"]}}
-    (patch,) = documents(resources, "update/updateservice.yaml")
+    (patch,) = documents(resources, "update/updateservice.patch")
     assert patch["spec"] == {"upstream": "http://10.0.0.1:5000/api/upgrades_info/v1/graph"}
     assert any("plain http" in note for note in resources.notes)
 
@@ -325,7 +342,7 @@ def test_the_update_has_its_exact_command(tmp_path: Path) -> None:
     )
     assert command in resources.files["update/update.txt"].decode().splitlines()
     assert command in resources.files["README.md"].decode()
-    (patch,) = documents(resources, "update/updateservice.yaml")
+    (patch,) = documents(resources, "update/updateservice.patch")
     assert patch == {
         "apiVersion": "config.openshift.io/v1",
         "kind": "ClusterVersion",
