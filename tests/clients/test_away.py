@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from mirror.offline.resources import Site
 from tests.clients.conftest import MakeMirror, Shelf
 from tests.clients.test_forms import hosts_toml
+from tests.offline.nodes import GeneratedContainerd, Node
 from tests.tools.clients import Containerd, Skopeo
 from tests.tools.mirror import Mirror
 from tests.tools.processes import running, wait_until
 from tests.tools.programs import Programs
 from tests.tools.registries import Registry
 from tests.tools.relay import Relay
+from tests.unit.offline.resources_bed import configuration, made
 
 pytestmark = pytest.mark.clients
 
@@ -105,3 +108,16 @@ def test_killed_in_mid_download_goes_on_where_it_was(
         mirror.start()
         Skopeo(programs, tmp_path / "whole").pull(name, shelf.bulk)
         assert size <= relay.received <= 1.1 * size
+
+
+def test_nodes_fall_back_to_a_source_of_plain_http(
+    plain: Registry, programs: Programs, shelf: Shelf, short: Path
+) -> None:
+    config = configuration(short, {"upstreams": {"lab": {"endpoints": [plain.url]}}})
+    for path, content in made(Site(("127.0.0.1:1",), config)).files.items():  # where no mirror is
+        (short / path).parent.mkdir(parents=True, exist_ok=True)
+        (short / path).write_bytes(content)
+    name = f"{plain.address}/team/multi@{shelf.multi.digest}"
+    Node(programs, short / "node", short / "nodes", short / "mirror.yaml").copy(name, shelf.multi)
+    with running(GeneratedContainerd(programs, short / "ctr", short / "nodes")) as containerd:
+        containerd.fetch_all({name: shelf.multi})

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from mirror.offline.resources.documents import WRITTEN, to_comment, to_toml_list, to_toml_text
 from mirror.offline.resources.entries import Entry
-from mirror.offline.resources.site import HUB, Registry, Site
+from mirror.offline.resources.site import Registry, Site
 
 # Another capability than these two makes containerd 1.6 refuse the whole file.
 _CAPABILITIES = ("pull", "resolve")
-_HUB_SERVER = "https://registry-1.docker.io"
 CA = "ca.crt"  # beside hosts.toml: containerd resolves it against the file's own folder
 
 
@@ -23,8 +22,7 @@ def hosts_toml(entry: Entry, site: Site) -> bytes:
     if site.never_contact_source:
         lines += [f"server = {_url(site.registries[-1], entry)}", *_settings(site.registries[-1], site), ""]
     else:
-        server = _HUB_SERVER if entry.source == HUB else f"https://{entry.source}"
-        lines += [f"server = {to_toml_text(server)}", ""]
+        lines += [f"server = {to_toml_text(site.source_url(entry.source))}", ""]
     for registry in site.registries:
         settings = [f"  {line}" for line in _settings(registry, site)]
         lines += [f"[host.{_url(registry, entry)}]", *settings, ""]

@@ -52,6 +52,8 @@ def _block(entry: Entry, site: Site, *, prefix: bool) -> str:
     lines = ["[[registry]]", *([f"prefix = {source}"] if prefix else []), f"location = {source}"]
     if site.never_contact_source:
         lines.append("blocked = true")
+    elif site.source_url(entry.source).startswith("http://"):
+        lines.append("insecure = true")
     for registry in site.registries:
         lines += ["", "  [[registry.mirror]]", f"  location = {to_toml_text(entry.at(registry.address))}"]
         if not registry.secure:

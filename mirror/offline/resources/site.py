@@ -16,6 +16,7 @@ from mirror.config.values import SpellingError
 from mirror.errors import ConfigurationError, Problem
 
 HUB = "docker.io"
+_HUB_URL = "https://registry-1.docker.io"
 # What the API takes as `mirrors` (openshift/api, config/v1, ImageMirror): letters, digits and dashes, no IPv6 address.
 _API_HOST = re.compile(
     r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*(?::[0-9]+)?"
@@ -144,6 +145,22 @@ class Site:
             if len(keys) == 1 and host not in found:
                 found[host] = keys.pop()
         return found
+
+    def source_url(self, source: str) -> str:
+        """Return where the host of a source is itself, for who falls back to it: https unless an upstream says http."""
+        host = source.partition("/")[0]
+        if host == HUB:
+            return _HUB_URL
+        near = ""
+        for key, upstream in self.config.upstreams.items():
+            for endpoint in upstream.endpoints:
+                parts = urlsplit(endpoint)
+                if parts.netloc == host:
+                    return f"{parts.scheme}://{host}"
+                # No key holds a port. What is fetched from another host says nothing of this one.
+                if key == host == parts.hostname and not parts.path:
+                    near = near or endpoint
+        return near or f"https://{host}"
 
 
 def _is_host(text: str) -> bool:

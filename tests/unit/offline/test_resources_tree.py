@@ -269,6 +269,61 @@ def test_plain_http_is_said_wherever_a_client_must_know(tmp_path: Path) -> None:
     assert any("plain http" in note for note in resources.notes)
 
 
+SOURCES: list[tuple[dict[str, Any], str, str]] = [
+    ({"reg.lab": {"plain_http": True}}, "reg.lab", "http://reg.lab"),
+    ({"reg.lab": {"endpoints": ["http://reg.lab"]}}, "reg.lab", "http://reg.lab"),
+    ({"reg.lab": {}}, "reg.lab", "https://reg.lab"),
+    # no key holds a port: the endpoint says where the host is
+    ({"reg.lab": {"endpoints": ["http://reg.lab:5000"]}}, "reg.lab", "http://reg.lab:5000"),
+    ({"reg.lab": {"endpoints": ["reg.lab:5000"], "plain_http": True}}, "reg.lab", "http://reg.lab:5000"),
+    ({"lab": {"endpoints": ["http://reg.lab:5000"]}}, "reg.lab:5000", "http://reg.lab:5000"),
+    ({"lab": {"endpoints": ["https://reg.lab:5000"]}}, "reg.lab:5000", "https://reg.lab:5000"),
+    ({"lab": {"endpoints": ["http://[fd00::2]:5000"]}}, "[fd00::2]:5000", "http://[fd00::2]:5000"),
+    ({"lab": {"endpoints": ["http://reg.lab:5000"], "plain_http": False}}, "reg.lab:5000", "http://reg.lab:5000"),
+    # a plain cache before a registry does not make that one plain
+    ({"quay.io": {"endpoints": ["http://nexus.lab:8081/quay"]}}, "quay.io", "https://quay.io"),
+    ({"quay.io": {"endpoints": ["http://10.0.0.7:5000", "https://quay.io"]}}, "quay.io", "https://quay.io"),
+    ({"docker.io": {"endpoints": ["http://nexus.lab"]}}, "docker.io", "https://registry-1.docker.io"),
+    ({"hub": {"endpoints": ["https://registry-1.docker.io"]}}, "docker.io", "https://registry-1.docker.io"),
+]
+
+
+@pytest.mark.parametrize(("upstreams", "source", "url"), SOURCES)
+def test_who_falls_back_to_the_source_finds_it(
+    upstreams: dict[str, Any], source: str, url: str, tmp_path: Path
+) -> None:
+    resources = made(site(tmp_path, document={"upstreams": upstreams}))
+    hosts = tomllib.loads(resources.files[f"nodes/containerd/certs.d/{source}/hosts.toml"].decode())
+    assert hosts["server"] == url
+    for path in ("nodes/containers/registries.conf", "install/mirror/registries.conf"):
+        (rule,) = [
+            one for one in tomllib.loads(resources.files[path].decode())["registry"] if one["location"] == source
+        ]
+        assert rule.get("insecure", False) is url.startswith("http://")
+        assert not any("insecure" in mirror for mirror in rule["mirror"])
+
+
+def test_a_source_that_is_never_contacted_is_asked_for_nowhere(tmp_path: Path) -> None:
+    document = {"upstreams": {"lab": {"endpoints": ["http://reg.lab:5000"]}}}
+    resources = made(site(tmp_path, document=document, never_contact_source=True))
+    hosts = tomllib.loads(resources.files["nodes/containerd/certs.d/reg.lab:5000/hosts.toml"].decode())
+    assert hosts["server"] == f"https://{REGISTRY}/v2/lab"
+    (rule,) = tomllib.loads(resources.files["nodes/containers/registries.conf"].decode())["registry"]
+    assert (rule["blocked"], "insecure" in rule) == (True, False)
+
+
+def test_a_source_of_a_set_that_no_upstream_speaks_for_is_asked_over_tls(tmp_path: Path) -> None:
+    plan = Plan.build("prod", images=[image("image", "reg.lab:5000/team/app", name="lab/team/app")])
+    unknown = made(site(tmp_path), plan)
+    hosts = tomllib.loads(unknown.files["nodes/containerd/certs.d/reg.lab:5000/hosts.toml"].decode())
+    assert hosts["server"] == "https://reg.lab:5000"
+    # two upstreams go through one host: that it is plain is known all the same
+    shared = {name: {"endpoints": [f"http://reg.lab:5000/{name}"]} for name in ("lab", "other")}
+    plain = made(site(tmp_path, document={"upstreams": shared}), plan)
+    hosts = tomllib.loads(plain.files["nodes/containerd/certs.d/reg.lab:5000/hosts.toml"].decode())
+    assert hosts["server"] == "http://reg.lab:5000"
+
+
 def test_docker_hub_is_named_as_each_client_names_it(tmp_path: Path) -> None:
     resources = made(site(tmp_path), Plan.build("prod", images=[BUSYBOX]))
     hosts = tomllib.loads(resources.files["nodes/containerd/certs.d/docker.io/hosts.toml"].decode())
