@@ -85,7 +85,9 @@ def _find_in_names(config: Config, path: Path) -> Iterator[Finding]:
     addresses = names.get_values_for_type(x509.IPAddress)
     if host and not _covers(hosts, list(addresses), host):
         what = f"the certificate in {path} is not for {host}, which external_url names"
-        remedy = f"issue it for {host}, or correct external_url"
+        remedy = (
+            f"issue it for {host}, or correct external_url, unless something in front of this registry shows another"
+        )
         yield Finding("warning", "certificate_for_another", what, where, remedy)
 
 

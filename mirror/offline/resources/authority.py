@@ -63,7 +63,8 @@ def check_ca(
 def check_authority(site: Site, now: datetime | None = None) -> Checked:
     """Return what is wrong with the CA of a site and what its administrator should know.
 
-    With several registries, those under names that our own certificate does not have may be other machines.
+    With several registries, those under names that our own certificate does not have may be other machines. At an
+    address that external_url names and where `serve` does not listen, something else may show another certificate.
     """
     notes: list[str] = []
     secure = [registry for registry in site.registries if registry.secure]
@@ -73,6 +74,9 @@ def check_authority(site: Site, now: datetime | None = None) -> Checked:
         note = "mirror.yaml has no tls.certificate, so --ca could not be tried against what clients see"
         return Checked((), (note,))
     problems = check_ca(site.bundle.encode(), site.certificate, [registry.host for registry in secure], now)
+    if all(site.is_external(registry) and not site.listens_at(registry) for registry in secure):
+        right = "that is right only if what answers in front of this registry shows a certificate of its own"
+        return Checked((), tuple(f"{problem.what}; {right}" for problem in problems))
     strangers = [problem for problem in problems if problem.code == "certificate_name"]
     if 0 < len(strangers) < len({registry.host for registry in secure}):
         notes += [f"{problem.what}; that is right only if another machine answers there" for problem in strangers]

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from mirror.config import DOCKER_HUB_SYNONYMS, Config
-from mirror.config.addresses import parse_host_and_port
+from mirror.config import DOCKER_HUB_SYNONYMS, Config, is_loopback, split_listen
+from mirror.config.addresses import UNIX, parse_host_and_port
 from mirror.config.values import SpellingError
 from mirror.errors import ConfigurationError, Problem
 
@@ -21,6 +21,7 @@ _HUB_URL = "https://registry-1.docker.io"
 _API_HOST = re.compile(
     r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*(?::[0-9]+)?"
 )
+_PORTS = {True: 443, False: 80}  # by whether TLS is spoken
 _CA_LIMIT = 1024 * 1024  # bytes, what a ConfigMap holds
 
 
@@ -32,8 +33,11 @@ class Registry:
     secure: bool = True
 
     @classmethod
-    def parse(cls, text: str) -> Registry:
-        """Return what `--registry` says, `[http://]HOST[:PORT]`; raise ConfigurationError."""
+    def parse(cls, text: str, port: int | None = None) -> Registry:
+        """Return what `--registry` says, `[http://]HOST[:PORT]`; raise ConfigurationError.
+
+        `port` is the one that is proposed where one is missing; None: that of the scheme.
+        """
         scheme, separator, rest = text.rpartition("://")
         try:
             if separator and scheme not in ("http", "https"):
@@ -43,7 +47,8 @@ class Registry:
             address = parse_host_and_port(rest.rstrip("/"))
             if not (set(".:[") & set(address) or address == "localhost"):
                 # The first component of an image's name is a host only with a dot or a port (distribution's grammar).
-                raise SpellingError(f"clients would take '{address}' for a repository", f"write {address}:443")
+                named = cls(f"{address}:{port or _PORTS[scheme != 'http']}", scheme != "http")
+                raise SpellingError(f"clients would take '{address}' for a repository", f"write {named.option}")
         except SpellingError as error:
             remedy = error.remedy or "write --registry [http://]HOST:PORT, as nodes reach this registry"
             raise ConfigurationError([Problem("registry_invalid", error.what, "--registry", remedy)]) from None
@@ -58,6 +63,16 @@ class Registry:
     def host(self) -> str:
         """The name or address alone, IPv6 without brackets."""
         return urlsplit(self.url).hostname or ""
+
+    @property
+    def port(self) -> int:
+        """The port that clients ask: without one in the address that of the scheme."""
+        return urlsplit(self.url).port or _PORTS[self.secure]
+
+    @property
+    def option(self) -> str:
+        """It as it is given on the command line."""
+        return f"--registry {self.address if self.secure else self.url}"
 
     @property
     def config_map_key(self) -> str:
@@ -92,7 +107,7 @@ class Site:
         registries: list[Registry] = []
         for text in self.addresses:
             try:
-                registries.append(Registry.parse(text))
+                registries.append(Registry.parse(text, self.port))
             except ConfigurationError as error:
                 problems += error.problems
         if len({registry.address for registry in registries}) < len(registries):
@@ -116,6 +131,35 @@ class Site:
     def serves_tls(self) -> bool:
         """Whether `serve` itself speaks TLS."""
         return self.config.tls.certificate is not None
+
+    @property
+    def port(self) -> int | None:
+        """The port of `listen` that clients ask; None where that says none, so that something in front has it."""
+        asked = [address for address in self.config.listen if not is_loopback(address)] or self.config.listen
+        return next((port for port in map(_port, asked) if port), None)
+
+    def listens_at(self, registry: Registry) -> bool:
+        """Tell whether `serve` itself may be what answers at the port of a registry."""
+        ports = set(map(_port, self.config.listen))
+        return registry.port in ports or not all(ports)
+
+    @property
+    def external(self) -> Registry | None:
+        """Where clients see this registry, whatever stands in front of it, as far as external_url says so."""
+        scheme, _, address = (self.config.external_url or "").partition("://")
+        return Registry(address, scheme == "https") if address else None
+
+    def is_external(self, registry: Registry) -> bool:
+        """Tell whether external_url names a registry."""
+        return self.external is not None and _reached(self.external) == _reached(registry)
+
+    def meant(self, registry: Registry, *, secure: bool) -> Registry:
+        """Return what is meant by a registry as which clients would not find this one: its host, where that answers."""
+        if self.external is not None and self.external.host == registry.host:
+            return self.external
+        if self.listens_at(registry) or self.port is None:
+            return Registry(registry.address, secure)
+        return Registry(f"{registry.address.removesuffix(f':{registry.port}')}:{self.port}", secure)
 
     @property
     def insecure(self) -> list[str]:
@@ -161,6 +205,15 @@ class Site:
                 if key == host == parts.hostname and not parts.path:
                     near = near or endpoint
         return near or f"https://{host}"
+
+
+def _reached(registry: Registry) -> tuple[bool, str, int]:
+    return registry.secure, registry.host, registry.port
+
+
+def _port(address: str) -> int:
+    """Return the port of an address of `listen`; 0 where clients do not see it: a socket, or any that is free."""
+    return 0 if address.startswith(UNIX) else split_listen(address)[1]
 
 
 def _is_host(text: str) -> bool:

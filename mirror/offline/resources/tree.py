@@ -10,6 +10,7 @@ from mirror.offline.plan import Image, Plan
 from mirror.offline.resources import cluster, hosts_toml, install, registries_conf, update
 from mirror.offline.resources.entries import Entry, images, make_entries, tag_entries
 from mirror.offline.resources.mapping import mapping
+from mirror.offline.resources.notes import notes
 from mirror.offline.resources.paths import (
     BUNDLE,
     CA,
@@ -68,7 +69,7 @@ def make(
         files[UPDATE_SERVICE] = update.update_service(site)
         files[UPDATE_TEXT] = update.update_text(found, site)
     files[README] = readme(plans, site, found, signed, wanted, frozenset(files))
-    return Resources({path: files[path] for path in sorted(files)}, tuple(_notes(site, entries, found, signed)))
+    return Resources({path: files[path] for path in sorted(files)}, tuple(notes(site, entries, found, signed)))
 
 
 def _for_clusters(
@@ -107,45 +108,3 @@ def _for_nodes(site: Site, entries: Sequence[Entry], wanted: Sequence[Image]) ->
         if site.bundle and registry.secure:
             files[f"{CERTIFICATES}/{registry.address}/ca.crt"] = site.bundle.encode()
     return files
-
-
-def _notes(
-    site: Site,
-    entries: Sequence[Entry],
-    found: Sequence[update.Update],
-    signed: Mapping[Digest, Sequence[tuple[int, bytes]]],
-) -> list[str]:
-    notes = []
-    for registry in site.registries:
-        if not registry.in_api:
-            notes.append(
-                f"OpenShift's API takes no mirror named {registry.address}, so cluster/ is without it:"
-                " give this host a DNS name of letters, digits and dashes"
-            )
-        if registry.address.startswith("["):
-            # skopeo 1.9 cannot rewrite a name to such an address; the TOML reader of containerd 1 fails at the bracket.
-            notes.append(
-                f"podman 4 and containerd 1 cannot read files that name {registry.address}, and use none of their"
-                " mirrors then: give this host a DNS name unless all clients are newer"
-            )
-        if registry.secure and not site.serves_tls:
-            notes.append(
-                f"mirror.yaml has no tls.certificate, but clients are told to speak https to {registry.address}:"
-                " right only where something in front of this registry does, else write http://"
-            )
-        elif not registry.secure and site.serves_tls:
-            notes.append(f"this registry serves TLS, but clients are told to speak plain http to {registry.address}")
-    if any(registry.secure for registry in site.registries) and not site.bundle:
-        notes.append("without --ca clients must trust the certificate already: fine for one of a public CA")
-    if any(not registry.secure for registry in site.registries):
-        notes.append("an installation of OpenShift takes no mirror over plain http: give this registry tls.certificate")
-    if not entries:
-        notes.append("no upstream is configured and no set is named, so there is nothing to lead here")
-    notes += [f"OpenShift's API takes no source named {one.source}" for one in entries if not cluster.in_api(one)]
-    for one in found:
-        if not signed[one.release.digest]:
-            notes.append(
-                f"release {one.release.version} for {one.release.architecture} has no signature here:"
-                " a cluster updates to it only with --force"
-            )
-    return notes

@@ -173,6 +173,24 @@ def test_files_that_hold_no_certificate(authority: Authority) -> None:
     assert codes(authority.pem, b"nothing", "mirror.example") == ["certificate_invalid"]
 
 
+def test_what_answers_in_front_may_show_a_certificate_of_its_own(authority: Authority, tmp_path: Path) -> None:
+    other = Authority()
+
+    def checked(registry: str, url: str, listen: str = "0.0.0.0:5000") -> tuple[list[str], int]:
+        config = configuration(tmp_path, {**CONNECTED, "listen": listen, "external_url": url})
+        site = Site((registry,), config, ca=other.pem, certificate=authority.issue("mirror.mirror.svc"))
+        found = check_authority(site, NOW)
+        return [problem.code for problem in found.problems], len(found.notes)
+
+    both = ["certificate_untrusted", "certificate_name"]
+    # a router that ends TLS; the CA is that of its certificate, which nobody here can see
+    assert checked("mirror.example", "https://mirror.example") == ([], 2)
+    assert checked("mirror.example:443", "https://mirror.example") == ([], 2)
+    assert checked("mirror.example:5000", "https://mirror.example") == (both, 0)
+    assert checked("mirror.example", "https://other.example") == (both, 0)
+    assert checked("mirror.example", "https://mirror.example", "0.0.0.0:443") == (both, 0)
+
+
 def test_a_site_is_checked_as_a_whole(authority: Authority, tmp_path: Path) -> None:
     config = configuration(tmp_path, CONNECTED)
     chain = authority.issue("mirror.example")

@@ -68,6 +68,24 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("listen", "text", "remedy"),
+    [
+        ("0.0.0.0:5000", "bastion", "write --registry bastion:5000"),
+        ("0.0.0.0:5000", "http://bastion", "write --registry http://bastion:5000"),
+        (["127.0.0.1:5001", "[::]:8443"], "bastion", "write --registry bastion:8443"),
+        ("unix:/run/mirror.sock", "bastion", "write --registry bastion:443"),
+        ("unix:/run/mirror.sock", "http://bastion", "write --registry http://bastion:80"),
+    ],
+)
+def test_the_port_that_is_proposed_is_that_of_listen(listen: Any, text: str, remedy: str, tmp_path: Path) -> None:
+    config = configuration(tmp_path, {**CONNECTED, "listen": listen})
+    with pytest.raises(ConfigurationError) as caught:
+        Site((text,), config)
+    assert [problem.remedy for problem in caught.value.problems] == [remedy]
+    assert Site((remedy.removeprefix("write --registry "),), config).registries  # it helps
+
+
+@pytest.mark.parametrize(
     ("upstreams", "hosts"),
     [
         ({"quay.io": {}, "docker.io": {}}, {"quay.io": "quay.io", "docker.io": "docker.io"}),

@@ -515,3 +515,83 @@ def test_notes_say_what_an_administrator_should_know(tmp_path: Path, authority: 
     assert any("plain http" in note for note in made(site(tmp_path, "http://a.example", document=tls)).notes)
     assert any("tls.certificate" in note for note in made(site(tmp_path, ca=authority.pem)).notes)
     assert any("nothing to lead" in note for note in made(site(tmp_path, document={})).notes)
+
+
+# listen, external_url, what --registry was given, and what it says to write: nothing where clients find it.
+PORTS: list[tuple[Any, str, str, str]] = [
+    ("0.0.0.0:5000", "", "mirror.lab:5000", ""),
+    ("0.0.0.0:5000", "", "mirror.lab", "--registry mirror.lab:5000;"),
+    ("0.0.0.0:5000", "", "mirror.lab:443", "--registry mirror.lab:5000;"),
+    ("0.0.0.0:5000", "", "mirror.lab:8443", "--registry mirror.lab:5000;"),
+    ("0.0.0.0:5000", "", "http://mirror.lab", "--registry http://mirror.lab:5000;"),
+    ("[::]:5000", "", "[fd00::1]", "--registry [fd00::1]:5000;"),
+    ("[::]:5000", "", "[fd00::443]:443", "--registry [fd00::443]:5000;"),
+    ("0.0.0.0:443", "", "mirror.lab", ""),
+    ("0.0.0.0:443", "", "mirror.lab:5000", "--registry mirror.lab:443;"),
+    ("0.0.0.0:80", "", "http://mirror.lab", ""),
+    (["127.0.0.1:5001", "0.0.0.0:5000", "0.0.0.0:8443"], "", "mirror.lab:8443", ""),
+    (["127.0.0.1:5001", "0.0.0.0:5000", "0.0.0.0:8443"], "", "mirror.lab", "--registry mirror.lab:5000;"),
+    ("127.0.0.1:5000", "", "localhost", "--registry localhost:5000;"),
+    # something in front of it has that address
+    ("0.0.0.0:5000", "https://mirror.lab", "mirror.lab", ""),
+    ("0.0.0.0:5000", "https://Mirror.Lab:443", "mirror.lab", ""),
+    ("0.0.0.0:5000", "https://mirror.lab", "mirror.lab:443", ""),
+    ("0.0.0.0:5000", "https://mirror.lab", "mirror.lab:5000", ""),
+    ("0.0.0.0:5000", "https://mirror.lab:8443", "mirror.lab:8443", ""),
+    ("0.0.0.0:5000", "https://mirror.lab:8443", "mirror.lab", "--registry mirror.lab:8443;"),
+    ("0.0.0.0:5000", "https://other.lab", "mirror.lab", "--registry mirror.lab:5000;"),
+    ("0.0.0.0:5000", "http://mirror.lab", "mirror.lab", "--registry http://mirror.lab;"),
+    # who is at a socket is seen by what is in front of it alone
+    ("unix:/run/mirror.sock", "", "mirror.lab", ""),
+    ("0.0.0.0:0", "", "mirror.lab", ""),
+]
+
+
+@pytest.mark.parametrize(("listen", "url", "given", "right"), PORTS)
+def test_a_port_where_nothing_answers_is_said(listen: Any, url: str, given: str, right: str, tmp_path: Path) -> None:
+    document = {**CONNECTED, "listen": listen, **({"external_url": url} if url else {})}
+    notes = [note for note in made(site(tmp_path, given, document=document)).notes if "clients are led to port" in note]
+    assert len(notes) == bool(right)
+    if right:
+        assert f"write {right}" in notes[0]
+        assert "external_url" in notes[0]
+        # what it says helps, either way
+        again = right.removeprefix("--registry ").removesuffix(";")
+        stated = {"external_url": notes[0].rpartition(" ")[2]}
+        for chosen in (site(tmp_path, again, document=document), site(tmp_path, given, document=document | stated)):
+            assert not any("clients are led to port" in note for note in made(chosen).notes)
+
+
+def test_with_several_registries_the_other_may_be_another_machine(tmp_path: Path) -> None:
+    document = {**CONNECTED, "listen": "0.0.0.0:5000"}
+    (note,) = [
+        note
+        for note in made(site(tmp_path, "edge.lab:5000", "central.lab", document=document)).notes
+        if "clients are led to port" in note
+    ]
+    assert "right only where another machine answers there, else write --registry central.lab:5000" in note
+
+
+@pytest.mark.parametrize(
+    ("tls", "given", "right"),
+    [
+        (False, "mirror.lab:5000", "--registry http://mirror.lab:5000"),
+        (False, "mirror.lab", "--registry http://mirror.lab:5000"),
+        (True, "http://mirror.lab:5000", "--registry mirror.lab:5000"),
+        (True, "http://mirror.lab", "--registry mirror.lab:5000"),
+    ],
+)
+def test_who_speaks_in_another_way_than_this_registry_is_told_the_whole_address(
+    tls: bool, given: str, right: str, tmp_path: Path, authority: Authority
+) -> None:
+    certificate = tmp_path / "tls.crt"
+    certificate.write_bytes(authority.issue("mirror.lab"))
+    pair = {"tls": {"certificate": str(certificate), "key": str(certificate)}} if tls else {}
+    document = {**CONNECTED, "listen": "0.0.0.0:5000", **pair}
+    notes = [note for note in made(site(tmp_path, given, document=document)).notes if "clients are told to" in note]
+    assert [note.rpartition("write ")[2] for note in notes] == [right]
+    helped = made(site(tmp_path, right.removeprefix("--registry "), document=document)).notes
+    assert not any("clients are told to" in note or "clients are led to" in note for note in helped)
+    url = f"{'http' if given.startswith('http:') else 'https'}://{given.removeprefix('http://')}"
+    stated = made(site(tmp_path, given, document=document | {"external_url": url})).notes
+    assert not any("clients are told to" in note or "clients are led to" in note for note in stated)
