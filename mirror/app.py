@@ -328,6 +328,7 @@ class Worker:
                 logins=Logins(self._signer, self._users, robots),
                 certificates=config.tls.client_ca is not None,
                 external_url=config.external_url,
+                public_releases=config.releases.public,
             )
             memory = Memory(config.limits.memory)
             dispatcher = Dispatcher(

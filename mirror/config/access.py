@@ -132,6 +132,11 @@ def anybody_may(verb: Verb, covering: Iterable[Rule], anonymous: Container[Verb]
     return not covered and verb in anonymous
 
 
+def anybody_enters(anonymous: Anonymous, rules: Iterable[Rule]) -> bool:
+    """Tell whether there is anything that clients without a login may do."""
+    return anonymous != "none" or any(rule.may and (rule.names(ANONYMOUS) or rule.names(ANYBODY)) for rule in rules)
+
+
 class Readers:
     """Which repositories have the same readers, by `clients.anonymous` and `clients.rules`."""
 

@@ -129,6 +129,8 @@ class Releases(Section):
     """The keys that may sign releases; None: the release key of Red Hat, which is shipped."""
     require_signature: Flag = True
     """Whether a release without a signature that holds is refused."""
+    public: Flag = True
+    """Whether the update graph and release signatures are served without a login, whatever `clients` says."""
 
 
 class Limits(Section):

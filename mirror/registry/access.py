@@ -13,7 +13,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from mirror.config.access import ANONYMOUS, ANYBODY, AUTHENTICATED, VERBS, Anonymous, Rule, Verb, anybody_may
+from mirror.config.access import (
+    ANONYMOUS,
+    ANYBODY,
+    AUTHENTICATED,
+    VERBS,
+    Anonymous,
+    Rule,
+    Verb,
+    anybody_enters,
+    anybody_may,
+)
 from mirror.content.answers import Quota
 from mirror.registry.clients import Principal
 
@@ -39,9 +49,7 @@ class Access:
         # Whether everybody may pull everything.
         self.is_open = "pull" in self._anonymous and not rules
         # Whether there is anything that needs no login.
-        self.admits_anonymous = bool(self._anonymous) or any(
-            rule.may and (rule.names(ANONYMOUS) or rule.names(ANYBODY)) for rule in rules
-        )
+        self.admits_anonymous = anybody_enters(anonymous, rules)
 
     def may(self, principal: Principal, verb: Verb, name: str) -> bool:
         """Tell whether a client may do this in a repository, by its canonical name."""

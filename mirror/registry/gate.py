@@ -17,7 +17,8 @@ containers/image takes the way to log in from /v2/ alone, containerd from what i
 Basic challenge skopeo sends an empty login where it has none, and Docker gives up: hence Bearer wherever something is
 open (protocol.md 2.1, 2.3). Docker sends the login of Docker Hub to its mirrors (moby#30880), and passes one over that
 refuses it: so a wrong login is no reason to refuse what needs none. `podman login` asks /v2/, which says the truth.
-Where nobody can log in there is no challenge to meet: reading is 404, writing 403.
+Where nobody can log in there is no challenge to meet: reading is 404, writing 403. Probes, and facts about releases
+where these are public, are given to whoever asks.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ VERBS: Mapping[Kind, Mapping[str, Verb]] = {
 _PULLS = frozenset(kind for kind, verbs in VERBS.items() if verbs.get("GET") == "pull")
 # What stays open to load balancers and to whoever watches over the service.
 PROBES = frozenset({Kind.LIVE, Kind.READY})
+# What is as public as where it came from, and asked for by clusters' version operators, which have no login.
+_FACTS = frozenset({Kind.GRAPH, Kind.SIGNATURE})
 # What needs nothing but to be let in.
 _UNNAMED = frozenset({Kind.PING, Kind.GRAPH, Kind.SIGNATURE, Kind.NOWHERE, Kind.TOKEN})
 # What everybody may read where everybody may pull everything.
@@ -66,7 +69,8 @@ class Gate:
     """Decides by `access` for whom `logins` and client certificates identify.
 
     `logins` None: nobody can log in by name. `certificates`: the listener asks clients for one. `external_url`: scheme
-    and host as clients see us, else those of each request.
+    and host as clients see us, else those of each request. `public_releases`: the update graph and release signatures
+    need no login, and one that is shown for them is not looked at.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class Gate:
         logins: Logins | None = None,
         certificates: bool = False,
         external_url: str | None = None,
+        public_releases: bool = False,
     ) -> None:
         self.access = access
         self.logins = logins
@@ -89,7 +94,7 @@ class Gate:
         # GET and HEAD of these are answered as they come: one look at this set is all that an open mirror pays. Where
         # there are only robots beside anonymous clients, what anybody may read is not worth a look at a login either.
         is_free = access.is_open and not certificates and (logins is None or not logins.has_users)
-        self.free = PROBES | _OPEN if is_free else PROBES
+        self.free = PROBES | (_OPEN if is_free else frozenset()) | (_FACTS if public_releases else frozenset())
 
     async def identify(self, request: web.BaseRequest, route: Route, client: str, arrived: float) -> Principal:
         """Return who sends a request from the address `client`; `principal_of` says it from then on.

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from mirror.admin.check.files import read_bounded
 from mirror.admin.check.report import Finding
 from mirror.config import Config
-from mirror.config.access import ANONYMOUS, ANYBODY, AUTHENTICATED, CERTIFICATE, ROBOT
+from mirror.config.access import ANONYMOUS, ANYBODY, AUTHENTICATED, CERTIFICATE, ROBOT, anybody_enters
 from mirror.errors import ConfigurationError, StoreError
 from mirror.registry.htpasswd import parse
 from mirror.store.layout import Layout
@@ -43,9 +43,8 @@ def _robots(config: Config) -> Sequence[str]:
 
 def _doors(config: Config, users: Sequence[str], robots: Sequence[str]) -> Iterator[Finding]:
     clients, where = config.clients, config.source.where
-    opened = any(rule.may and (rule.names(ANONYMOUS) or rule.names(ANYBODY)) for rule in clients.rules)
     login = bool(users or robots or config.tls.client_ca)
-    if clients.anonymous == "none" and not login and not opened:
+    if not login and not anybody_enters(clients.anonymous, clients.rules):
         what = "clients without a login may not pull, and nobody has one: nobody can pull"
         remedy = "make a login with `mirror user add NAME` or `mirror token create NAME`, or write anonymous: pull"
         yield Finding("warning", "nobody_can_pull", what, where("clients", "anonymous"), remedy)

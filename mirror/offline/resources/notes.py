@@ -29,6 +29,11 @@ def notes(
     if not entries:
         yield "no upstream is configured and no set is named, so there is nothing to lead here"
     yield from (f"OpenShift's API takes no source named {one.source}" for one in entries if not in_api(one))
+    if found and not site.gives_graph:
+        yield (
+            "releases.public is false and nothing is open to clients without a login, so no cluster can ask here for"
+            " updates: say releases: {public: true}, or update by the commands in update/update.txt"
+        )
     for one in found:
         if not signed[one.release.digest]:
             yield (

@@ -11,6 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from mirror.config import DOCKER_HUB_SYNONYMS, Config, is_loopback, split_listen
+from mirror.config.access import anybody_enters
 from mirror.config.addresses import UNIX, parse_host_and_port
 from mirror.config.values import SpellingError
 from mirror.errors import ConfigurationError, Problem
@@ -170,6 +171,12 @@ class Site:
     def needs_login(self) -> bool:
         """Whether clients must log in to pull."""
         return self.config.clients.anonymous == "none"
+
+    @property
+    def gives_graph(self) -> bool:
+        """Whether clusters, which have no login for it, may ask us for updates."""
+        clients = self.config.clients
+        return self.config.releases.public or anybody_enters(clients.anonymous, clients.rules)
 
     @cached_property
     def hosts(self) -> dict[str, str]:

@@ -64,9 +64,10 @@ def make(
         files[BUNDLE] = site.bundle.encode()
     if wanted:
         files[MAPPING] = mapping(wanted, site)
-    if found:
+    if found and site.gives_graph:
         # Without releases here the graph is empty: a cluster that asked for it would see no update at all.
         files[UPDATE_SERVICE] = update.update_service(site)
+    if found:
         files[UPDATE_TEXT] = update.update_text(found, site)
     files[README] = readme(plans, site, found, signed, wanted, frozenset(files))
     return Resources({path: files[path] for path in sorted(files)}, tuple(notes(site, entries, found, signed)))

@@ -75,12 +75,13 @@ def update_text(found: Sequence[Update], site: Site) -> bytes:
         release = update.release
         channels = f", channels {' '.join(release.channels)}" if release.channels else ""
         lines += ["", f"# {update.set}: {release.version} for {release.architecture}{channels}", update.command]
-    lines += [
-        "",
-        f"# With {UPDATE_SERVICE} the cluster asks {site.registries[0].url} which updates there are:",
-        "#   oc adm upgrade                      shows them",
-        "#   oc adm upgrade --to=VERSION         takes one",
-    ]
+    if site.gives_graph:
+        lines += [
+            "",
+            f"# With {UPDATE_SERVICE} the cluster asks {site.registries[0].url} which updates there are:",
+            "#   oc adm upgrade                      shows them",
+            "#   oc adm upgrade --to=VERSION         takes one",
+        ]
     return ("\n".join(lines) + "\n").encode()
 
 

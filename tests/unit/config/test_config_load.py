@@ -367,12 +367,15 @@ releases:
   signature_stores: [file:///srv/signatures, "http://10.0.0.1/release"]
   keyring: keys/own.asc
   require_signature: false
+  public: false
 """
     releases = read(text).releases
     assert releases.graph == "https://graph.example:8443/api/upgrades_info/v1/graph"
     assert releases.signature_stores == ("file:///srv/signatures", "http://10.0.0.1/release")
     assert releases.keyring == tmp_path / "keys/own.asc"
     assert releases.require_signature is False
+    assert releases.public is False
+    assert read("").releases.public is True
 
 
 @pytest.mark.parametrize(

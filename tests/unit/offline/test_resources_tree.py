@@ -406,6 +406,30 @@ def test_the_update_has_its_exact_command(tmp_path: Path) -> None:
     }
 
 
+CLOSED = {"anonymous": "none"}
+LET_IN = {**CLOSED, "rules": [{"who": "*", "repositories": ["quay.io/**"], "may": ["pull"]}]}
+
+
+@pytest.mark.parametrize(
+    ("document", "asks"),
+    [
+        ({"clients": CLOSED}, True),
+        ({"clients": CLOSED, "releases": {"public": True}}, True),
+        ({"clients": CLOSED, "releases": {"public": False}}, False),
+        ({"clients": LET_IN, "releases": {"public": False}}, True),
+        ({"clients": {"anonymous": "pull"}, "releases": {"public": False}}, True),
+    ],
+)
+def test_a_cluster_is_led_to_the_graph_where_it_may_ask_for_it(
+    document: dict[str, Any], asks: bool, tmp_path: Path
+) -> None:
+    resources = made(site(tmp_path, document={**CONNECTED, **document}), release_plan())
+    assert ("update/updateservice.patch" in resources.files) == asks
+    for path in ("README.md", "update/update.txt"):
+        assert ("updateservice.patch" in resources.files[path].decode()) == asks
+    assert any("releases: {public: true}" in note for note in resources.notes) != asks
+
+
 def test_releases_are_listed_from_the_oldest_to_the_newest(tmp_path: Path) -> None:
     names = ("4.16.9", "4.16.15", "4.9.3")
     releases = [Release(name, "amd64", RELEASES, digest(f"release {name}"), ("stable-4.16",)) for name in names]
