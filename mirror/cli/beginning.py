@@ -18,7 +18,7 @@ from mirror.cli.options import DEFAULT_CONFIG
 from mirror.cli.outcome import Outcome
 from mirror.cli.secret_files import SecretFile
 from mirror.config import Config, load
-from mirror.config.addresses import parse_host
+from mirror.config.addresses import bracket, parse_host
 from mirror.config.values import SpellingError
 from mirror.errors import ConfigurationError, Problem
 from mirror.registry.htpasswd import hash_password
@@ -33,8 +33,8 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _CONFIGURATION = """\
 # Written by `mirror init{options}`. docs/configuration.md has every key; `mirror check` says what is wrong.
 
-listen: 0.0.0.0:5000
-tls: {{certificate: tls.crt, key: tls.key}}    # clients must trust ca.crt, which signed it
+listen: {listen}
+{external}tls: {{certificate: tls.crt, key: tls.key}}    # clients must trust ca.crt, which signed it
 
 # Logins for the upstreams, as console.redhat.com gives them or `podman login` writes them.
 pull_secrets: [pull-secret.json]
@@ -57,20 +57,28 @@ clients:
 storage:
   path: {store}
 """
+_EXTERNAL = "external_url: https://{address}:5000    # what clients call this registry\n"
+_LISTEN, _LISTEN_V6 = "0.0.0.0:5000", '["0.0.0.0:5000", "[::]:5000"]'
 
 
 def begin(path: Path, hosts: Sequence[str], store: Path | None, outcome: Outcome) -> None:
     """Make what is missing of the configuration at `path` and of what it names, and say so.
 
-    `hosts` are names and addresses for the certificate; none: those of this host. Raises ConfigurationError.
+    `hosts` are names and addresses for the certificate, and the first one is how clients see this registry; none: the
+    certificate is for those of this host. Raises ConfigurationError.
     """
     made = _Made(path, outcome)
     if store is None:
         store = _STORE if os.geteuid() == 0 else Path("store")
     elif not store.is_absolute():
         store = store.absolute()
-    options = "".join(f" --host {host}" for host in hosts)
-    text = _CONFIGURATION.format(user=USER, store=_quoted(str(store)), options=options)
+    text = _CONFIGURATION.format(
+        user=USER,
+        store=_quoted(str(store)),
+        options="".join(f" --host {host}" for host in hosts),
+        listen=_LISTEN_V6 if any(":" in host for host in hosts) else _LISTEN,
+        external=_EXTERNAL.format(address=bracket(hosts[0])) if hosts else "",
+    )
     made.folder(path.parent)
     made.put(path, text.encode(), _OPEN)
     config = load(path)

@@ -32,7 +32,10 @@ def _hosts(_context: click.Context, _parameter: click.Parameter, values: Sequenc
     multiple=True,
     callback=_hosts,
     metavar="NAME",
-    help="What clients call this host, a name or an address; may be given several times.  [default: this host's names]",
+    help=(
+        "What clients call this host, a name or an address; may be given several times, the one of external_url first."
+        "  [default: this host's names, and no external_url]"
+    ),
 )
 @click.option(
     "--store",

@@ -36,7 +36,7 @@ def parse_listen(value: object, base: Path) -> str:
         raise SpellingError(f"{quote(text)} names no host and port", remedy)
     if ":" in host and not (host.startswith("[") and host.endswith("]")):
         raise SpellingError(f"{quote(text)} is ambiguous", f'write "[{host}]:{port}" for an IPv6 address')
-    return f"{_bracket(parse_host(host.strip('[]')))}:{_parse_port(port)}"
+    return f"{bracket(parse_host(host.strip('[]')))}:{_parse_port(port)}"
 
 
 def split_listen(address: str) -> tuple[str, int]:
@@ -90,7 +90,7 @@ def parse_host_and_port(value: object) -> str:
         if isinstance(error, SpellingError):
             raise
         raise SpellingError(f"{quote(text)} is not host or host:port") from None
-    return _bracket(host) if port is None else f"{_bracket(host)}:{port}"
+    return bracket(host) if port is None else f"{bracket(host)}:{port}"
 
 
 def parse_network(value: object) -> str:
@@ -185,7 +185,7 @@ def _split_url(text: str, *, user_information: bool = False) -> SplitResult:
         )
     if "?" in text or "#" in text:
         raise SpellingError(f"{quote(text)} has a query or a fragment", "write scheme, host, port and path only")
-    host = _bracket(parse_host(parts.hostname or ""))
+    host = bracket(parse_host(parts.hostname or ""))
     return parts._replace(netloc=f"{login}{at}{host}" + ("" if port is None else f":{port}"))
 
 
@@ -195,5 +195,6 @@ def _parse_port(text: str) -> int:
     return int(text)
 
 
-def _bracket(host: str) -> str:
+def bracket(host: str) -> str:
+    """Return a host as addresses and URLs spell it: an IPv6 address in brackets."""
     return f"[{host}]" if ":" in host else host

@@ -72,6 +72,7 @@ def test_everything_is_made_with_the_rights_that_it_needs(begun):
     assert names(folder / "tls.crt") == ["mirror.lab", "10.0.0.5", "localhost", "127.0.0.1", "::1"]
     config = load(folder / "mirror.yaml")
     assert config.clients.anonymous == "none"
+    assert config.external_url == "https://mirror.lab:5000"
     assert "mirror init --host mirror.lab --host 10.0.0.5" in (folder / "mirror.yaml").read_text()
     password = report["user"]["password"]
     assert len(password) >= 20
@@ -96,11 +97,63 @@ def test_what_it_wrote_serves_over_tls_to_its_user_and_to_nobody_else(begun, tmp
     try:
         login = base64.b64encode(f"admin:{report['user']['password']}".encode()).decode()
         trusting = ssl.create_default_context(cafile=str(folder / "ca.crt"))
-        for headers, expected in (({"Authorization": f"Basic {login}"}, 200), ({}, 401)):
+        authorized = {"Authorization": f"Basic {login}"}
+        for target, headers, expected in (
+            ("/v2/", authorized, 200),
+            ("/v2/", {}, 401),
+            ("/v2/_catalog", {}, 401),
+            ("/api/upgrades_info/v1/graph?channel=stable-4.16", {}, 200),  # clusters have no login for it
+        ):
             connection = http.client.HTTPSConnection("localhost", port, context=trusting, timeout=20)
-            connection.request("GET", "/v2/", headers=headers)
+            connection.request("GET", target, headers=headers)
             assert connection.getresponse().status == expected
             connection.close()
+    finally:
+        served.stop()
+
+
+@pytest.mark.parametrize(
+    ("hosts", "url", "listen"),
+    [
+        ([], None, ("0.0.0.0:5000",)),
+        (["Mirror.Lab", "10.0.0.5"], "https://mirror.lab:5000", ("0.0.0.0:5000",)),
+        (["10.0.0.5"], "https://10.0.0.5:5000", ("0.0.0.0:5000",)),
+        # it is reached there, too
+        (["FD00::1"], "https://[fd00::1]:5000", ("0.0.0.0:5000", "[::]:5000")),
+        (["mirror.lab", "fd00::1"], "https://mirror.lab:5000", ("0.0.0.0:5000", "[::]:5000")),
+    ],
+)
+def test_the_first_host_is_how_clients_see_it(tmp_path, hosts, url, listen):
+    path = tmp_path / "mirror.yaml"
+    init("--config", path, "--store", tmp_path / "s", *(word for host in hosts for word in ("--host", host)))
+    config = load(path)
+    assert (config.external_url, config.listen) == (url, listen)
+    token = ["token", "create", "ci", "--expires", "never", "--repositories", "**", "--config", str(path)]
+    made = CliRunner().invoke(main, token)
+    if url is None:
+        assert made.exit_code == 78  # nothing says under which name it is reached
+    else:
+        assert f'"{url.removeprefix("https://")}"' in made.output
+
+
+def test_the_way_to_a_token_leads_to_the_first_host(begun, tmp_path):
+    _, folder = begun
+    port, metrics = free_port(), free_port()
+    text = (folder / "mirror.yaml").read_text().replace("0.0.0.0:5000", f"127.0.0.1:{port}")
+    text = text.replace("anonymous: none", "anonymous: pull")  # else there is no token to be had
+    (folder / "mirror.yaml").write_text(f"{text}\nmetrics: {{listen: 127.0.0.1:{metrics}}}\nworkers: 1\n")
+    served = Mirror(tmp_path / "m", {"tls": {}})
+    served.command = [sys.executable, "-m", "mirror", "serve", "--config", str(folder / "mirror.yaml")]
+    served.address = f"127.0.0.1:{port}"
+    served.start()
+    try:
+        trusting = ssl.create_default_context(cafile=str(folder / "ca.crt"))
+        connection = http.client.HTTPSConnection("localhost", port, context=trusting, timeout=20)
+        connection.request("GET", "/v2/")
+        answer = connection.getresponse()
+        challenge = 'Bearer realm="https://mirror.lab:5000/token",service="mirror.lab:5000"'
+        assert (answer.status, answer.getheader("WWW-Authenticate")) == (401, challenge)
+        connection.close()
     finally:
         served.stop()
 
