@@ -48,11 +48,15 @@ upstreams:
 # offline: true                               # behind a gap: nobody is asked, what was loaded is served
 
 clients:
-  # pull: whoever reaches this port may pull what the pull secret can. none: only those who log in.
+  # Nothing is pulled without a login; the update graph and release signatures alone need none (releases.public).
   anonymous: none
   htpasswd: htpasswd                          # mirror user add NAME
   rules:                                      # robots need none: mirror token create NAME
     - {{who: {user}, repositories: ["**"], may: [pull, push, delete]}}
+    # This rule has every name, so whoever else is to pull needs one, too. Another user:
+    # - {{who: NAME, repositories: ["**"], may: [pull]}}
+    # Whoever reaches this port, who then may pull what the pull secret can:
+    # - {{who: anonymous, repositories: ["**"], may: [pull]}}
 
 storage:
   path: {store}

@@ -19,6 +19,8 @@ from cryptography import x509
 
 from mirror.cli import main
 from mirror.config import load
+from mirror.registry.access import Access
+from mirror.registry.clients import ANONYMOUS, Principal
 from tests.tools.mirror import Mirror
 from tests.tools.processes import free_port
 
@@ -110,6 +112,25 @@ def test_what_it_wrote_serves_over_tls_to_its_user_and_to_nobody_else(begun, tmp
             connection.close()
     finally:
         served.stop()
+
+
+def test_the_rules_that_it_shows_do_what_it_says(begun):
+    _, folder = begun
+    written = (folder / "mirror.yaml").read_text()
+
+    def pulling(text: str) -> set[str]:
+        (folder / "mirror.yaml").write_text(text)
+        clients = load(folder / "mirror.yaml").clients
+        access = Access(clients.anonymous, clients.rules)
+        people = [ANONYMOUS, *(Principal(name, "user") for name in ("admin", "NAME", "other"))]
+        assert access.may(people[1], "push", "apps/a")
+        assert not any(access.may(one, "push", "apps/a") for one in people if one.name != "admin")
+        return {one.name for one in people if access.may(one, "pull", "quay.io/org/app")}
+
+    assert pulling(written) == {"admin"}
+    assert pulling(written.replace("# - {who: NAME", "- {who: NAME")) == {"admin", "NAME"}
+    everybody = pulling(written.replace("# - {who: anonymous", "- {who: anonymous"))
+    assert everybody == {"anonymous", "admin", "NAME", "other"}
 
 
 @pytest.mark.parametrize(
