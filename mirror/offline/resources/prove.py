@@ -19,10 +19,8 @@ from mirror.offline.resources.clients import Place, Rule
 from mirror.offline.resources.cluster import in_api
 from mirror.offline.resources.entries import RELEASE_KINDS, Entry, images, is_tagged, make_entries
 from mirror.offline.resources.paths import CA, CONTAINERD, IDMS, INSTALL_CONF, INSTALL_CONFIG, ITMS, NODES, SIGNATURES
-from mirror.offline.resources.site import Site
+from mirror.offline.resources.site import PROBE, Site
 from mirror.offline.resources.tree import Resources
-
-_PROBE = "library/probe"  # stands for whatever is pulled through a host that no plan speaks of
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +68,7 @@ def _wanted(plans: Sequence[tuple[str, Plan]], site: Site) -> list[_Wanted]:
 
 
 def _probe(entry: Entry) -> _Wanted:
-    below = f"/{_PROBE}" if entry.is_host else ""
+    below = f"/{PROBE}" if entry.is_host else ""
     return _Wanted(entry.source + below, entry.name + below, not entry.is_host, entry.is_host, False, probe=True)
 
 

@@ -11,12 +11,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from mirror.config import DOCKER_HUB_SYNONYMS, Config, is_loopback, split_listen
-from mirror.config.access import anybody_enters
+from mirror.config.access import Readers, anybody_enters
 from mirror.config.addresses import UNIX, parse_host_and_port
 from mirror.config.values import SpellingError
 from mirror.errors import ConfigurationError, Problem
 
 HUB = "docker.io"
+PROBE = "library/probe"  # stands for whatever is pulled through a host that no plan speaks of
 _HUB_URL = "https://registry-1.docker.io"
 # What the API takes as `mirrors` (openshift/api, config/v1, ImageMirror): letters, digits and dashes, no IPv6 address.
 _API_HOST = re.compile(
@@ -169,8 +170,10 @@ class Site:
 
     @property
     def needs_login(self) -> bool:
-        """Whether clients must log in to pull."""
-        return self.config.clients.anonymous == "none"
+        """Whether clients must log in to pull what no narrower rule singles out, be it of one upstream alone."""
+        readers = Readers(self.config.clients.anonymous, self.config.clients.rules)
+        # Behind a gap no upstream need be configured: sets have the names of hosts all the same.
+        return not all(readers.anybody(f"{key}/{PROBE}") for key in self.config.upstreams or (HUB,))
 
     @property
     def gives_graph(self) -> bool:

@@ -380,6 +380,19 @@ def test_the_pull_secret_has_an_entry_for_each_registry(tmp_path: Path) -> None:
     anonymous = auths(site(tmp_path, REGISTRY, "http://10.0.0.1:5000"))
     assert set(anonymous) == {REGISTRY, "10.0.0.1:5000"}
     assert all(base64.b64decode(one["auth"]).count(b":") == 1 for one in anonymous.values())
+    everybody = {"who": "anonymous", "repositories": ["**"], "may": ["pull"]}
+    admin = {"who": "admin", "repositories": ["**"], "may": ["pull", "push"]}
+    apps = {"who": "admin", "repositories": ["apps/**"], "may": ["push"]}
+    for clients, asked in (
+        ({"anonymous": "none", "rules": [admin, everybody]}, False),
+        ({"anonymous": "pull", "rules": [apps]}, False),
+        ({"anonymous": "pull", "rules": [admin]}, True),  # a name in a rule is outside anonymous
+        ({"anonymous": "none", "rules": [admin]}, True),
+    ):
+        for upstreams in (CONNECTED, {}):
+            guarded = made(site(tmp_path, document={**upstreams, "clients": clients}), release_plan())
+            assert (b"BASE64-OF-USER:PASSWORD" in guarded.files["install/install-config.part.yaml"]) is asked
+            assert (b"global pull secret" in guarded.files["README.md"]) is asked
     closed = site(tmp_path, document={**CONNECTED, "clients": {"anonymous": "none"}})
     placeholder = auths(closed)[REGISTRY]["auth"]
     with pytest.raises(ValueError):
