@@ -43,8 +43,12 @@ def bind_each(
     patience: float = 5.0,
     adopted: Iterable[socket.socket] = (),
     held: Mapping[str, Sequence[socket.socket]] = MappingProxyType({}),
+    keys: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, list[socket.socket]]:
-    """Return what `bind` does, by address; addresses that are `held` already keep the sockets that they have."""
+    """Return what `bind` does, by address; addresses that are `held` already keep the sockets that they have.
+
+    `keys` says of an address which key of the configuration names it, where that is not `listen`.
+    """
     deadline = time.monotonic() + patience
     wildcard_v4 = {address.rpartition(":")[2] for address in addresses if address.startswith("0.0.0.0:")}
     theirs = {_name(sock): sock for sock in adopted if sock.fileno() >= 0}
@@ -56,12 +60,14 @@ def bind_each(
                 opened[address] = list(held[address])
                 continue
             found = opened.setdefault(address, [])
-            for family, where in _resolve(address):
+            key = keys.get(address, "listen")
+            for family, where in _resolve(address, key):
                 known = theirs.get(where)
                 if known is not None:
                     found.append(known)
                     continue
-                sock = _open(address, family, where, deadline, dual=address.rpartition(":")[2] not in wildcard_v4)
+                dual = address.rpartition(":")[2] not in wildcard_v4
+                sock = _open(address, key, family, where, deadline, dual=dual)
                 if sock is not None:
                     found.append(sock)
                     fresh.append(sock)
@@ -94,7 +100,7 @@ def close(listeners: Iterable[socket.socket]) -> None:
             Path(path).unlink(missing_ok=True)
 
 
-def _resolve(address: str) -> list[tuple[int, tuple[str, int] | str]]:
+def _resolve(address: str, key: str) -> list[tuple[int, tuple[str, int] | str]]:
     if address.startswith(_UNIX):
         return [(socket.AF_UNIX, address.removeprefix(_UNIX))]
     host, _, port = address.rpartition(":")
@@ -102,7 +108,7 @@ def _resolve(address: str) -> list[tuple[int, tuple[str, int] | str]]:
     try:
         found = socket.getaddrinfo(host or _everywhere(), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, ValueError) as error:
-        raise _problem("listen-address", f"{address} is no address to listen on", "write host:port") from error
+        raise _problem("listen-address", f"{address} is no address to listen on", key, "write host:port") from error
     return [(family, (str(where[0]), int(where[1]))) for family, _, _, _, where in found]
 
 
@@ -115,7 +121,7 @@ def _everywhere() -> str:
 
 
 def _open(
-    address: str, family: int, where: tuple[str, int] | str, deadline: float, *, dual: bool
+    address: str, key: str, family: int, where: tuple[str, int] | str, deadline: float, *, dual: bool
 ) -> socket.socket | None:
     """Bind and listen; None for a family of a host name that this machine does not have."""
     told = False
@@ -137,7 +143,7 @@ def _open(
             if error.errno in _NO_FAMILY and address.startswith("localhost:"):
                 return None
             if error.errno not in _PASSING or time.monotonic() >= deadline:
-                raise _explain(address, where, error) from error
+                raise _explain(address, key, where, error) from error
             if not told:
                 told = True
                 _log.warning("listen_waiting", address=address, why=error.strerror)
@@ -175,17 +181,19 @@ def _answers(path: str) -> bool | None:
     return True
 
 
-def _explain(address: str, where: tuple[str, int] | str, error: OSError) -> ConfigurationError:
+def _explain(address: str, key: str, where: tuple[str, int] | str, error: OSError) -> ConfigurationError:
     if error.errno == errno.EADDRINUSE:
-        if isinstance(where, str):
-            return _problem("address-in-use", f"{address} is in use", f"see who listens there: ss -xlp src {where}")
-        who = _holder(where[1])
-        look = f"see who listens there: ss -ltnp sport = :{where[1]}"
-        return _problem("address-in-use", f"{address} is in use{who}", "end it or change listen" if who else look)
+        who = "" if isinstance(where, str) else _holder(where[1])
+        look = f"ss -xlp src {where}" if isinstance(where, str) else f"ss -ltnp sport = :{where[1]}"
+        remedy = f"end it, or change {key}" if who else f"see who listens there ({look}), or change {key}"
+        return _problem("address-in-use", f"{address} is in use{who}", key, remedy)
     if error.errno == errno.EACCES and isinstance(where, tuple) and where[1] < 1024:
         remedy = "use a port from 1024 on, or let systemd open it (mirror.socket)"
-        return _problem("address-denied", f"{address} needs a privilege that this user lacks", remedy)
-    return _problem("listen-address", f"cannot listen on {address}: {error.strerror}", "change listen")
+        return _problem("address-denied", f"{address} needs a privilege that this user lacks", key, remedy)
+    if error.errno == errno.EADDRNOTAVAIL:
+        what = f"cannot listen on {address}: this host has no such address"
+        return _problem("listen-address", what, key, f"change {key} to one of those that `ip address` shows")
+    return _problem("listen-address", f"cannot listen on {address}: {error.strerror}", key, f"change {key}")
 
 
 def _unnamed(where: tuple[str, int] | str) -> ConfigurationError:
@@ -196,11 +204,13 @@ def _unnamed(where: tuple[str, int] | str) -> ConfigurationError:
         else f"{f'[{where[0]}]' if ':' in where[0] else where[0]}:{where[1]}"
     )
     what = f"the service manager has opened {shown}, which `listen` does not name"
-    return _problem("socket-unnamed", what, f"write `listen: {shown}`, or mend ListenStream= in mirror.socket")
+    return _problem(
+        "socket-unnamed", what, "listen", f"write `listen: {shown}`, or mend ListenStream= in mirror.socket"
+    )
 
 
-def _problem(code: str, what: str, remedy: str) -> ConfigurationError:
-    return ConfigurationError([Problem(code, what, "listen", remedy)])
+def _problem(code: str, what: str, key: str, remedy: str) -> ConfigurationError:
+    return ConfigurationError([Problem(code, what, key, remedy)])
 
 
 def _holder(port: int) -> str:

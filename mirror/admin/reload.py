@@ -70,7 +70,7 @@ class Preparation:
 
     def bind(self, config: Config) -> None:
         """Open what a configuration listens on, waiting for ports in use. Raises ConfigurationError."""
-        self._held = listeners.bind_each(_addresses(config), adopted=self._adopted)
+        self._held = listeners.bind_each(_addresses(config), adopted=self._adopted, keys=_keys(config))
 
     def close(self) -> None:
         """Close what `bind` opened."""
@@ -91,7 +91,9 @@ class Preparation:
         self._refuse_what_would_be_lost(config)
         # What it still listens on when it was given up again is closed by then, and opened anew.
         known = {address: found for address, found in self._held.items() if all(one.fileno() >= 0 for one in found)}
-        held = listeners.bind_each(_addresses(config), patience=0.0, adopted=self._adopted, held=known)
+        held = listeners.bind_each(
+            _addresses(config), patience=0.0, adopted=self._adopted, held=known, keys=_keys(config)
+        )
         try:
             crew = self._crew(config, held)
         except BaseException:
@@ -154,6 +156,10 @@ class Preparation:
 def _addresses(config: Config) -> list[str]:
     metrics = [config.metrics.listen] if config.metrics.listen else []
     return [*config.listen, *metrics]
+
+
+def _keys(config: Config) -> dict[str, str]:
+    return {config.metrics.listen: "metrics.listen"} if config.metrics.listen else {}
 
 
 def digest_of(path: Path | None) -> str:

@@ -134,8 +134,29 @@ def test_an_adopted_socket_is_not_bound_again(opened):
 
 def test_a_low_port_says_what_would_help():
     error = PermissionError(13, "Permission denied")
-    assert "1024" in str(listeners._explain("127.0.0.1:443", ("127.0.0.1", 443), error))
-    assert os.strerror(13) in str(listeners._explain("unix:/x", "/x", error))
+    assert "1024" in str(listeners._explain("127.0.0.1:443", "listen", ("127.0.0.1", 443), error))
+    assert os.strerror(13) in str(listeners._explain("unix:/x", "listen", "/x", error))
+
+
+def test_each_fault_names_the_key_whose_address_it_is(tmp_path):
+    (tmp_path / "file").write_text("precious")
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        faults = {
+            f"127.0.0.1:{holder.getsockname()[1]}": "in use",
+            "192.0.2.1:9000": "this host has no such address",
+            "nowhere.invalid:9000": "no address to listen on",
+            f"unix:{tmp_path}/file": "in use",
+            f"unix:{tmp_path}/no/folder": os.strerror(2),
+        }
+        for address, what in faults.items():
+            with pytest.raises(ConfigurationError, match=what) as caught:
+                bind_each(["127.0.0.1:0", address], patience=0, keys={address: "metrics.listen"})
+            (problem,) = caught.value.problems
+            assert problem.where == "metrics.listen"
+            assert "change listen" not in problem.remedy
+            with pytest.raises(ConfigurationError, match=what) as caught:
+                bind_each([address], patience=0)
+            assert caught.value.problems[0].where == "listen"
 
 
 def test_what_is_held_stays_and_the_rest_is_opened(opened, tmp_path):

@@ -383,6 +383,16 @@ def test_a_port_in_use_is_tried_for_five_seconds_and_then_named(make: Make) -> N
     assert status(mirror)["pid"] == mirror.pid
 
 
+def test_the_port_of_metrics_in_use_is_named_as_that_of_metrics(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        taken = f"127.0.0.1:{holder.getsockname()[1]}"
+        mirror = Mirror(tmp_path, {"metrics": {"listen": taken}})
+        found = run(mirror, "serve")
+        assert found.returncode == 78
+        assert f"metrics.listen: {taken} is in use by process {os.getpid()}" in found.stderr
+        assert "end it, or change metrics.listen\n" in found.stderr
+
+
 def test_a_port_that_becomes_free_in_time_is_taken(tmp_path: Path) -> None:
     mirror = Mirror(tmp_path, {"workers": 1})
     with socket.create_server(("127.0.0.1", int(mirror.address.rpartition(":")[2]))) as holder:
