@@ -81,7 +81,7 @@ def _progressing(facts: Facts) -> Condition:
         )
     if busy:
         return Condition("Progressing", True, "Syncing", f"a sync or load of {', '.join(busy)} is running")
-    if facts["store"]["index_rebuilding"]:
+    if facts["store"]["index_rebuilding"] and facts["housekeeping"] is not False:
         return Condition(
             "Progressing", True, "Indexing", "the index of use times is being rebuilt; pulls go on without it"
         )

@@ -202,9 +202,10 @@ class Status:
         }
         try:
             found["content_bytes"] = self._index.total()
-            found["index_rebuilding"] = self._index.needs_rebuild()
+            # Nobody rebuilds it where nothing can be written.
+            found["index_rebuilding"] = self._index.needs_rebuild() and not found["read_only"]
         except StoreError:
-            found |= {"content_bytes": None, "index_rebuilding": True}
+            found |= {"content_bytes": None, "index_rebuilding": False}
         try:
             found["pinned_bytes"] = self._pins.size()
             found |= {"promised_bytes": self._space.promised(), "promised_age": self._space.promised_age()}

@@ -131,16 +131,21 @@ def _work_lines(facts: dict[str, Any]) -> Iterator[str]:
     if fetches or facts["uploads"]:
         yield _row("under way", f"{count_text(len(fetches), 'download')}, {count_text(facts['uploads'], 'upload')}")
     for one in fetches[:_SHOWN]:
-        total = _size(one["size"]) if one["size"] is not None else "?"
-        yield _row(
-            "", f"{one['upstream']}/{one['repository']} {one['digest'][:19]}… {_size(one['received'])} of {total}"
-        )
+        yield _row("", _fetch(one))
     waiting = sum(facts["notifications"].values())
     if facts["notifications"]:
         yield _row("notifications", f"{waiting} waiting, for {count_text(len(facts['notifications']), 'webhook')}")
     keeps = {True: "done", False: "no worker does it", None: "not known yet"}[facts["housekeeping"]]
     yield _row("housekeeping", keeps)
     yield from _scrub_lines(facts["scrub"] or {})
+
+
+def _fetch(one: dict[str, Any]) -> str:
+    digest = f"{one['digest'][:19]}…"
+    if not one["upstream"]:
+        return f"{digest} upstream has not answered yet"
+    far = f"of {_size(one['size'])}" if one["size"] is not None else "so far, of a size that upstream does not say"
+    return f"{one['upstream']}/{one['repository']} {digest} {_size(one['received'])} {far}"
 
 
 def _scrub_lines(scrub: dict[str, Any]) -> Iterator[str]:

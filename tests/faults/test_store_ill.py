@@ -304,6 +304,7 @@ def _goes_read_only(root: Path) -> None:
         _serves_what_it_has(service, made)
         said = command(service, "status")
         assert "StoreUnwritable" in said.stdout, said
+        assert "rebuilt" not in said.stdout, said
         mount("-o", "remount,rw", root)
         push(service.address, "apps/a", image(10), "v10")
         soon_well(service)

@@ -24,7 +24,7 @@ from mirror.admin.page import AdminPage
 from mirror.admin.reload import Prepared, digest_of
 from mirror.admin.status import Status
 from mirror.config import load
-from mirror.errors import NameInvalid
+from mirror.errors import NameInvalid, StoreError
 from mirror.metrics import NOTIFICATIONS_WAITING
 from mirror.oci.digest import Digest
 from mirror.store import files
@@ -269,6 +269,32 @@ async def test_a_slow_store_does_not_keep_the_answer(
     last = await tell()
     assert last["looked"] > first["looked"]
     assert last["uploads"] == 1
+
+
+async def test_an_index_that_nobody_can_rebuild_is_not_said_to_be_rebuilt(
+    status: Callable[..., tuple[Status, Room, Board]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tell, room, _ = status()
+    with FileLock(room.layout.housekeeping_lock):
+        assert (await tell())["conditions"][1]["reason"] == "Indexing", "it is new"
+    with FileLock(room.layout.lock("another")):  # one that is held, so that it is seen which are not
+        found = await tell()
+    assert [one["reason"] for one in found["conditions"][1:]] == ["AsExpected", "HousekeepingIdle"]
+
+    def away(_: Index) -> int:
+        raise StoreError("the index cannot be used now")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "is_read_only", lambda _: True)
+        with FileLock(room.layout.housekeeping_lock):
+            found = await tell()
+        assert [(one["status"], one["reason"]) for one in found["conditions"][1:]] == [
+            (False, "AsExpected"),
+            (True, "StoreUnwritable"),
+        ]
+    monkeypatch.setattr(Index, "total", away)
+    with FileLock(room.layout.housekeeping_lock):
+        assert not (await tell())["conditions"][1]["status"]
 
 
 async def test_what_one_worker_told_its_siblings_know(

@@ -12,7 +12,7 @@ import pytest
 
 from mirror.admin.socket import connect
 from mirror.cli import asking
-from mirror.cli.status import status
+from mirror.cli.status import _work_lines, status
 from mirror.config import Config
 from mirror.errors import ConfigurationError, Problem
 
@@ -87,3 +87,20 @@ def test_busy_is_not_absent(
     assert said["problems"][0]["code"] == problem
     assert what in said["problems"][0]["what"]
     assert [one["code"] for one in said["problems"][1:]] == (["unknown-key"] if wrong is not None else [])
+
+
+@pytest.mark.parametrize(
+    ("fetch", "said"),
+    [
+        ({"upstream": "lab", "repository": "a/b", "size": 3 << 20, "received": 1 << 20},
+         f"lab/a/b sha256:{'a' * 12}… 1.0 MiB of 3.0 MiB"),
+        ({"upstream": "lab", "repository": "a/b", "size": None, "received": 1 << 20},
+         f"lab/a/b sha256:{'a' * 12}… 1.0 MiB so far, of a size that upstream does not say"),
+        ({"upstream": "", "repository": "", "size": None, "received": 0},
+         f"sha256:{'a' * 12}… upstream has not answered yet"),
+    ],
+)  # fmt: skip
+def test_what_is_not_known_of_a_download_is_said_in_words(fetch: dict[str, object], said: str) -> None:
+    fetches = [{"digest": f"sha256:{'a' * 64}", **fetch}]
+    facts = {"fetches": fetches, "uploads": 0, "notifications": {}, "housekeeping": True, "scrub": None}
+    assert [line.strip() for line in _work_lines(facts)][1] == said
