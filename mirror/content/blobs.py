@@ -18,8 +18,8 @@ from mirror.content.answers import (
     why_not_kept,
 )
 from mirror.content.coalesce import Coalesced
-from mirror.content.fetch import CLIENT_PATIENCE, Fetcher
-from mirror.content.fill import ELSEWHERE, HOLD_BACK, Fill, FillGoneError
+from mirror.content.fetch import CLIENT_PATIENCE, Fetcher, Joined
+from mirror.content.fill import ELSEWHERE, HOLD_BACK, FillGoneError
 from mirror.content.members import MayPull, Members, nobody, not_here
 from mirror.content.readers import GrowingFile, WholeFile
 from mirror.content.through import Chunks, pass_range, pass_whole
@@ -141,7 +141,7 @@ class Blobs:
         growing = await self._fetcher.growing(digest)
         if growing is not None:
             await self._admit(target, digest, may_pull)
-            return BlobHead(growing, "JOINED", target.upstream)
+            return BlobHead(growing.size, "HIT" if growing.verified else "JOINED", target.upstream)
         return await self._head_upstream(target, digest)
 
     async def _head_upstream(self, target: Target, digest: Digest) -> BlobHead:
@@ -179,10 +179,11 @@ class Blobs:
             under_way = self._fetcher.find(digest)
             if not own and under_way is not None and under_way.source.place != source.place:
                 await self._members.prove(client, target, digest)
-            fill, began = self._fetcher.join(digest, source)
+            joined = self._fetcher.join(digest, source)
+            elsewhere = joined.fill.source.place != source.place
             try:
-                async with asyncio.timeout(ELSEWHERE if fill.source.place != source.place else None):
-                    return await self._from_fill(fill, began, source, wanted)
+                async with asyncio.timeout(ELSEWHERE if elsewhere else None):
+                    return await self._from_fill(joined, source, wanted)
             except TimeoutError:
                 return await self._pass_whole(source, digest, wanted, "another source is slow")
             except FillGoneError:
@@ -193,7 +194,7 @@ class Blobs:
                 return await self.around(target, digest, wanted, error)
             except (UpstreamError, NotHere):
                 # What ended somebody else's fetch, for their repository, does not end ours.
-                if began or fill.source.place == source.place or attempt == _ATTEMPTS - 1:
+                if joined.began or not elsewhere or attempt == _ATTEMPTS - 1:
                     raise
         raise NotYet(f"{digest} cannot be had now", "ask again")
 
@@ -229,38 +230,40 @@ class Blobs:
             raise
         return cut(self._hit(digest, found, target), wanted)
 
-    async def _from_fill(self, fill: Fill, began: bool, source: Source, wanted: ByteRange | None) -> BlobAnswer:
+    async def _from_fill(self, joined: Joined, source: Source, wanted: ByteRange | None) -> BlobAnswer:
+        fill = joined.fill
         if wanted is None:
             await self._fetcher.opened(fill)
-            return self._growing(fill, began, source)
+            return self._growing(joined, source)
         await self._fetcher.opened(fill, wanted)
         if fill.total is None:
             # Without a total there is no valid Content-Range (protocol: moby reads no `*`): send the whole.
-            return self._growing(fill, began, source)
+            return self._growing(joined, source)
         span = wanted.resolve(fill.total)
         if span is None:
             raise RangeUnsatisfiable(fill.total)
         start, stop = span
         if start == 0 or stop <= fill.written:
-            return self._growing_range(fill, began, source, start, stop)
-        return self._ahead(fill, began, source, start, stop)
+            return self._growing_range(joined, source, start, stop)
+        return self._ahead(joined, source, start, stop)
 
-    def _growing_range(self, fill: Fill, began: bool, source: Source, start: int, stop: int) -> BlobAnswer:
+    def _growing_range(self, joined: Joined, source: Source, start: int, stop: int) -> BlobAnswer:
         # What is held back is what would make an answer the whole blob: a range may end at once.
-        answer = self._growing(fill, began, source, held=(start, stop) == (0, fill.total))
+        answer = self._growing(joined, source, held=(start, stop) == (0, joined.fill.total))
         answer.start, answer.stop = start, stop
         if stop != answer.total:
             answer.divert = None  # what is passed through is checked by its end, which is not asked for
         return answer
 
-    def _ahead(self, fill: Fill, began: bool, source: Source, start: int, stop: int) -> BlobAnswer:
+    def _ahead(self, joined: Joined, source: Source, start: int, stop: int) -> BlobAnswer:
+        fill = joined.fill
         ahead = Ahead(fill, GrowingFile(fill, self._cache, self._readers, held=False), source, start, stop)
-        cache: Cache = "BYPASS" if ahead.passes else _cache(fill, began)
+        cache: Cache = "BYPASS" if ahead.passes else joined.cache
         chunks = Chunks(ahead.pieces(), ahead.release)
         return BlobAnswer(fill.total, start, stop, cache, chunks=chunks, upstream=source.target.upstream, why="range")
 
-    def _growing(self, fill: Fill, began: bool, source: Source, *, held: bool = True) -> BlobAnswer:
-        cache = _cache(fill, began)
+    def _growing(self, joined: Joined, source: Source, *, held: bool = True) -> BlobAnswer:
+        fill, cache = joined.fill, joined.cache
         if fill.whole:
             self._used(fill.digest, fill.written)
         # Without a total there is nothing to go on with.
@@ -335,10 +338,6 @@ class Blobs:
         if client is None or self._offline:
             raise not_here(target, digest)
         return client
-
-
-def _cache(fill: Fill, began: bool) -> Cache:
-    return "MISS" if began and fill.ours else "JOINED"
 
 
 def cut(answer: BlobAnswer, wanted: ByteRange | None) -> BlobAnswer:

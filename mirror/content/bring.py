@@ -177,7 +177,7 @@ class Bring:
                     raise not_here_and_offline(str(digest))
                 raise NotHere(f"{digest} is not here, and no upstream takes {target.name}")
             source = Source(client, target, size, known=True)
-            fill, began = self._fetcher.join(digest, source)
+            fill, began, _ = self._fetcher.join(digest, source)
             try:
                 await fill.finished()
             except (UpstreamNotFound, UpstreamDenied) as error:

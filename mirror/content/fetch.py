@@ -7,7 +7,7 @@ from collections import Counter
 from typing import NamedTuple
 
 from mirror import metrics
-from mirror.content.answers import ByteRange
+from mirror.content.answers import ByteRange, Cache
 from mirror.content.fill import Fill
 from mirror.content.workshop import Source, Workshop
 from mirror.errors import NotYet
@@ -18,10 +18,25 @@ CLIENT_PATIENCE = 18.0  # seconds: every client falls through to its next mirror
 
 
 class Joined(NamedTuple):
-    """A fill, and whether this request began it."""
+    """A fill, whether this request began it, and whether all of it was here and verified by then."""
 
     fill: Fill
     began: bool
+    verified: bool
+
+    @property
+    def cache(self) -> Cache:
+        """What X-Cache says of an answer from it."""
+        if self.verified or self.fill.was_whole:
+            return "HIT"
+        return "MISS" if self.began and self.fill.ours else "JOINED"
+
+
+class Growing(NamedTuple):
+    """A blob that is being filled: its size in bytes, and whether all of it is here and verified by now."""
+
+    size: int
+    verified: bool
 
 
 class Fetcher:
@@ -44,13 +59,13 @@ class Fetcher:
         """Return the fill of `digest`, begun from `source` if nobody has one."""
         fill = self.find(digest)
         if fill is not None:
-            return Joined(fill, False)
+            return Joined(fill, False, fill.whole)
         fill = Fill(digest, source, self._shop)
         self._fills[digest] = fill
         fill.task = asyncio.create_task(fill.run(), name=f"fill {digest}")
         fill.task.add_done_callback(lambda _: self._ended(digest, fill))
         self._count(fill, 1)
-        return Joined(fill, True)
+        return Joined(fill, True, verified=False)
 
     async def opened(self, fill: Fill, wanted: ByteRange | None = None) -> None:
         """Wait until the headers of `fill` may go out, or `wanted` of it is here.
@@ -65,14 +80,17 @@ class Fetcher:
                 f"{fill.digest} is being fetched and upstream has not answered yet", "ask again: the fetch goes on"
             ) from None
 
-    async def growing(self, digest: Digest) -> int | None:
-        """Return the size of a blob that is being filled, here or by another process; None where nobody fills it."""
+    async def growing(self, digest: Digest) -> Growing | None:
+        """Return what is known of a blob that is being filled, here or by another process.
+
+        None where nobody fills it, or its size is not known.
+        """
         fill = self.find(digest)
         if fill is not None and fill.opened:
-            return fill.total
+            return Growing(fill.total, fill.whole) if fill.total is not None else None
         return await self._shop.writers.run(self._filled_elsewhere, digest)
 
-    def _filled_elsewhere(self, digest: Digest) -> int | None:
+    def _filled_elsewhere(self, digest: Digest) -> Growing | None:
         part = Part.open(self._shop.layout, digest, create=False)
         if part is None:
             return None
@@ -80,7 +98,7 @@ class Fetcher:
             note = part.note()
             if note is None or note.boot != self._shop.boot or part.try_lock():
                 return None
-            return note.size
+            return Growing(note.size, part.status[1]) if note.size is not None else None
         finally:
             part.close()
 

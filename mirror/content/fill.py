@@ -66,6 +66,7 @@ class Fill:
         self.total: int | None = None
         self.error: MirrorError | None = None
         self.ours = False  # this process downloads, or did
+        self.was_whole = False  # all bytes were here and verified before it began
         self.task: asyncio.Task[None] | None = None
         self._shop = shop
         self._permitted = source.known
@@ -350,6 +351,7 @@ class Fill:
         """Watch a part that another process fills. True: its lock is ours now. False: it ended, or it went away."""
         loop = asyncio.get_running_loop()
         quiet_since = loop.time()
+        waited = False
         while True:
             size, marked, grown = part.status
             now = loop.time()
@@ -360,8 +362,8 @@ class Fill:
                     raise UpstreamInvalid(f"the download of {self.digest} was started again", "ask again")
                 self.grow(size)
                 quiet_since = now
-            if marked:
-                self._finished(part)
+            if marked and self._finished(part) and not waited:
+                self.was_whole = True
             if now - quiet_since > _TRY_LOCK_AFTER or marked:
                 if part.try_lock():
                     return True
@@ -369,6 +371,7 @@ class Fill:
                     return False
                 quiet_since = now
             await asyncio.sleep(_POLL if now - quiet_since < _TRY_LOCK_AFTER / 2 and not marked else _POLL_QUIET)
+            waited = True
 
     async def _learn(self, part: Part, size: int, grown: float) -> None:
         """Read the note of another process's download: a part of another boot is not read before it is recovered."""
@@ -397,6 +400,7 @@ class Fill:
         """Fill a part whose lock is held, from where it ends; commit it. False if there was nothing to fill."""
         shop = self._shop
         if await self._adopt():
+            self.was_whole = True
             await shop.writers.complete(self._drop_stray)
             return True
         size, marked, note = 0, False, None
@@ -411,7 +415,7 @@ class Fill:
         hasher = self.digest.hasher()
         if marked:
             self.total = self._written = size
-            self._opened = self._marked = True
+            self._opened = self._marked = self.was_whole = True
             self.wake()
         else:
             if size:

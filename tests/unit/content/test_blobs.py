@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -342,6 +343,64 @@ async def test_head_fetches_nothing(make_room: Callable[..., Room], upstream: Sc
     head = await room.content.blob_head(LAB, digest)
     assert (head.size, head.cache) == (1000, "HIT")
     assert upstream.count("blob", "HEAD") == 1
+
+
+@contextmanager
+def commits_held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Let no verified part get its name; the event is set when one waits for it."""
+    waits, goes_on = threading.Event(), threading.Event()
+    commit = Part.commit
+
+    def late(part: Part) -> None:
+        waits.set()
+        assert goes_on.wait(20)
+        commit(part)
+
+    monkeypatch.setattr(Part, "commit", late)
+    try:
+        yield waits
+    finally:
+        goes_on.set()
+
+
+@pytest.mark.parametrize("wanted", [None, ByteRange(0, 99), ByteRange(MIB, None)])
+async def test_what_was_verified_when_a_request_came_is_a_hit(
+    make_room: Callable[..., Room],
+    upstream: ScriptedRegistry,
+    monkeypatch: pytest.MonkeyPatch,
+    wanted: ByteRange | None,
+) -> None:
+    """In this process and in another one, though the file has not got its name yet."""
+    room, other = make_room(), make_room()
+    content = noise(2 * MIB)
+    digest = Digest.parse(upstream.add_blob("team/app", content))
+    part = content if wanted is None else content[slice(*wanted.resolve(len(content)))]  # type: ignore[misc]
+    with commits_held(monkeypatch) as waits:
+        assert await get(room, digest) == ("MISS", content)
+        assert await asyncio.to_thread(waits.wait, 20)
+        assert room.stored() == set()
+        for one in (room, other):
+            assert (await one.content.blob_head(LAB, digest)).cache == "HIT"
+            assert await get(one, digest, wanted) == ("HIT", part)
+    await settled(room)
+    assert upstream.count("blob", "GET") == 1
+
+
+async def test_what_a_killed_process_had_verified_is_a_hit(
+    make_room: Callable[..., Room], upstream: ScriptedRegistry
+) -> None:
+    room = make_room()
+    content = noise(MIB)
+    digest = Digest.parse(upstream.add_blob("team/app", content))
+    left = Part.open(room.layout, digest, create=True)
+    assert left is not None
+    assert left.try_lock()
+    left.write_note(PartNote(len(content), "lab", "team/app", boot_id()))
+    left.append(0, [content], digest.hasher())
+    left.mark()
+    left.close()
+    assert await get(room, digest) == ("HIT", content)
+    assert upstream.count("blob", "GET") == 0
 
 
 async def test_a_blob_evicted_the_moment_it_is_committed_is_read_to_its_end(
