@@ -43,11 +43,10 @@ _WORD = re.compile(r"[0-9A-Za-z:.-]*").fullmatch
 def configure(level: str = "info", format: str = "logfmt", sink: Sink | None = None) -> Sink:  # noqa: A002 - the key's name
     """Set up structlog and the standard library's loggers; return the sink that all lines go to (stderr by default)."""
     sink = sink if sink is not None else Sink()
-    console = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), sort_keys=False, timestamp_key="time")
     tails: dict[str, list[structlog.typing.Processor]] = {
         "logfmt": [_render_logfmt],
         "json": [_render_json],
-        "console": [_escape_values, console],
+        "console": [_escape_values, _console()],
     }
     structlog.configure(
         processors=[
@@ -211,6 +210,10 @@ class _LoggerFactory:
     debug = info = warning = error = critical = exception = log = msg = line
 
 
+def _console() -> structlog.dev.ConsoleRenderer:
+    return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), sort_keys=False, timestamp_key="time")
+
+
 def _render_json(_logger: object, _method: str, event: _Event) -> str:
     return json.dumps({**_head(event), **event}, default=str)
 
@@ -249,12 +252,14 @@ class RequestLog:
     """One line for each request, formatted in one go; nothing on this path waits, locks or goes through structlog.
 
     What a client chose is shortened, redacted and quoted, so that it can neither forge a line nor carry a secret.
+    `console`, which is for a person and not for a crowd, is laid out as structlog does it for every other line.
     """
 
     def __init__(self, sink: Sink, format: str = "logfmt", level: str = "info") -> None:  # noqa: A002 - the key's name
         self.enabled = _LEVELS[level] <= logging.INFO
         self._write = sink.write
         self._json = format == "json"
+        self._console = _console() if format == "console" else None
         self._mark = '"' if self._json else ""
         self._known: dict[str, str] = {}
         self._digests: dict[str, str] = {}
@@ -302,12 +307,21 @@ class RequestLog:
                 f'"name":{name},"digest":{digest},"status":{status},"bytes":{bytes},"seconds":{seconds:.6f},'
                 f'"cache":"{cache}","upstream":"{upstream}","why":{why},"agent":{agent}}}\n'
             )
-        else:
+        elif self._console is None:
             self._write(
                 f"time={stamp} level=info event=request id={id} client={client} method={method} name={name} "
                 f"digest={digest} status={status} bytes={bytes} seconds={seconds:.6f} cache={cache} "
                 f"upstream={upstream} why={why} agent={agent}\n"
             )
+        else:
+            fields = {
+                "time": f"{self._stamp}.{int((now - second) * 1e6):06d}Z",  # as long as in other lines
+                "level": "info", "event": "request", "id": id, "client": client, "method": method, "name": name,
+                "digest": digest, "status": status, "bytes": bytes, "seconds": f"{seconds:.6f}", "cache": cache,
+                "upstream": upstream, "why": why, "agent": agent,
+            }  # fmt: skip
+            said = {key: value for key, value in fields.items() if value != ""}
+            self._write(f"{self._console(None, 'info', said)}\n")
 
     def _quote(self, value: str) -> str:
         # The longest value that a client can send is a header's 8 KiB; what is remembered of it is its beginning.
@@ -332,4 +346,6 @@ class RequestLog:
         if is_harmless(value):
             return f"{self._mark}{value}{self._mark}"
         value = redact(value[: _LONGEST + 3])
+        if self._console is not None:
+            return escape(value)  # it puts quotes where they are needed
         return json.dumps(value) if self._json else _quote(value)

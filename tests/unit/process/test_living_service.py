@@ -383,6 +383,19 @@ def test_a_port_in_use_is_tried_for_five_seconds_and_then_named(make: Make) -> N
     assert status(mirror)["pid"] == mirror.pid
 
 
+def test_a_console_is_told_of_requests_as_of_everything_else(make: Make) -> None:
+    mirror = make({"log": {"format": "console"}})
+    assert mirror.get("/v2/", headers={"User-Agent": "a b"})[0] == 200
+    mirror.stop()
+    lines = mirror.log.splitlines()
+    (request,) = [line for line in lines if "name=/v2/ " in line]
+    (starting,) = [line for line in lines if "] starting " in line]
+    assert request.index("] request ") == starting.index("] starting ")
+    assert " status=200 " in request
+    assert request.endswith(" agent='a b'")
+    assert "event=" not in mirror.log
+
+
 def test_the_port_of_metrics_in_use_is_named_as_that_of_metrics(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         taken = f"127.0.0.1:{holder.getsockname()[1]}"

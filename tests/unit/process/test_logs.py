@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import ast
 import asyncio
 import json
 import logging
 import os
+import re
 import select
 import signal
 import subprocess
@@ -133,7 +135,8 @@ def test_no_canary_reaches_a_line(form, tmp_path, said):
         for text in TEXTS:
             line(requests, name=text, agent=text, why=text, id=text, digest=text, client=text, method=text)
         text = (tmp_path / "log").read_text()
-    assert text.count("event=request" if form != "json" else '"event":"request"') == len(TEXTS)
+    shown = {"logfmt": " event=request ", "json": '"event":"request"', "console": " [info     ] request "}
+    assert text.count(shown[form]) == len(TEXTS)
     assert text.count("raised") == len(TEXTS)
     assert CANARY not in text
     assert JWT not in text
@@ -156,7 +159,7 @@ FORGERIES = [
 
 
 @pytest.mark.parametrize("forgery", FORGERIES)
-@pytest.mark.parametrize("form", ["logfmt", "json"])
+@pytest.mark.parametrize("form", ["logfmt", "json", "console"])
 def test_a_client_forges_no_line(forgery, form, tmp_path, said):
     with (tmp_path / "log").open("w+") as file:
         sink = logs.configure("info", form, Sink(file.fileno()))
@@ -172,11 +175,36 @@ def test_a_client_forges_no_line(forgery, form, tmp_path, said):
         assert (fields["event"], fields["status"]) == ("request", 200)
         assert fields["name"] == fields["agent"] == fields["id"] == forgery
         assert json.loads(event)["said"] == forgery
+    elif form == "console":
+        said = event.partition(" said=")[2]
+        assert (ast.literal_eval(said) if said[0] in "\"'" else said) == escape(forgery)
+        head, _, rest = request.partition(" id=")
+        assert re.fullmatch(r"\S+Z \[info     \] request +", head)
+        assert rest == (
+            f"{said} client=10.0.0.1 method={said} name={said} digest={said} status=200 bytes=5 seconds=0.001200"
+            f" cache=HIT upstream=quay.io agent={said}"
+        )
     else:
         fields = logfmt(request)
         assert (fields["event"], fields["status"], fields["bytes"]) == ("request", "200", "5")
         assert fields["name"] == fields["agent"] == escape(forgery.replace("\\", "\\\\"))
         assert logfmt(event)["event"] == "event"
+
+
+def test_a_request_at_a_console_is_laid_out_as_every_other_line_and_says_nothing_empty(tmp_path):
+    with (tmp_path / "log").open("w+") as file:
+        sink = logs.configure("info", "console", Sink(file.fileno()))
+        log = logs.RequestLog(sink, "console")
+        line(log)
+        line(log, cache="", upstream="", status=404)
+        logs.get("test").info("event", said="x")
+        first, second, event = (tmp_path / "log").read_text().splitlines()
+    assert first.index(" request ") == event.index(" event ")
+    assert first.endswith(
+        "id=1f client=10.0.0.1 method=GET name=quay.io/a/b status=200 bytes=5 seconds=0.001200 cache=HIT "
+        "upstream=quay.io agent=cri-o/1.30"
+    )
+    assert second.endswith("name=quay.io/a/b status=404 bytes=5 seconds=0.001200 agent=cri-o/1.30")
 
 
 def logfmt(text):
