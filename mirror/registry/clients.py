@@ -15,7 +15,17 @@ _REMEMBERED = 4096
 
 
 class Scope(Protocol):
-    """What a robot was made for."""
+    """What a robot's token was made for."""
+
+    @property
+    def repositories(self) -> Sequence[str]:
+        """Patterns of the repositories it is for."""
+        ...
+
+    @property
+    def may(self) -> Sequence[Verb]:
+        """What it may do in them."""
+        ...
 
     def covers(self, verb: Verb, name: str) -> bool:
         """Tell whether that holds a verb on a repository, by its canonical name."""

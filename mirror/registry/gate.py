@@ -39,6 +39,7 @@ from mirror.registry.errors import Unauthorized, Unsupported
 from mirror.registry.logins import LoginRefused, Logins
 from mirror.registry.overlooked import Overlooked, Refusal, refusal_of, set_refusal
 from mirror.registry.patience import Patience
+from mirror.registry.robots import wider
 from mirror.registry.routes import Kind, Route
 
 Resolve = Callable[[str, str | None, str | None], Target]
@@ -62,6 +63,7 @@ _UNNAMED = frozenset({Kind.PING, Kind.GRAPH, Kind.SIGNATURE, Kind.NOWHERE, Kind.
 # What everybody may read where everybody may pull everything.
 _OPEN = frozenset({Kind.MANIFEST, Kind.BLOB, Kind.TAGS, Kind.REFERRERS, Kind.GRAPH, Kind.SIGNATURE, Kind.NOWHERE})
 _READS = frozenset({"GET", "HEAD"})
+_NO_RULE = "no rule allows it"
 _ACTIONS: Mapping[Verb, str] = {"pull": "pull", "push": "pull,push", "delete": "delete"}
 
 
@@ -232,12 +234,20 @@ class Gate:
         if principal.granted is not None and self._allows(replace(principal, granted=None), verb, name):
             challenge = self._bearer(request, scope, "insufficient_scope")
             return Unauthorized("the token was given for something else", "ask for one with this scope", challenge)
-        audit.refused(verb, principal.name, client, "no rule allows it", "" if name == CATALOG else name)
         if name == CATALOG:
+            audit.refused(verb, principal.name, client, _NO_RULE)
             return NotHere("there is nothing at this path")
+        made_for = principal.scope
+        if made_for is not None and not made_for.covers(verb, name):
+            remedy = wider(principal.name, made_for, verb, name)
+            audit.refused(verb, principal.name, client, "its token was made for less", name)
+        else:
+            # To pull: nobody is told that a rule would help, which would say that something is here.
+            remedy = "" if verb == "pull" else "ask for a rule under clients in mirror.yaml"
+            audit.refused(verb, principal.name, client, _NO_RULE, name)
         if verb == "pull":
-            return NotHere(f"there is nothing here under this name that {_called(principal)} may pull")
-        return Forbidden(f"{_called(principal)} may not {verb} here", "ask for a rule under clients in mirror.yaml")
+            return NotHere(f"there is nothing here under this name that {_called(principal)} may pull", remedy)
+        return Forbidden(f"{_called(principal)} may not {verb} here", remedy)
 
     def _allows(self, principal: Principal, verb: Verb, name: str) -> bool:
         return self.access.lists(principal) if name == CATALOG else self.access.may(principal, verb, name)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from typing import Protocol
 
-from mirror.config.access import Verb
+from mirror.config.access import ROBOT, VERBS, Verb
+from mirror.registry.clients import Scope
 
 _FLUSH = 30.0  # seconds between notes of which tokens were used
 
 
-class Robot(Protocol):
+class Robot(Scope, Protocol):
     """One token of a robot."""
 
     @property
@@ -23,13 +25,19 @@ class Robot(Protocol):
         """What the robot logs in as."""
         ...
 
-    def covers(self, verb: Verb, name: str) -> bool:
-        """Tell whether it was made for a verb on a repository, by its canonical name."""
-        ...
-
     def is_over(self, now: float) -> bool:
         """Tell whether it has expired; `now` is Unix time."""
         ...
+
+
+def wider(user: str, scope: Scope, verb: Verb, name: str) -> str:
+    """Return the remedy for a robot whose own token does not cover `verb` on a repository: no rule widens that."""
+    made = f"its token was made for {' and '.join(scope.may)} in {', '.join(scope.repositories)}"
+    command = ["mirror", "token", "create", user.removeprefix(ROBOT), "--expires", "90d"]
+    command += ["--may", ",".join(one for one in VERBS if one == verb or one in scope.may)]
+    for pattern in dict.fromkeys((*scope.repositories, name)):
+        command += ["--repositories", pattern]
+    return f"{made}, which no rule widens: have another one made, e.g. {shlex.join(command)}"
 
 
 class Shelf(Protocol):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import os
+import shlex
 import stat
 import subprocess
 import sys
@@ -22,9 +24,13 @@ from click.testing import CliRunner, Result
 
 from mirror.cli.access import COMMANDS
 from mirror.cli.secret_files import SecretFile
+from mirror.errors import Forbidden
 from mirror.registry.htpasswd import parse
+from mirror.registry.logins import basic
 from mirror.store.tokens import Tokens
+from tests.tools.mirror import Mirror
 from tests.tools.programs import ROOT
+from tests.unit.registry.access_bed import Bed, rule
 
 OWNER = GROUP = 65534
 MIRROR = click.Group("mirror", {command.name: command for command in COMMANDS})
@@ -269,6 +275,51 @@ def test_root_works_in_the_store_as_its_owner_and_beside_it_as_itself(
     )  # fmt: skip
     assert done.returncode == 1
     assert json.loads(done.stdout)["problems"][0]["code"] == "no_such_token"
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "status", "after"),
+    [
+        ("POST", "/v2/apps/a/blobs/uploads/", 403, 202),
+        ("POST", "/v2/team/app/blobs/uploads/", 403, 202),
+        ("GET", "/v2/team/app/manifests/v1", 404, 404),
+    ],
+    ids=["more in the same repository", "another repository", "another repository to pull from"],
+)
+def test_a_robot_whose_token_was_made_for_less_is_told_of_the_token_and_the_remedy_makes_one_that_does(
+    tmp_path: Path, method: str, target: str, status: int, after: int
+) -> None:
+    rules = [{"who": "robot+ci", "repositories": ["**"], "may": ["pull", "push"]}]
+    mirror = Mirror(tmp_path, {"clients": {"anonymous": "none", "rules": rules}})
+
+    def make(*words: str) -> dict[str, str]:
+        command = [*mirror.program, *words, "--config", str(mirror.configuration), "--json"]
+        made: dict[str, Any] = json.loads(subprocess.check_output(command, cwd=ROOT))
+        return {"Authorization": basic(made["user"], made["password"]), "Content-Length": "0"}
+
+    def ask(headers: dict[str, str]) -> tuple[int, str]:
+        found, _, body = mirror.get(target, method, headers)
+        return found, json.loads(body)["errors"][0]["message"] if body else ""
+
+    mirror.start()
+    try:
+        found, told = ask(make(*CREATE))
+        assert found == status
+        assert "its token was made for pull in apps/**, which no rule widens: have another one made, e.g. " in told
+        found, told = ask(make(*shlex.split(told.partition("e.g. mirror ")[2])))
+        assert found == after
+        assert "its token" not in told
+    finally:
+        mirror.stop()
+    assert 'why="its token was made for less"' in mirror.log
+
+
+def test_a_robot_that_a_rule_refuses_is_not_told_of_its_token(tmp_path: Path) -> None:
+    bed = Bed(tmp_path, rule("robot+ci", "**", "pull"), anonymous="none")
+    _, header = bed.robot("ci", "apps/**", "pull", "push")
+    with pytest.raises(Forbidden) as caught:
+        asyncio.run(bed.ask("/v2/apps/a/blobs/uploads/", "POST", header))
+    assert caught.value.remedy == "ask for a rule under clients in mirror.yaml"
 
 
 # -- users ---------------------------------------------------------------------------------------------------
