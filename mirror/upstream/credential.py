@@ -64,3 +64,10 @@ class CredentialSource(Protocol):
         Raise UpstreamLoginRefused if a file that should hold it cannot be read.
         """
         ...
+
+    async def misnamed(self, hosts: Sequence[str]) -> str:
+        """Return the entry that is meant for a registry of these names and that `find` does not find; empty for none.
+
+        Raises UpstreamLoginRefused as `find` does.
+        """
+        ...

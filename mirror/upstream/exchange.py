@@ -129,7 +129,9 @@ class Endpoint:
         except UpstreamDenied as error:
             if source:
                 return ProbeResult(self.name, source, False, error.what, error.remedy)
-            return ProbeResult(self.name, "", True, "it answers, and wants a login that is not configured")
+            misnamed = await self.login.misnamed("")
+            wants = "it answers, and wants a login that is not configured"
+            return ProbeResult(self.name, "", not misnamed, wants, misnamed)
         except UpstreamError as error:
             return ProbeResult(self.name, source, False, error.what, error.remedy)
         if body.lstrip().startswith(b"<"):
@@ -165,6 +167,8 @@ class Endpoint:
         except UpstreamError as error:
             if isinstance(error, failures.CertificateRefused) and error.endpoint == failures.origin(self.base):
                 error.add(await self._certificate())
+            if isinstance(error, UpstreamDenied) and not error.remedy:
+                error.remedy = await self.login.denied_remedy(ask.repository)
             self._note(ask, error)
             error.endpoint = self.name
             raise
@@ -329,7 +333,7 @@ class Endpoint:
         elif status in _ABSENT:
             raise UpstreamNotFound(f"{where} has no such {named}")
         elif status in _DENIED:
-            raise UpstreamDenied(f"{where} does not give us that {named} ({status})", self._denied_remedy())
+            raise UpstreamDenied(f"{where} does not give us that {named} ({status})")
         elif status in _HEAD_FAILS and ask.method == "HEAD":
             raise HeadFails(f"{where} answers {status} to HEAD")
         elif status in _LATER or (status >= 500 and status != 501):
@@ -339,11 +343,6 @@ class Endpoint:
         else:
             kind_of = BadRequest if status in _BAD_REQUEST else UpstreamInvalid
             raise kind_of(f"{where} answers {status} to a request for a {named}")
-
-    def _denied_remedy(self) -> str:
-        if self.login.state in ("none", "unknown"):
-            return "it does not exist, or needs a login: `credentials` of the upstream, or `pull_secrets`"
-        return "it does not exist, or our login may not pull it"
 
 
 class BadRequest(UpstreamInvalid):

@@ -15,7 +15,7 @@ from mirror.upstream.exchange import Endpoint
 from mirror.upstream.login import Login
 from mirror.upstream.observations import Observations
 from mirror.upstream.proxy import Egress
-from mirror.upstream.pull_secret import OwnLogin, PullSecrets
+from mirror.upstream.pull_secret import OwnLogin, PullSecrets, SharedLogin, hosts_asked
 from mirror.upstream.realm import RealmRule, Suffixes
 from mirror.upstream.redirect import Listed
 from mirror.upstream.tokens import TokenCache
@@ -70,7 +70,7 @@ class _Factory:
         self._metrics = metrics
         self._environ = environ
         self._suffixes = Suffixes()
-        self._pull_secrets = PullSecrets(config.pull_secrets)
+        self._pull_secrets = PullSecrets(config.pull_secrets, hosts_asked(config.upstreams.values()))
         self._contexts = tls.Contexts(config.ca)
         self.tokens = TokenCache()
 
@@ -92,7 +92,9 @@ class _Factory:
             fetches + _SMALL_CONNECTIONS if fetches else _MOST_CONNECTIONS,
         )
         own = upstream.credentials
-        source: CredentialSource = OwnLogin(own.username, own.password_file) if own else self._pull_secrets
+        source: CredentialSource = SharedLogin(upstream.name, self._pull_secrets)
+        if own:
+            source = OwnLogin(own.username, own.password_file)
         realms = RealmRule(base, upstream.auth_realms, self._suffixes)
         login = Login(base, transport, source, realms, self.tokens, listed)
         return Endpoint(base, transport, login, listed, observations)

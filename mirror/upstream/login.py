@@ -54,6 +54,26 @@ class Login:
         """Return whom we are for `repository`; None: nobody."""
         return await self._credentials.find(self._hosts, repository)
 
+    async def denied_remedy(self, repository: str) -> str:
+        """Return what may help where the endpoint does not give us `repository`."""
+        if self.state not in ("none", "unknown"):
+            return "it does not exist, or our login may not pull it"
+        otherwise = "it does not exist, or needs a login: `credentials` of the upstream, or `pull_secrets`"
+        return await self.misnamed(repository) or otherwise
+
+    async def misnamed(self, repository: str) -> str:
+        """Return what helps where our login stands under another name than it is looked up by; empty elsewhere."""
+        try:
+            found = await self.credential(repository)
+            key = "" if found is not None else await self._credentials.misnamed(self._hosts)
+        except UpstreamLoginRefused as error:
+            return str(error)
+        if not key:
+            return ""
+        # The endpoint as a URL, which clients are not shown.
+        what = f"pull_secrets has an entry for {key}, but the endpoint is {failures.origin(self._base)}"
+        return f"{what}: name it after that host, if meant for it"
+
     async def authorization(self, repository: str) -> Secret | None:
         """Return the header for a request to `repository`; None to ask without, as long as nobody asked for one.
 

@@ -5,18 +5,22 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mirror.config import DOCKER_HUB_SYNONYMS
+from yarl import URL
+
+from mirror.config import DOCKER_HUB_SYNONYMS, UpstreamConfig
 from mirror.errors import UpstreamLoginRefused
-from mirror.upstream.credential import Credential
+from mirror.upstream.credential import Credential, hosts_of
 from mirror.upstream.secret import Secret
 from mirror.upstream.watched import WatchedFile
 
 _HUB = "docker.io"
+_PORT = re.compile(r":[0-9]+$")
 # What stands for the whole registry in a key: `https://index.docker.io/v1/` is docker's own.
 _API = frozenset({"v1", "v2"})
 _HELPERS = ("credHelpers", "credsStore")
@@ -87,6 +91,15 @@ class PullSecret:
                 return entry
         return None
 
+    def misnamed(self, upstream: str, hosts: Sequence[str], asked: Container[str]) -> list[str]:
+        """Return the keys that are named after an upstream, or its host without the port, and not by one of `hosts`.
+
+        A key is no such one if its host is among `asked`, those of all endpoints: it is then found for one of them.
+        """
+        meant = {_canonical(upstream), *map(_without_port, hosts)}
+        places = [(key, place_of(key)[0]) for key in self.keys]
+        return [key for key, host in places if host not in asked and (host in meant or _without_port(host) in meant)]
+
     @property
     def keys(self) -> list[str]:
         """The keys that a login is found by, in the file's order."""
@@ -95,10 +108,11 @@ class PullSecret:
 
 
 class PullSecrets:
-    """Several files; the first that has a login wins."""
+    """Several files; the first that has a login wins. `asked` are the hosts of all endpoints, by `hosts_asked`."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], asked: Container[str] = frozenset()) -> None:
         self._files = tuple(WatchedFile(path, PullSecret.parse) for path in paths)
+        self._asked = asked
 
     async def find(self, hosts: Sequence[str], repository: str) -> Credential | None:
         """Return the login for `repository` at a registry of these names (host[:port]), or None.
@@ -110,6 +124,26 @@ class PullSecrets:
             if found is not None:
                 return _named(found, file.path)
         return None
+
+    async def misnamed(self, upstream: str, hosts: Sequence[str]) -> str:
+        """Return the first entry that `PullSecret.misnamed` finds, empty for none."""
+        for file in self._files:
+            for key in (await file.value()).misnamed(upstream, hosts, self._asked):
+                return key
+        return ""
+
+
+class SharedLogin:
+    """What pull secrets hold for one upstream."""
+
+    def __init__(self, upstream: str, secrets: PullSecrets) -> None:
+        self._upstream = upstream
+        self._secrets = secrets
+        self.find = secrets.find
+
+    async def misnamed(self, hosts: Sequence[str]) -> str:
+        """Return the first entry that `PullSecret.misnamed` finds, empty for none."""
+        return await self._secrets.misnamed(self._upstream, hosts)
 
 
 class OwnLogin:
@@ -123,6 +157,16 @@ class OwnLogin:
         """Return the login; raise UpstreamLoginRefused if the file cannot be read or is empty."""
         password = await self._file.value()
         return Credential(self._username, password, source=f"credentials with {self._file.path}")
+
+    async def misnamed(self, hosts: Sequence[str]) -> str:  # noqa: ARG002 it has no name
+        """Return nothing: it is found whatever the endpoint is called."""
+        return ""
+
+
+def hosts_asked(upstreams: Iterable[UpstreamConfig]) -> frozenset[str]:
+    """Return the hosts of all endpoints as keys have them, Docker Hub under its one name."""
+    endpoints = [URL(endpoint) for upstream in upstreams for endpoint in upstream.endpoints]
+    return frozenset(place_of(host)[0] for endpoint in endpoints for host in hosts_of(endpoint))
 
 
 def _named(credential: Credential, path: Path) -> Credential:
@@ -145,6 +189,10 @@ def place_of(key: str) -> tuple[str, str]:
     host, _, path = rest.partition("/")
     path = path.strip("/")
     return _canonical(host), "" if scheme or path in _API else path
+
+
+def _without_port(host: str) -> str:
+    return _PORT.sub("", host.lower())
 
 
 def _canonical(host: str) -> str:

@@ -15,7 +15,7 @@ from mirror.admin.check.report import Finding, Severity
 from mirror.config import Config, UpstreamConfig
 from mirror.errors import UpstreamLoginRefused
 from mirror.upstream.credential import hosts_of
-from mirror.upstream.pull_secret import PullSecret, place_of
+from mirror.upstream.pull_secret import PullSecret, hosts_asked, place_of
 
 # Registries that answer nobody without a login (access.redhat.com/RegistryAuthentication).
 _LOGIN_NEEDED = frozenset({"registry.redhat.io", "registry.connect.redhat.com"})
@@ -54,25 +54,45 @@ def read_pull_secrets(config: Config) -> tuple[list[SecretFile], list[Finding]]:
             findings.append(Finding("error", "pull_secret_invalid", what, where, remedy))
             continue
         secrets.append(SecretFile(path, where, secret))
-        findings += _find_in_secret(secrets[-1], _asked_hosts(config))
+        findings += _find_in_secret(secrets[-1], hosts_asked(config.upstreams.values()))
     return secrets, findings
 
 
 def find_in_logins(config: Config, secrets: Sequence[SecretFile]) -> Iterator[Finding]:
     """Yield entries of pull secrets that no upstream uses, and upstreams that need a login and have none."""
-    hosts = _asked_hosts(config) | _NO_REGISTRY
+    hosts = hosts_asked(config.upstreams.values()) | _NO_REGISTRY
     for file in secrets:
-        unused = [key for key in file.secret.keys if place_of(key)[0] not in hosts]
+        misnamed = dict(_misnamed(config, file))
+        for key, upstream in misnamed.items():
+            reached = dict.fromkeys(hosts_of(URL(endpoint))[0] for endpoint in upstream.endpoints)
+            what = (
+                f"{file.path} has an entry for {key}, but upstream {upstream.name} is reached at {', '.join(reached)}"
+            )
+            named = " or ".join("/".join(filter(None, (host, place_of(key)[1]))) for host in reached)
+            yield Finding(
+                "information", "pull_secret_misnamed", what, file.where, f"if it is for that, name it {named}"
+            )
+        unused = [key for key in file.secret.keys if place_of(key)[0] not in hosts and key not in misnamed]
         if unused:
             what = f"no upstream uses the entries {', '.join(unused)} of {file.path}"
             remedy = "add them under `upstreams` if they are to be pulled through"
             yield Finding("information", "pull_secret_unused", what, file.where, remedy)
     for name, upstream in config.upstreams.items():
-        needing = _LOGIN_NEEDED & _hosts(upstream)
+        needing = _LOGIN_NEEDED & hosts_asked([upstream])
         if needing and not config.offline and not describe_login(config, upstream, secrets):
             what = f"{', '.join(sorted(needing))} answers nobody without a login, and there is none for it"
             remedy = "name a pull secret (console.redhat.com/openshift/install/pull-secret) under `pull_secrets`"
             yield Finding("warning", "login_missing", what, config.source.where("upstreams", name), remedy)
+
+
+def _misnamed(config: Config, file: SecretFile) -> Iterator[tuple[str, UpstreamConfig]]:
+    """Yield the entries that are meant for an upstream, and that no pull finds."""
+    asked = hosts_asked(config.upstreams.values())
+    for upstream in config.upstreams.values():
+        if upstream.credentials is None:
+            hosts = [name for endpoint in upstream.endpoints for name in hosts_of(URL(endpoint))]
+            for key in file.secret.misnamed(upstream.name, hosts, asked):
+                yield key, upstream
 
 
 def describe_login(config: Config, upstream: UpstreamConfig, secrets: Sequence[SecretFile]) -> str:
@@ -90,7 +110,7 @@ def describe_login(config: Config, upstream: UpstreamConfig, secrets: Sequence[S
 
 def _used(file: SecretFile, secrets: Sequence[SecretFile], upstream: UpstreamConfig) -> list[str]:
     """Return the keys of one file that pulls from an upstream find a login by: each is looked for as a pull does."""
-    hosts, names = _hosts(upstream), [hosts_of(URL(endpoint)) for endpoint in upstream.endpoints]
+    hosts, names = hosts_asked([upstream]), [hosts_of(URL(endpoint)) for endpoint in upstream.endpoints]
     places = [(key, *place_of(key)) for key in file.secret.keys]
     return [
         key
@@ -121,12 +141,3 @@ def _find_in_secret(file: SecretFile, asked: Collection[str]) -> Iterator[Findin
         what = f"the entry {key} of {file.path} {'cannot be read' if flaw.counts else 'holds no login'}: {flaw.what}"
         remedy = f"podman login --authfile {shlex.quote(str(file.path))} {host}"
         yield Finding(severity, "pull_secret_entry", what, file.where, remedy)
-
-
-def _asked_hosts(config: Config) -> set[str]:
-    return {host for upstream in config.upstreams.values() for host in _hosts(upstream)}
-
-
-def _hosts(upstream: UpstreamConfig) -> set[str]:
-    """Return the names of each endpoint's registry as keys have them, Docker Hub under its one name."""
-    return {place_of(host)[0] for endpoint in upstream.endpoints for host in hosts_of(URL(endpoint))}

@@ -568,6 +568,44 @@ async def test_a_registry_that_needs_a_login_and_has_none_is_a_warning(checked, 
     assert "login_missing" not in found(await checked(f"{text}\npull_secrets: [secret.json]"), "warning")
 
 
+@pytest.mark.parametrize(
+    ("entry", "upstream", "named"),
+    [
+        ("lab", "lab: {endpoints: [https://reg.lab:5000]}", "reg.lab:5000"),
+        ("lab/team", "lab: {endpoints: [https://reg.lab:5000]}", "reg.lab:5000/team"),
+        ("reg.lab", "lab: {endpoints: [https://reg.lab:5000]}", "reg.lab:5000"),
+        ("reg.lab:444", "lab: {endpoints: [https://reg.lab:5000]}", "reg.lab:5000"),
+        ("reg.lab:5000", "lab: {endpoints: [https://reg.lab]}", "reg.lab"),
+        ("quay.io", "quay.io: {endpoints: [https://a.lab, https://b.lab]}", "a.lab or b.lab"),
+    ],
+)
+async def test_an_entry_under_another_name_than_the_endpoints_is_said_with_the_name_that_it_needs(
+    checked, folder, entry, upstream, named
+):
+    write(folder / "secret.json", pull_secret(**{entry: "ann:hunter2"}))
+    text = f"upstreams: {{{upstream}}}\npull_secrets: [secret.json]"
+    report = await checked(text)
+    finding = one(report, "pull_secret_misnamed")
+    assert finding.remedy == f"if it is for that, name it {named}"
+    assert f"has an entry for {entry}, but" in finding.what
+    assert "pull_secret_unused" not in found(report, "information")
+    assert report.upstreams[0].login == ""
+    write(folder / "secret.json", pull_secret(**{named.partition(" ")[0]: "ann:hunter2"}))
+    report = await checked(text)
+    assert "pull_secret_misnamed" not in found(report, "information")
+    assert report.upstreams[0].login
+
+
+async def test_an_entry_that_an_upstream_uses_is_no_misnamed_one(checked, folder):
+    write(folder / "secret.json", pull_secret(**{"quay.io": "ann:hunter2", "reg.lab": "ann:hunter2"}))
+    text = """pull_secrets: [secret.json]
+upstreams:
+  quay.io: {endpoints: [https://reg.lab:5000, https://quay.io]}
+  reg.lab: {}
+"""
+    assert "pull_secret_misnamed" not in found(await checked(text), "information")
+
+
 async def test_credential_helpers_are_not_run_and_said_so(checked, folder):
     write(folder / "secret.json", json.dumps({"auths": {"quay.io": {}}, "credsStore": "desktop"}))
     report = await checked("upstreams: {quay.io: }\npull_secrets: [secret.json]")

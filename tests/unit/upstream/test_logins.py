@@ -6,12 +6,19 @@ import time
 
 import pytest
 
-from mirror.errors import UpstreamDenied, UpstreamInvalid, UpstreamLoginRefused, UpstreamUnavailable
+from mirror.errors import (
+    UpstreamDenied,
+    UpstreamInvalid,
+    UpstreamLoginRefused,
+    UpstreamUnavailable,
+    without_origins,
+)
 from mirror.oci.digest import Digest
+from mirror.upstream.factory import open_upstreams
 from tests.peers.faults import Challenge, HangHeaders, Redirect, Status
 from tests.peers.images import noise
 from tests.peers.scripted import BasicLogin, ScriptedRegistry, TokenLogin
-from tests.peers.settings import client_of
+from tests.peers.settings import client_of, config, upstream
 
 USERS = {"robot": "p:w"}
 
@@ -481,3 +488,47 @@ async def test_probe_and_health(credentials):
         assert not result.ok
         assert "refuses connections" in result.what
         assert client.health()[0].last_error
+
+
+@pytest.mark.parametrize("name", ["peer", "127.0.0.1", "127.0.0.1:1", "https://peer/v2/"])
+@pytest.mark.parametrize("login", [BasicLogin(USERS), TokenLogin(users=USERS, private=["team/app"])])
+async def test_an_entry_that_is_not_named_after_the_endpoint_is_said_and_helps_once_it_is(pull_secret, name, login):
+    async with registry_with(login) as registry:
+        host = registry.url.removeprefix("http://")
+        general = {"pull_secrets": [pull_secret({"other.lab": entry("x", "y"), name: entry("robot", "p:w")})]}
+        async with client_of(registry.url, general=general) as client:
+            with pytest.raises(UpstreamDenied) as caught:
+                await client.get_manifest("team/app", "v1")
+            assert caught.value.remedy == (
+                f"pull_secrets has an entry for {name}, but the endpoint is {registry.url}: "
+                "name it after that host, if meant for it"
+            )
+            assert host not in without_origins(str(caught.value))  # what clients are told
+            (result,) = await client.probe()
+            if isinstance(login, BasicLogin):
+                assert (result.ok, result.remedy) == (False, caught.value.remedy)
+        pull_secret({host: entry("robot", "p:w")})
+        async with client_of(registry.url, general=general) as client:
+            await client.get_manifest("team/app", "v1")
+            (result,) = await client.probe()
+            assert result.ok
+
+
+async def test_an_entry_that_another_upstream_uses_is_no_misnamed_one(pull_secret):
+    async with registry_with(BasicLogin(USERS)) as registry, registry_with(BasicLogin(USERS)) as other:
+        path = pull_secret({other.url.removeprefix("http://"): entry("robot", "p:w")})
+        both = config(upstream(registry.url), upstream(other.url, name="other"), pull_secrets=[path])
+        opened = open_upstreams(both, None, {})
+        try:
+            with pytest.raises(UpstreamDenied, match="needs a login: `credentials` of the upstream"):
+                await opened["peer"].get_manifest("team/app", "v1")
+        finally:
+            await opened.close()
+
+
+async def test_a_token_service_that_knows_no_anonymous_clients_leads_to_a_login():
+    login = TokenLogin(users=USERS, anonymous=False)
+    async with registry_with(login) as registry, client_of(registry.url) as client:
+        with pytest.raises(UpstreamDenied, match="gives no anonymous token") as caught:
+            await client.get_manifest("team/app", "v1")
+        assert "needs a login" in caught.value.remedy
