@@ -16,6 +16,7 @@ from mirror.offline.carrying import Carrying, Stopped
 from mirror.offline.found_parts import Found, Group, find_parts
 from mirror.offline.load_generation import LoadGeneration, Receiver
 from mirror.offline.load_report import Loaded, LoadReport
+from mirror.offline.nothing_to_load import nothing_to_load
 from mirror.store.faults import NO_ROOM
 
 
@@ -37,18 +38,7 @@ def load(
     found = find_parts(paths, receiver.outside)
     report = LoadReport([], found.damaged, [], found.ignored)
     if not found.groups and not found.damaged:
-        given = ", ".join(str(path) for path in paths)
-        raise ConfigurationError(
-            [
-                Problem(
-                    "no_parts",
-                    f"{given} holds neither parts of `mirror save` nor another archive",
-                    "",
-                    "give the folder that `mirror save` wrote, an OCI layout, or another archive that `mirror load"
-                    " --help` names; folders inside a folder are not searched",
-                )
-            ]
-        )
+        raise ConfigurationError(nothing_to_load(paths, receiver.outside))
     groups = _expected(found, expect, report)
     for group in groups:
         report.doubled += group.doubled()

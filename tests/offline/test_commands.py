@@ -261,6 +261,14 @@ def test_what_is_not_there_is_an_error_that_says_so(make_site: MakeSite, words: 
         (f"# missing of prod@1\nsha256:{'0' * 64}\n", "a list of digests", "mirror save SET --to DIR --want"),
         ("# ours\nquay.io/org/app:v1\n", "a list of images", "mirror sync"),
         ("quay.io/org/app:v1=mirror.example/org/app:v1\n", "a list of images", "mirror sync"),
+        (f"{'0' * 64}  prod-1-001-of-002.tar\n", "a list of checksums", "mirror load"),
+        ("hello world\n", "a text file", "the folder that `mirror save` wrote"),
+        ('{"hello": "world"}', "a text file", "the folder that `mirror save` wrote"),
+        ("listen: 127.0.0.1:5000\n", "a text file", "the folder that `mirror save` wrote"),
+        ("ä" * 3000 + "ö", "a text file", "the folder that `mirror save` wrote"),
+        ("", "empty", "copy it again"),
+        ("PK\x03\x04 and so on", "a zip file", "unpack it"),
+        ("\0" * 32769 + "CD001\x01\0", "an image of a disc", "mount -o ro,loop"),
     ],
 )
 def test_what_another_command_takes_is_not_loaded_and_named(
@@ -272,6 +280,37 @@ def test_what_another_command_takes_is_not_loaded_and_named(
     assert codes(report) == ["not_an_archive"]
     assert f"given is {what}" in report["problems"][0]["what"]
     assert command in report["problems"][0]["remedy"]
+
+
+@pytest.mark.parametrize("name", ["index.json", "oci-layout"])
+def test_one_file_of_a_layout_leads_to_the_layout(make_site: MakeSite, tmp_path: Path, name: str) -> None:
+    layout = foreign_bed.lay(tmp_path / "laptop", foreign_bed.oci_layout(foreign_bed.app("fixed")))
+    here = Here(make_site("empty"))
+    (problem,) = here.report("load", layout / name, code=78)["problems"]
+    assert f"mirror load {layout}" in problem["remedy"]
+    here.run("load", layout, "--as", "mirror.example/apps/app:v1")
+
+
+def test_a_folder_of_folders_or_archives_leads_to_those(make_site: MakeSite, tmp_path: Path) -> None:
+    (tmp_path / "outer").mkdir()
+    archive = foreign_bed.pack(tmp_path / "outer/app.tar", foreign_bed.oci_layout(foreign_bed.app("fixed")))
+    (tmp_path / "outer/notes.txt").write_text("hello")
+    os.mkfifo(tmp_path / "outer/pipe")
+    here = Here(make_site("empty"))
+    (problem,) = here.report("load", tmp_path / "outer", code=78)["problems"]
+    assert problem["remedy"] == f"give what lies in it: `mirror load {archive}`"
+    here.run("load", archive, "--as", "mirror.example/apps/app:v1")
+    archive.unlink()
+    (problem,) = here.report("load", tmp_path / "outer", code=78)["problems"]
+    assert "it holds notes.txt, pipe" in problem["what"]
+    assert "`mirror load --help` names them" in problem["remedy"]
+
+
+def test_an_empty_folder_may_be_where_nothing_is_mounted(make_site: MakeSite, tmp_path: Path) -> None:
+    (tmp_path / "usb").mkdir()
+    (problem,) = Here(make_site("empty")).report("load", tmp_path / "usb", code=78)["problems"]
+    assert problem["what"].endswith(": it is empty")
+    assert problem["remedy"].startswith("mount the medium there")
 
 
 @pytest.mark.parametrize("half", ["oci-layout", "index.json"])

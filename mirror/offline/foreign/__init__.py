@@ -6,11 +6,13 @@ bring       the bytes into the store, each content verified
 """
 
 from mirror.offline.foreign.bring import Brought, bring
+from mirror.offline.foreign.mistaken import TAKES
 from mirror.offline.foreign.model import Foreign, ForeignImage, FormatKind, ImageNotFound
-from mirror.offline.foreign.recognise import recognise
+from mirror.offline.foreign.recognise import kind_of, recognise
 from mirror.offline.foreign.survey import Survey, survey
 
 __all__ = [
+    "TAKES",
     "Brought",
     "Foreign",
     "ForeignImage",
@@ -18,6 +20,7 @@ __all__ = [
     "ImageNotFound",
     "Survey",
     "bring",
+    "kind_of",
     "recognise",
     "survey",
 ]

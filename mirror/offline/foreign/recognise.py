@@ -55,6 +55,12 @@ def recognise(paths: Sequence[Path], outside: Outside) -> Foreign | None:
     return _open(given, outside)
 
 
+def kind_of(path: Path, outside: Outside) -> FormatKind | None:
+    """Return which foreign format lies at `path`, None for none; raises as `recognise` does."""
+    found = _look(path, outside)
+    return found.kind if found is not None else None
+
+
 def _look(path: Path, outside: Outside) -> _Given | None:
     try:
         mode = outside.stat(path).st_mode
@@ -163,7 +169,7 @@ def _members(tar: Tar, *, links: bool) -> dict[str, Member]:
 
 def _tar(path: Path, outside: Outside) -> Tar:
     try:
-        return Tar(outside.open(path, os.O_RDONLY), str(path))
+        return Tar(outside.open(path, os.O_RDONLY | os.O_NONBLOCK), str(path))
     except OSError as error:
         raise _unusable("unreadable", f"{path} cannot be read: {error.strerror}", "check the path") from error
 

@@ -498,6 +498,9 @@ def test_what_cannot_be_taken_says_the_way_round(tmp_path):
     with pytest.raises(FormatUnsupported, match="gzip") as caught:
         foreign.recognise([tmp_path / "packed.tar.gz"], Direct())
     assert "gunzip" in caught.value.remedy
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FormatUnsupported, match="is not a regular file"):  # and waits for nobody who writes into it
+        foreign.recognise([tmp_path / "pipe"], Direct())
     with pytest.raises(ConfigurationError, match="load one at a time"):
         foreign.recognise([one, other], Direct())
     with pytest.raises(ConfigurationError, match="No such file"):

@@ -391,6 +391,17 @@ def test_paths_that_are_not_there(gap: Crossing) -> None:
         gap.far.load(gap.copy(name="empty"))
 
 
+def test_a_folder_around_the_parts_leads_to_them(gap: Crossing) -> None:
+    outer = gap.root / "outer"
+    outer.mkdir()
+    gap.disk.rename(outer / "prod")
+    with pytest.raises(ConfigurationError) as caught:
+        gap.far.load(outer)
+    (problem,) = caught.value.problems
+    assert problem.remedy == f"give what lies in it: `mirror load {outer / 'prod'}`"
+    assert gap.far.load(Path(problem.remedy.partition("mirror load ")[2].rstrip("`"))).ready
+
+
 def test_only_damaged_parts_are_reported_without_a_generation(gap: Crossing) -> None:
     for path in gap.parts():
         os.truncate(path, 100)
