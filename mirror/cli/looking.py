@@ -285,13 +285,7 @@ async def unpin(desk: Desk, given: str, outcome: Outcome, *, now: bool, dry_run:
     if is_image(given):
         await pinning.unpin(desk, outcome, given, now=now, dry_run=dry_run, yes=yes)
         return
-    if "@" not in given:
-        remedy = f"write SET@N, e.g. {given}@1, or NAME@DIGEST; `mirror ls` shows what is here"
-        if "/" in given or ":" in given:
-            name = given.partition(":")[0]
-            remedy = f"write NAME@DIGEST, e.g. {name}@sha256:…; `mirror ls {name}` shows what is here and pinned"
-        what = f"'{given}' is neither a generation of a set nor an image by its digest"
-        raise ConfigurationError([Problem("no_generation", what, "", remedy)])
+    await asyncio.to_thread(_check_generation, desk, given)
     name, _, _ = given.partition("@")
     busy = await asyncio.to_thread(desk.sets.try_busy, name)
     if busy is None:
@@ -322,6 +316,28 @@ async def unpin(desk: Desk, given: str, outcome: Outcome, *, now: bool, dry_run:
         outcome.say(f"{one}: {size_text(freed)} {what}")
     finally:
         busy.release()
+
+
+def _check_generation(desk: Desk, given: str) -> None:
+    """Raise ConfigurationError where `given` names no generation that is here, with those that are."""
+    name, at, number = given.partition("@")
+    sets = desk.sets.names()
+    known = [one.generation for one in desk.sets.current() if one.set == name]  # the plan of one may be lost
+    known = sorted({*known, *(desk.sets.generations(name) if name in sets else ())})
+    if at and number in map(str, known):
+        return
+    what = f"there is no {given} here"
+    if known:
+        remedy = f"the generations here are {', '.join(f'{name}@{one}' for one in known)}"
+    elif "/" in given or ":" in given:
+        image = name.partition(":")[0]
+        remedy = f"write NAME@DIGEST, e.g. {image}@sha256:…; `mirror ls {image}` shows what is here and pinned"
+    else:
+        remedy = f"the sets here are {', '.join(sets)}" if sets else "there are no sets here"
+    if not at:
+        what = f"'{given}' is neither a generation of a set nor an image by its digest"
+        remedy = remedy if known or "/" in given or ":" in given else f"write SET@N or NAME@DIGEST; {remedy}"
+    raise ConfigurationError([Problem("no_generation", what, "", remedy)])
 
 
 def _give_up_unknown(desk: Desk, given: str, *, now: bool, dry_run: bool) -> bool:

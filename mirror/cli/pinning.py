@@ -50,7 +50,8 @@ async def unpin(desk: Desk, outcome: Outcome, what: str, *, now: bool, dry_run: 
     pins = ImagePins(desk.opened.layout)
     pinned = await asyncio.to_thread(pins.read, name, digest)
     if pinned is None:
-        raise NotHere(f"{name}@{digest} is not pinned by itself", "`mirror ls` shows what is here")
+        remedy = await asyncio.to_thread(_what_is_pinned, desk, pins, name, digest)
+        raise NotHere(f"{name}@{digest} is not pinned by itself", remedy)
     if desk.config.offline and not (now or dry_run):
         stay = "nothing is evicted while offline, so what is given up would stay for good"
         raise ConfigurationError([Problem("offline", stay, what, "add --now")])
@@ -85,6 +86,18 @@ def _image(desk: Desk, what: str) -> tuple[str, Digest]:
     why = "a tag may move, so it takes a digest to say" if named.tag else "it takes a digest to say"
     problem = Problem("no_digest", f"{why} what '{what}' means", "", _remedy(desk, named, target.name))
     raise ConfigurationError([problem])
+
+
+def _what_is_pinned(desk: Desk, pins: ImagePins, name: str, digest: Digest) -> str:
+    """Return what keeps an image that is not pinned by itself, else what is pinned of its repository."""
+    holders = Pins(desk.opened.layout).holders([str(digest)])[str(digest)]
+    if generations := [one for one in holders if one != "pin"]:
+        return f"it is kept by {', '.join(generations)}: `mirror unpin {generations[0]}` gives that up"
+    like = [str(one) for one in pins.list() if one.name == name or digest in one.content]
+    if not like:
+        return f"nothing of {name} is: `mirror ls {name}` shows what is here and pinned"
+    more = f" and {len(like) - _SHOWN} more" if len(like) > _SHOWN else ""
+    return f"these are: {', '.join(like[:_SHOWN])}{more}"
 
 
 def _remedy(desk: Desk, named: Named, name: str) -> str:

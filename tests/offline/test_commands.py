@@ -78,6 +78,27 @@ def test_a_set_is_planned_synced_looked_at_and_given_up(here: Here, prod: Path, 
     assert here.report("inventory")["digests"] == 0
 
 
+def test_giving_up_a_generation_that_is_not_here_names_those_that_are(here: Here, prod: Path) -> None:
+    here.report("sync", prod)
+    locks = os.listdir(here.site.store / "run/locks")
+    for named, remedy in (
+        ("production@1", "the sets here are prod"),
+        ("production", "write SET@N or NAME@DIGEST; the sets here are prod"),
+        ("../x@1", "write NAME@DIGEST, e.g. ../x@sha256:…; `mirror ls ../x` shows what is here and pinned"),
+        ("prod@7", "the generations here are prod@1"),
+        ("prod@v1", "the generations here are prod@1"),
+        ("prod@", "the generations here are prod@1"),
+        ("prod", "the generations here are prod@1"),
+    ):
+        (problem,) = here.report("unpin", named, code=78)["problems"]
+        assert (problem["code"], problem["remedy"]) == ("no_generation", remedy)
+    Layout(here.site.store).generation("prod", 1).unlink()  # which is still said, and can be given up
+    (problem,) = here.report("unpin", "prod@7", code=78)["problems"]
+    assert problem["remedy"] == "the generations here are prod@1"
+    assert os.listdir(here.site.store / "run/locks") == locks
+    here.report("unpin", problem["remedy"].rpartition(" ")[2])
+
+
 @pytest.mark.parametrize("how", ["damaged", "lost"])
 def test_a_generation_whose_plan_is_not_known_is_given_up_without_it(here: Here, prod: Path, how: str) -> None:
     here.report("sync", prod)

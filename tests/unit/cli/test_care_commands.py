@@ -160,6 +160,15 @@ def test_a_pinned_image_stays(site: Site) -> None:
     assert site.told("ls")["pins"] == []
 
 
+def test_giving_up_what_is_not_pinned_says_what_is(site: Site) -> None:
+    name, other = f"{A}@{FIRST.digest}", f"{A}@{SECOND.digest}"
+    assert f"nothing of {A} is: `mirror ls {A}`" in site.run("unpin", name, code=1).output
+    site.run("pin", name)
+    told = site.run("unpin", other, code=1).output
+    assert told.rstrip().endswith(f"{other} is not pinned by itself: these are: {name}")
+    site.run("unpin", told.split()[-1])
+
+
 def test_what_two_pins_share_is_given_up_with_the_second(site: Site) -> None:
     for name, image in ((A, FIRST), (B, SECOND)):
         site.run("pin", f"{name}@{image.digest}")
@@ -416,6 +425,8 @@ def test_a_set_is_scrubbed_and_held(site: Site) -> None:
     assert site.told("ls")["sets"][0]["held"] is True
     assert "held" in site.run("ls").output
     assert site.told("ls", A)["tags"][0]["pinned_by"] == ["prod@1"]
+    told = site.run("unpin", f"{A}@{FIRST.digest}", code=1).output
+    assert "it is kept by prod@1: `mirror unpin prod@1` gives that up" in told
     dry = site.told("purge", A, "--dry-run")
     assert (dry["freed_bytes"], dry["tags"], dry["kept"]["pinned"]) == (0, 0, 4)
     site.run("pin", f"{A}@{FIRST.digest}")
