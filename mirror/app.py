@@ -387,6 +387,8 @@ class Worker:
         config, limits = self._config, self._config.limits
         if self._tls is not None:
             tasks.append(asyncio.create_task(self._tls.watch(metrics)))
+            if self._context.index == 0:
+                tasks.append(asyncio.create_task(self._tls.tell(config.source.path)))
         face = Connections(
             dispatcher,
             metrics,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import ssl
+import time
 from asyncio import sslproto
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from cryptography import x509
 from mirror import logs
 from mirror.errors import ConfigurationError, Problem
 from mirror.metrics import CERTIFICATE_EXPIRES, Metrics
+from mirror.registry.renewal import renewal
 
 _log = logs.get(__name__)
 
@@ -41,7 +44,7 @@ class ServerTls:
         self._client_ca = client_ca
         self._seen = self._look()
         try:
-            self.context, self.expires = self._load()
+            self.context, self.begins, self.expires = self._load()
         except _ClientCaUnusable as error:
             problem = Problem(
                 "tls",
@@ -66,7 +69,7 @@ class ServerTls:
             return False
         self._seen = seen
         try:
-            self.context, self.expires = self._load()
+            self.context, self.begins, self.expires = self._load()
         except (OSError, ValueError) as error:
             wrong = self._client_ca if isinstance(error, _ClientCaUnusable) else self._certificate
             _log.error("tls_reload_failed", certificate=str(wrong), why=_reason(error))
@@ -81,7 +84,37 @@ class ServerTls:
             await asyncio.sleep(period)
             await asyncio.to_thread(self.reread)
 
-    def _load(self) -> tuple[ssl.SSLContext, float]:
+    async def tell(self, configuration: Path | None, period: float = _REREAD) -> None:
+        """Say once of each certificate that it has expired, or is not valid yet, until cancelled."""
+        told = None
+        while True:
+            if told != (told := self._invalid()) and told is not None:
+                await asyncio.to_thread(self._say, told[0], configuration)
+            await asyncio.sleep(period)
+
+    def _invalid(self) -> tuple[str, float] | None:
+        now = time.time()
+        if self.expires <= now:
+            return "certificate_expired", self.expires
+        return ("certificate_not_yet_valid", self.begins) if self.begins > now else None
+
+    def _say(self, event: str, configuration: Path | None) -> None:
+        now = datetime.datetime.now(datetime.UTC)
+        if event == "certificate_expired":
+            remedy = renewal(self._certificate, self._key, configuration, now)
+        else:
+            remedy = (
+                f"set this host's clock, which says {now:%Y-%m-%d %H:%M} UTC, or put a pair there that is valid now"
+            )
+        _log.error(
+            event,
+            certificate=str(self._certificate),
+            begins=_day(self.begins),
+            expires=_day(self.expires),
+            remedy=remedy,
+        )
+
+    def _load(self) -> tuple[ssl.SSLContext, float, float]:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_ciphers(_CIPHERS)
@@ -97,10 +130,14 @@ class ServerTls:
             # Probes, and whoever may do without, show none.
             context.verify_mode = ssl.CERT_OPTIONAL
         leaf = x509.load_pem_x509_certificate(self._certificate.read_bytes())
-        return context, leaf.not_valid_after_utc.timestamp()
+        return context, leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
 
     def _look(self) -> tuple[object, ...]:
         return tuple(_stamp(path) for path in (self._certificate, self._key, self._client_ca) if path is not None)
+
+
+def _day(moment: float) -> str:
+    return f"{datetime.datetime.fromtimestamp(moment, datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _stamp(path: Path) -> object:

@@ -15,16 +15,19 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from mirror.admin.check.files import Key, read_bounded
 from mirror.admin.check.report import Finding
 from mirror.config import Config
+from mirror.registry.renewal import renewal
 
 # What a person needs to renew a certificate by hand, holidays included.
 _SOON = datetime.timedelta(days=30)
+_RENEW = "renew it, and reload the service: systemctl reload mirror"
 
 
 def find_in_certificates(config: Config, now: datetime.datetime) -> Iterator[Finding]:
     """Yield what is wrong inside the certificates, keys and bundles; unreadable files are not told again."""
     tls = config.tls
     if tls.certificate is not None and tls.key is not None:
-        yield from _find_in_pair(config, ("tls",), ("certificate", tls.certificate), ("key", tls.key), now)
+        remedy = renewal(tls.certificate, tls.key, config.source.path, now)
+        yield from _find_in_pair(config, ("tls",), ("certificate", tls.certificate), ("key", tls.key), now, remedy)
         yield from _find_in_names(config, tls.certificate)
     if tls.client_ca is not None:
         yield from _find_in_bundle(tls.client_ca, config.source.where("tls", "client_ca"), now)
@@ -40,7 +43,12 @@ def find_in_certificates(config: Config, now: datetime.datetime) -> Iterator[Fin
 
 
 def _find_in_pair(
-    config: Config, at: Key, certificate: tuple[str, Path], key: tuple[str, Path], now: datetime.datetime
+    config: Config,
+    at: Key,
+    certificate: tuple[str, Path],
+    key: tuple[str, Path],
+    now: datetime.datetime,
+    renew: str = _RENEW,
 ) -> Iterator[Finding]:
     where, key_where = config.source.where(*at, certificate[0]), config.source.where(*at, key[0])
     chain, problem = _read_chain(certificate[1], where)
@@ -48,7 +56,7 @@ def _find_in_pair(
         yield problem
     if chain:
         # Only the first is ours to prove; the ones after it lead to the authority.
-        yield from _find_in_dates(chain[0], certificate[1], where, now)
+        yield from _find_in_dates(chain[0], certificate[1], where, now, renew)
     content = read_bounded(key[1])
     if content is None:
         return
@@ -115,17 +123,20 @@ def _find_in_bundle(path: Path, where: str, now: datetime.datetime) -> Iterator[
             yield from _find_in_dates(certificate, path, where, now)
 
 
-def _find_in_dates(certificate: x509.Certificate, path: Path, where: str, now: datetime.datetime) -> Iterator[Finding]:
+def _find_in_dates(
+    certificate: x509.Certificate, path: Path, where: str, now: datetime.datetime, renew: str = _RENEW
+) -> Iterator[Finding]:
     name, ends = _name(certificate), certificate.not_valid_after_utc
     if ends < now:
-        what = f"{name} in {path} expired on {ends:%Y-%m-%d}"
-        yield Finding("error", "certificate_expired", what, where, "renew it")
+        what = f"{name} in {path} has expired, on {ends:%Y-%m-%d %H:%M} UTC"
+        yield Finding("error", "certificate_expired", what, where, renew)
     elif ends - now < _SOON:
         what = f"{name} in {path} expires on {ends:%Y-%m-%d}, in {(ends - now).days} days"
-        yield Finding("warning", "certificate_expires", what, where, "renew it; the file is read again when it changes")
+        yield Finding("warning", "certificate_expires", what, where, renew)
     if certificate.not_valid_before_utc > now:
         what = f"{name} in {path} is valid only from {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC on"
-        yield Finding("error", "certificate_not_yet", what, where, "check this host's clock")
+        remedy = f"set this host's clock, which says {now:%Y-%m-%d %H:%M} UTC, or put one there that is valid now"
+        yield Finding("error", "certificate_not_yet", what, where, remedy)
 
 
 def _read_chain(path: Path, where: str) -> tuple[list[x509.Certificate], Finding | None]:

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from yarl import URL
 
+from mirror.admin.authority import make_authority, make_server
 from mirror.admin.check import Report, Surroundings, User, check, report_invalid
 from mirror.admin.check.surroundings import read_mounts, read_sealed
 from mirror.config import load
@@ -354,6 +355,34 @@ async def test_a_certificate_has_its_days(checked, folder, start, end, severity,
     report = await checked(GOOD)
     assert found(report, severity) == [code]
     assert len(report.findings) == 1
+
+
+async def test_a_certificate_that_has_expired_leads_to_whoever_made_it(checked, folder):
+    issue(folder, end=NOW - DAY)
+    finding = one(await checked(GOOD), "certificate_expired")
+    assert finding.what.endswith(f"has expired, on {NOW - DAY:%Y-%m-%d %H:%M} UTC")
+    remedy = f"put a new pair in place of {folder}/tls.pem and {folder}/tls.key: it is taken up by itself"
+    assert finding.remedy == remedy
+    # What `mirror init` has made, with an authority that has expired, too.
+    authority = make_authority("mirror.lab", NOW - 5000 * DAY)
+    server = make_server(authority, ["mirror.lab", "10.0.0.5", "localhost"], NOW - 1000 * DAY)
+    for name, pair in (("ca.crt", authority.certificate), ("tls.pem", server.certificate), ("tls.key", server.key)):
+        write(folder / name, pair, 0o640)
+    finding = one(await checked(GOOD), "certificate_expired")
+    assert finding.remedy == (
+        f"move {folder}/tls.pem, {folder}/tls.key, {folder}/ca.crt and {folder}/ca.key away, then run: mirror init"
+        f" --config {folder}/mirror.yaml --host mirror.lab --host 10.0.0.5; the authority has expired, too, so clients"
+        " must then trust the new one"
+    )
+    # An authority of that name that has not signed it.
+    write(folder / "ca.crt", make_authority("mirror.lab", NOW).certificate, 0o644)
+    assert one(await checked(GOOD), "certificate_expired").remedy == remedy
+
+
+async def test_a_certificate_that_is_not_valid_yet_leads_to_the_clock(checked, folder):
+    issue(folder, start=NOW + DAY)
+    finding = one(await checked(GOOD), "certificate_not_yet")
+    assert finding.remedy.startswith(f"set this host's clock, which says {NOW:%Y-%m-%d %H:%M} UTC, or ")
 
 
 async def test_a_key_of_another_certificate_is_an_error(checked, folder):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import datetime
 import http.client
 import json
 import os
 import re
+import shlex
 import ssl
 import stat
 import subprocess
@@ -17,12 +19,13 @@ import pytest
 from click.testing import CliRunner
 from cryptography import x509
 
+from mirror.admin.authority import Pair, make_server
 from mirror.cli import main
 from mirror.config import load
 from mirror.registry.access import Access
 from mirror.registry.clients import ANONYMOUS, Principal
 from tests.tools.mirror import Mirror
-from tests.tools.processes import free_port
+from tests.tools.processes import free_port, wait_until
 
 
 def init(*arguments, code=0):
@@ -87,14 +90,49 @@ def test_a_strict_client_trusts_the_certificate_by_the_ca_alone(begun):
     subprocess.run([*command, "-CAfile", folder / "ca.crt", folder / "tls.crt"], check=True, capture_output=True)
 
 
-def test_what_it_wrote_serves_over_tls_to_its_user_and_to_nobody_else(begun, tmp_path):
-    report, folder = begun
+def served_from(folder, tmp_path):
+    """Return the service of the configuration that was begun, on a port of its own."""
     port, metrics = free_port(), free_port()
     text = (folder / "mirror.yaml").read_text().replace("0.0.0.0:5000", f"127.0.0.1:{port}")
     (folder / "mirror.yaml").write_text(f"{text}\nmetrics: {{listen: 127.0.0.1:{metrics}}}\nworkers: 1\n")
     command = [sys.executable, "-m", "mirror", "serve", "--config", str(folder / "mirror.yaml")]
     served = Mirror(tmp_path / "m", {"tls": {}})
     served.command, served.address = command, f"127.0.0.1:{port}"
+    return served, port
+
+
+def test_an_expired_certificate_is_served_and_replaced_by_what_the_remedy_says(begun, tmp_path):
+    _, folder = begun
+    authority = Pair((folder / "ca.crt").read_bytes(), (folder / "ca.key").read_bytes())
+    long_ago = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=900)
+    old = make_server(authority, ["mirror.lab", "10.0.0.5", "localhost"], long_ago)
+    (folder / "tls.crt").write_bytes(old.certificate)
+    (folder / "tls.key").write_bytes(old.key)
+    served, port = served_from(folder, tmp_path)
+    checked = CliRunner().invoke(main, ["check", "--config", str(folder / "mirror.yaml"), "--json"])
+    remedies = {one["code"]: one["remedy"] for one in json.loads(checked.stdout)["problems"]}
+    away, _, command = remedies["certificate_expired"].partition(" away, then run: mirror ")
+    served.start()
+    try:
+        wait_until(lambda: "event=certificate_expired" in served.log, "the log to say so")
+        assert f"mirror {command}" in served.log
+        for path in away.removeprefix("move ").split(" and "):
+            Path(path).rename(f"{path}.old")
+        init(*shlex.split(command)[1:])
+        wait_until(lambda: "event=tls_reloaded" in served.log, "the new pair to be taken up")
+        trusting = ssl.create_default_context(cafile=str(folder / "ca.crt"))
+        connection = http.client.HTTPSConnection("localhost", port, context=trusting, timeout=20)
+        connection.request("GET", "/livez")
+        assert connection.getresponse().status == 200
+        connection.close()
+    finally:
+        served.stop()
+    assert names(folder / "tls.crt")[:2] == ["mirror.lab", "10.0.0.5"]
+
+
+def test_what_it_wrote_serves_over_tls_to_its_user_and_to_nobody_else(begun, tmp_path):
+    report, folder = begun
+    served, port = served_from(folder, tmp_path)
     served.start()
     try:
         login = base64.b64encode(f"admin:{report['user']['password']}".encode()).decode()

@@ -31,8 +31,8 @@ class Files:
         self.authority = authority
         self.issue()
 
-    def issue(self):
-        issued = self.authority.issue_cert("127.0.0.1", "localhost")
+    def issue(self, **days):
+        issued = self.authority.issue_cert("127.0.0.1", "localhost", **days)
         certificates = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
         # Renamed into place, as cert-manager and certbot do it.
         for path, content in ((self.certificate, certificates), (self.key, issued.private_key_pem.bytes())):
@@ -154,6 +154,31 @@ async def test_files_are_watched(serve, files, said):
             await asyncio.sleep(0.01)
     watching.cancel()
     assert service.count("mirror_tls_certificate_expires_seconds") == pytest.approx(tls.expires)
+
+
+@pytest.mark.parametrize("fault", ["certificate_expired", "certificate_not_yet_valid"])
+async def test_a_certificate_that_is_not_valid_is_served_and_said_once(serve, files, said, authority, fault):
+    now = datetime.datetime.now(datetime.UTC)
+    until = now + datetime.timedelta(days=-1 if fault == "certificate_expired" else 9)
+    begins = now + datetime.timedelta(days=-9 if fault == "certificate_expired" else 1)
+    files.issue(not_before=begins, not_after=until)
+    tls = ServerTls(files.certificate, files.key)
+    telling = asyncio.create_task(tls.tell(files.certificate.with_name("mirror.yaml"), 0.02))
+    service = serve(tls=tls)
+    assert (await ask(service, ssl._create_unverified_context()))[1].endswith(b"hello")
+    while fault not in said():
+        await asyncio.sleep(0.02)
+    await asyncio.sleep(0.1)
+    assert said().count(f"event={fault}") == 1
+    assert f"expires={until:%Y-%m-%dT%H:%M:%SZ}" in said()
+    assert "put a " in said()
+    files.issue()
+    assert tls.reread()
+    files.issue(not_before=begins, not_after=until - datetime.timedelta(hours=1))
+    assert tls.reread()
+    while fault == "certificate_expired" and said().count(f"event={fault}") < 2:
+        await asyncio.sleep(0.02)
+    telling.cancel()
 
 
 async def name_client(request: web.BaseRequest) -> web.StreamResponse:
