@@ -1,4 +1,7 @@
-"""How many connections each worker of one `serve` has open, for its siblings to see, so that a burst is shared."""
+"""What the workers of one `serve` share of their connections: how many each has, and what was said of a port.
+
+A burst of connections is shared by the first, and what is to be said once is not said by each worker by the second.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import mmap
 # A worker takes no more than half again what the least busy one has, and so many: a burst of 64 ends within 2:1.
 _AHEAD = 4
 _ABSENT = -1
+_PORTS = 1 << 16
 
 
 class Shares:
@@ -16,6 +20,13 @@ class Shares:
         self._counts = memoryview(mmap.mmap(-1, 8 * workers)).cast("q")
         for index in range(workers):
             self._counts[index] = _ABSENT
+        self._said = mmap.mmap(-1, _PORTS)
+
+    def is_first(self, port: int) -> bool:
+        """Tell whether this was not asked of a port before, by any worker; two that ask at once may both be first."""
+        first = not self._said[port]
+        self._said[port] = 1
+        return first
 
     def count(self, index: int, connections: int) -> None:
         """Say how many connections worker `index`, which accepts them, has open."""
@@ -51,3 +62,7 @@ class Share:
     def room(self) -> int | None:
         """Return how many more it may take before its siblings have some, None where it has none."""
         return self._shares.room(self._index)
+
+    def is_first(self, port: int) -> bool:
+        """Tell whether neither this worker nor a sibling asked this of a port before."""
+        return self._shares.is_first(port)

@@ -21,18 +21,13 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from mirror import logs
+from mirror.registry.malformed import MAX_HEAD, MAX_HEADERS, MAX_LINE, TLS_ON_PLAIN, explain
 
 if TYPE_CHECKING:
     from mirror.registry.connections import Connections
     from mirror.registry.memory import Body
 
 _log = logs.get(__name__)
-
-# What one request's head may be. The parser limits each line and their number, but that still lets a client park half
-# a megabyte here; nginx takes 32 KiB.
-MAX_LINE = 8190
-MAX_HEADERS = 64
-_MAX_HEAD = 1 << 16
 
 # What is read at once: no more than a head may be, since it is taken in before anything looks at it.
 _READ = 1 << 16
@@ -197,7 +192,7 @@ class Connection(RequestHandler):
             self._body = EMPTY_PAYLOAD
         if self._own == _PLAIN and (in_body or self._body is not EMPTY_PAYLOAD):
             self._read_by(self._length - self._body.total_bytes if self._body is not EMPTY_PAYLOAD else 0)
-        if self._unparsed > _MAX_HEAD or (most > _MAX_HEAD and any(_length(one) > _MAX_HEAD for one, _ in messages)):
+        if self._unparsed > MAX_HEAD or (most > MAX_HEAD and any(_length(one) > MAX_HEAD for one, _ in messages)):
             self._refuse_head()
         if not self._unparsed or waiter is None or waiter.done():
             self.head_since = 0.0
@@ -215,8 +210,8 @@ class Connection(RequestHandler):
 
     def _refuse_head(self) -> None:
         """Answer 431 when it is this head's turn, and take nothing any more."""
-        refused = _ErrInfo(400, LineTooLong(b"", _MAX_HEAD), f"a head of more than {_MAX_HEAD} bytes")
-        ahead = list(takewhile(lambda found: _length(found[0]) <= _MAX_HEAD, self._messages))
+        refused = _ErrInfo(400, LineTooLong(b"", MAX_HEAD), f"a head of more than {MAX_HEAD} bytes")
+        ahead = list(takewhile(lambda found: _length(found[0]) <= MAX_HEAD, self._messages))
         self._messages.clear()
         self._messages.extend((*ahead, (refused, EMPTY_PAYLOAD)))
         self._unparsed = 0
@@ -325,18 +320,22 @@ class Connection(RequestHandler):
             status = 431 if isinstance(exc, LineTooLong) else 400
             first = (message or "").partition("\n")[0][:120]
             why = type(exc).__name__
-            # Clients that are allowed plain HTTP try TLS first, so on a plain port that is everyday.
-            if "HTTPS traffic" in first:
-                _log.info("request_malformed", client=self.client, why=why, said=first, same=why)
+            found = explain(exc, first)
+            if found.remedy is TLS_ON_PLAIN:
+                # Clients that are allowed plain HTTP try TLS first, each time.
+                if self._manager is not None and self.transport is not None:
+                    address = self.transport.get_extra_info("sockname")
+                    self._manager.tell_once("tls_on_plain_port", address, self.client, found.remedy)  # type: ignore[attr-defined] # of Connections
             else:
-                _log.warning("request_malformed", client=self.client, why=why, said=first, same=why)
+                remedy = found.remedy
+                _log.warning("request_malformed", client=self.client, why=why, said=first, remedy=remedy, same=why)
+            told = str(found)
         else:
             _log.error("request_failed", client=self.client, path=request.path, exc_info=exc)
+            told = "this request failed here; the log says why"
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has begun, no other can follow it")
-        return refusal(
-            status, "the request is malformed" if status < 500 else "this request failed here; the log says why"
-        )
+        return refusal(status, told)
 
 
 def has_left(sock: socket.socket) -> bool:

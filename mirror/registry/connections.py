@@ -33,9 +33,10 @@ from mirror.metrics import (
     Metrics,
 )
 from mirror.registry.connection import Connection, has_left, refusal
+from mirror.registry.malformed import PLAIN_ON_TLS
 from mirror.registry.memory import Memory
 from mirror.registry.tls import ServerTls
-from mirror.shares import Share
+from mirror.shares import Share, Shares
 
 _log = logs.get(__name__)
 
@@ -106,7 +107,7 @@ class Connections(web.Server):
         self._accepted = 0  # since the last report
         self._reported = 0
         self._reported_held = 0
-        self._share = share
+        self._share = share or Share(Shares(1), 0)
         self._lag = 0.0
         self._turn_began = 0.0
         self._left_since = 0.0  # since when what waits is left to other workers, or 0
@@ -121,6 +122,12 @@ class Connections(web.Server):
     def open(self) -> int:
         """Connections that are open, those in a TLS handshake too."""
         return self._open
+
+    def tell_once(self, event: str, address: object, client: str, remedy: str) -> None:
+        """Log what goes on for each connection of some clients: once for each port in the life of a service."""
+        host, port = address[:2] if isinstance(address, tuple) else (address, 0)
+        if self._share.is_first(port):
+            _log.info(event, address=f"{host}:{port}" if port else str(host), client=client, remedy=remedy)
 
     def listen(self, listener: socket.socket, tls: ServerTls | None = None) -> None:
         """Accept from a listening socket, until `drain` closes it; other processes may accept from it too."""
@@ -142,8 +149,7 @@ class Connections(web.Server):
         it, so that none is closed just when one comes. May be called again while it runs, with less time.
         """
         self._draining = True
-        if self._share is not None:
-            self._share.leave()
+        self._share.leave()
         for listener in self._listeners:
             self._loop.remove_reader(listener)
             while self._open < self._most and self._take(listener) is not _Taken.NONE:
@@ -212,7 +218,7 @@ class Connections(web.Server):
         """
         now = self._loop.time()
         most = _BATCH if self._lag <= _LAGS else 1
-        room = self._share.room() if self._share is not None else None
+        room = self._share.room()
         if room is not None and room < most:
             if not room and now - (self._left_since or now) < _PATIENCE:
                 self._left_since = self._left_since or now
@@ -260,7 +266,7 @@ class Connections(web.Server):
         self._count(1)
         self._clients[client] += 1
         tls = self._listeners[listener]
-        task = self._loop.create_task(self._establish(sock, client, tls.context if tls else None))
+        task = self._loop.create_task(self._establish(sock, client, tls.context if tls else None, listener))
         self._establishing.add(task)
         task.add_done_callback(self._establishing.discard)
         if self._open >= self._most:
@@ -269,7 +275,9 @@ class Connections(web.Server):
             self._pause("descriptors")
         return _Taken.BEGUN
 
-    async def _establish(self, sock: socket.socket, client: str, context: ssl.SSLContext | None) -> None:
+    async def _establish(
+        self, sock: socket.socket, client: str, context: ssl.SSLContext | None, listener: socket.socket
+    ) -> None:
         connection = Connection(self, client, loop=self._loop, tls=context is not None)
         self.memory.weigh(connection)
         timeouts = {"ssl_handshake_timeout": _HANDSHAKE, "ssl_shutdown_timeout": 5.0} if context else {}
@@ -281,6 +289,8 @@ class Connections(web.Server):
                 sock.close()
             else:
                 self._metrics.add(CUT, "handshake")
+                if getattr(error, "reason", None) == "HTTP_REQUEST" and listener.fileno() >= 0:
+                    self.tell_once("plain_http_on_tls_port", listener.getsockname(), client, PLAIN_ON_TLS)
             # Its frames hold the future that holds it, and with them what TLS keeps of a connection: a third of a
             # megabyte, until the collector comes by.
             traceback.clear_frames(error.__traceback__)
@@ -289,7 +299,7 @@ class Connections(web.Server):
 
     def _count(self, change: int) -> None:
         self._open += change
-        if self._share is not None and not self._draining and not self._paused:
+        if not self._draining and not self._paused:
             self._share.count(self._open)
 
     def _gone(self, connection: Connection) -> None:
@@ -307,8 +317,7 @@ class Connections(web.Server):
         self._paused = True
         for listener in self._listeners:
             self._loop.remove_reader(listener)
-        if self._share is not None:
-            self._share.leave()
+        self._share.leave()
         self._metrics.add(ACCEPT_PAUSES, why)
         if self._loop.time() - self._told_at > _TELL_AGAIN:
             self._told_at = self._loop.time()

@@ -22,7 +22,7 @@ def renewal(certificate: Path, key: Path, configuration: Path | None, now: datet
         hosts = _names(leaf)
     except (OSError, ValueError, TypeError, x509.ExtensionNotFound, InvalidSignature):
         return f"put a new pair in place of {certificate} and {key}: it is taken up by itself"
-    command = ["mirror", "init", *(["--config", str(configuration)] if configuration is not None else [])]
+    command = ["mirror", "init", *(["--config", str(configuration.absolute())] if configuration is not None else [])]
     for host in hosts:
         command += ["--host", host]
     moved, trust = [certificate, key], ""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import socket
 import subprocess
@@ -291,6 +292,51 @@ async def test_refuses_what_is_malformed_and_closes(serve, text, caplog):
     assert answer.startswith((b"HTTP/1.1 400", b"HTTP/1.0 400"))
     assert b"hello" not in answer
     assert "Traceback" not in caplog.text
+
+
+async def test_tls_on_a_plain_port_is_said_once_with_what_mends_it(serve, said):
+    service = serve()
+    for _ in range(3):
+        answer = await service.ask(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n")
+        assert b"TLS was spoken to a port of plain HTTP" in answer
+    assert "request_malformed" not in said()
+    assert said().count("event=tls_on_plain_port") == 1
+    assert f"address={service.address[0]}:{service.address[1]}" in said()
+    assert "or `insecure = true` in registries.conf, or give this mirror a certificate: `tls` in mirror.yaml" in said()
+
+
+@pytest.mark.parametrize(
+    ("text", "what", "remedy"),
+    [
+        (b"GET / HTTP/9.9\r\n\r\n", "what came is not HTTP/1.1", "speak HTTP/1.1 to this port"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "HTTP/2 was spoken without TLS", "speak HTTP/1.1 to this port"),
+        (b"hello\r\n\r\n", "what came is not HTTP", "see which program there speaks to this port"),
+        (b"GET / HTTP/1.1\r\n\r\n", "the request has no Host field, or more than one", "does a proxy on the way"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", "Host field, or more than one", "does a proxy on the way"),
+        (
+            b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            "the request says how long it is more than once",
+            "does a proxy on the way",
+        ),
+        (
+            b"GET / HTTP/1.1\r\nHost: a\r\n" + b"a: b\r\n" * 65 + b"\r\n",
+            "the request has more than 64 fields",
+            "does a proxy on the way",
+        ),
+        (
+            b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
+            "the head of the request is too long",
+            "a line of it may have 8190 bytes, all of it 65536",
+        ),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nb c: d\r\n\r\n", "the request is malformed", "does a proxy on the way"),
+    ],
+)
+async def test_what_is_no_request_is_told_what_is_wrong_and_what_mends_it(serve, said, text, what, remedy):
+    answer = await serve().ask(text)
+    message = json.loads(answer.rpartition(b"\r\n")[2])["errors"][0]["message"]
+    assert what in message
+    assert f": {remedy}" in message
+    assert f'remedy="{remedy}' in said()
 
 
 @pytest.mark.parametrize(

@@ -46,3 +46,9 @@ def test_two_that_take_what_they_may_end_within_two_to_one():
             left -= count
             worker.count(taken[number])
     assert max(taken) <= 2 * min(taken)
+
+
+def test_what_one_worker_said_of_a_port_the_others_need_not_say():
+    shares = Shares(2)
+    workers = [Share(shares, 0), Share(shares, 1)]
+    assert [worker.is_first(port) for port in (0, 5000, 65535) for worker in workers] == [True, False] * 3

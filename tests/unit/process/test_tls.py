@@ -72,6 +72,18 @@ async def test_serves_over_tls(serve, files, client):
     assert session.version() == "TLSv1.3"
 
 
+async def test_plain_http_on_a_tls_port_is_said_once_with_what_mends_it(serve, files, said):
+    service = serve(tls=ServerTls(files.certificate, files.key))
+    for _ in range(3):
+        with contextlib.suppress(ConnectionError):
+            assert await service.ask(GET) == b""
+    while service.count("mirror_connections_cut_total") < 3:
+        await asyncio.sleep(0.01)
+    assert said().count("event=plain_http_on_tls_port") == 1
+    assert f"address={service.address[0]}:{service.address[1]}" in said()
+    assert "have clients ask by https://" in said()
+
+
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
 @pytest.mark.parametrize("break_it", ["old", "cipher"])
 async def test_refuses_what_is_weak(serve, files, client, break_it, said):
