@@ -9,6 +9,7 @@ from pydantic_core import ErrorDetails
 
 from mirror.config.document import Document, KeyPath, dotted
 from mirror.config.keys import keys_under, sections_with
+from mirror.config.shapes import as_list, as_mapping
 from mirror.config.values import SpellingError, quote
 from mirror.errors import Problem
 
@@ -80,8 +81,10 @@ def _wrong_type(expected: str, path: KeyPath, document: Document) -> Problem:
         found = f"{kind} ({quote(text)})"
         if expected.startswith(("text", "one of")):
             remedy = f'put it in quotes: "{text[:40]}"'
-    if expected == "a list" and kind == "text":
-        remedy = "write it in brackets: [...]"
+    if expected == "a list":
+        remedy = as_list(path, document)
+    elif expected == _MAPPING:
+        remedy = as_mapping(path, document)
     what = f"`{dotted(path)}`: expected {expected}, found {found}"
     return Problem("wrong_type", what, _where(path, document), remedy)
 

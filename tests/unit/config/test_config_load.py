@@ -202,6 +202,9 @@ def test_an_inline_password_is_told_where_to_go_and_never_shown(refused):
         "upstreams: {quay.io: {credentials: {username: ann, password: hunter2}}}",
         "upstreams: {quay.io: {credentials: {username: 12345678, password_file: f}}}\n# hunter2",
         "upstreams: {quay.io: {credentials: {password: 'hunter2",
+        "upstreams: hunter2",
+        "aliases: [password: hunter2]",
+        "clients: hunter2",
     ],
 )
 def test_no_message_shows_a_secret_in_the_wrong_place(read, text):
@@ -258,8 +261,65 @@ def test_a_wrong_type_is_refused_and_never_converted(refused, text):
     only(refused(text), "wrong_type", 1)
 
 
-def test_a_list_where_only_text_was_given_says_how_to_write_one(refused):
-    assert "[...]" in refused("pull_secrets: secret.json")[0].remedy
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        ("upstreams: [quay.io, docker.io]", "write `upstreams: {quay.io: {}, docker.io: {}}`"),
+        ("upstreams:\n  - quay.io: {}\n  - docker.io:\n", "write `upstreams: {quay.io: {}, docker.io: {}}`"),
+        ("upstreams: quay.io", "write `upstreams: {quay.io: {}}`"),
+        ("upstreams:\n  quay.io\n  docker.io", "write `upstreams: {quay.io: {}, docker.io: {}}`"),
+        ("upstreams: {lab: https://reg.lab:5000}", "write `lab: {endpoints: [https://reg.lab:5000]}`"),
+        ("upstreams: {lab: [https://a.lab, http://b.lab]}", "write `lab: {endpoints: [https://a.lab, http://b.lab]}`"),
+        ("aliases:\n  - a/b: quay.io/b\n  - x/: quay.io/y/", "write `aliases: {a/b: quay.io/b, x/: quay.io/y/}`"),
+        ("pull_secrets: /etc/mirror/pull-secret.json", "write `pull_secrets: [/etc/mirror/pull-secret.json]`"),
+        ("pull_secrets: secret.json", "write `pull_secrets: [secret.json]`"),
+        ("ca: lab-ca.pem", "write `ca: [lab-ca.pem]`"),
+    ],
+)
+def test_a_list_for_a_mapping_or_the_other_way_round_is_shown_as_it_should_be(read, refused, text, remedy):
+    problem = only(refused(text), "wrong_type", 1)
+    assert problem.remedy == remedy
+    form = remedy.removeprefix("write `").removesuffix("`")
+    if form.startswith("lab: "):
+        form = f"upstreams: {{{form}}}"
+    needed = "" if form.startswith("upstreams:") else "upstreams: {quay.io: {}}\nclients: {anonymous: none}\n"
+    read(f"{needed}{form}\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        (
+            "upstreams:\n  - quay.io: {}\n  - lab:\n      endpoints: [https://reg.lab]",
+            "leave out the dashes: write `quay.io:`, `lab:` directly below `upstreams:`, with the keys of each",
+        ),
+        (
+            "upstreams:\n  - name: lab\n    endpoints: [https://reg.lab]",
+            "leave out the dashes: write `lab:` directly below `upstreams:`, with the keys of each below it",
+        ),
+        ("aliases: [a]", "write lines of `name: what it stands for`, without dashes"),
+        (
+            "clients: {rules: {ci: {repositories: ['apps/**'], may: [pull]}}}",
+            "write `- {who: ci, repositories: […], may: […]}` in place of `ci: …`, a line for each",
+        ),
+        (
+            "clients: {rules: {who: ci, repositories: 'apps/**', may: pull}}",
+            "write `- ` before its first key, or brackets around it: `rules: [{…}]`",
+        ),
+        (
+            "pull_secrets: {quay.io: {auth: hunter2}}",
+            "logins are files: write `pull_secrets: [FILE]`, and the entries for hosts into that file",
+        ),
+        ("pull_secrets: hunter2", "write it in brackets: [...]"),
+        ("listen: {host: a}", "write `listen: [VALUE, …]`"),
+        ("tls: [a.pem, b.pem]", "its keys are certificate, key, client_ca"),
+        ("log: debug", "its keys are level, format"),
+        ("log: [level: debug]", "leave out the dashes: its keys (level, format) stand directly below it"),
+        ("notifications: {url: 'https://x.lab'}", "write `- ` before its first key"),
+    ],
+)
+def test_what_cannot_be_shown_whole_says_what_to_do_with_it(refused, text, remedy):
+    assert refused(text)[0].remedy.startswith(remedy)
 
 
 def test_a_duplicate_key_names_the_first(refused):
