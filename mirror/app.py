@@ -22,6 +22,7 @@ from mirror.admin.delivery import Delivery
 from mirror.admin.explain import Explain
 from mirror.admin.health import Health
 from mirror.admin.housekeeping import Housekeeping
+from mirror.admin.measuring import keep_measuring
 from mirror.admin.page import AdminPage
 from mirror.admin.reload import Preparation, Prepared
 from mirror.admin.scrub import Scrubber
@@ -405,14 +406,15 @@ class Worker:
             unix = listener.family == socket.AF_UNIX
             face.listen(listener, None if unix else self._tls)
         servers = [face]
+        health = Health(self._context.board, self._context.index, opened.upstreams)
+        tasks.append(asyncio.create_task(health.keep_posting()))
+        status = Status(self._prepared, self._instance, opened.content, opened.space, opened.index, health, metrics)
         if self._context.metrics_listener is not None:
+            tasks.append(asyncio.create_task(keep_measuring(status, health, metrics)))
             page = Connections(MetricsPage(metrics, dispatcher), metrics, connections=64)
             page.listen(self._context.metrics_listener)
             servers.append(page)
         if self._context.admin_listener is not None:
-            health = Health(self._context.board, self._context.index, opened.upstreams)
-            tasks.append(asyncio.create_task(health.keep_posting()))
-            status = Status(self._prepared, self._instance, opened.content, opened.space, opened.index, health, metrics)
             explain = Explain(config, opened.content, opened.layout, opened.upstreams, opened.readers)
             asked = Connections(AdminPage(status, explain, self._context.reload), metrics, connections=64)
             asked.listen(self._context.admin_listener)

@@ -84,6 +84,14 @@ STORE_INODES = Family(
     "mirror_store_inodes", "Inodes of the store's file system, by kind: free and total.", ("kind",), "gauge", "latest"
 )
 STORE_FREE = Family("mirror_store_free_bytes", "Free bytes on the store's file system.", (), "gauge", "latest")
+STORE_ROOM = Family(
+    "mirror_store_room_bytes",
+    "Bytes that may still be taken: free beyond keep_free and what is promised, or to be evicted.",
+    (),
+    "gauge",
+    "latest",
+)
+KEEP_FREE = Family("mirror_store_keep_free_bytes", "What storage.keep_free comes to.", (), "gauge", "latest")
 EVICTED = Family("mirror_evicted_blobs_total", "Blobs evicted to make room.")
 EVICTED_BYTES = Family("mirror_evicted_bytes_total", "Bytes evicted to make room.")
 CORRUPT = Family(
@@ -145,16 +153,23 @@ WORKERS = Family("mirror_workers", "Worker processes that are ready.", (), "gaug
 WORKER_RESTARTS = Family("mirror_worker_restarts_total", "Workers replaced, by why.", ("why",))
 CPU_SECONDS = Family("mirror_cpu_seconds_total", "Processor time of all workers.")
 MEMORY_PEAK = Family("mirror_worker_memory_peak_bytes", "Largest memory that a worker has used.", (), "gauge", "max")
+CONDITION = Family(
+    "mirror_condition",
+    "1 while a condition of the service (Available, Progressing, Degraded) holds for that reason, else 0.",
+    ("type", "reason"),
+    "gauge",
+    "latest",
+)
 INFO = Family("mirror_build_info", "1; the label says which version runs.", ("version",), "gauge", "max")
 
 # Every family that is rendered, in this order.
 FAMILIES: tuple[Family, ...] = (
-    INFO, WORKERS, WORKER_RESTARTS, RELOAD_OK, CPU_SECONDS, MEMORY_PEAK, LOOP_LAG, LOG_DROPPED, FAULTS,
+    INFO, CONDITION, WORKERS, WORKER_RESTARTS, RELOAD_OK, CPU_SECONDS, MEMORY_PEAK, LOOP_LAG, LOG_DROPPED, FAULTS,
     CONNECTIONS, ACCEPTED, CUT, ACCEPT_PAUSES, HELD_BYTES, MEMORY_SHORT, CERTIFICATE_EXPIRES,
     REQUESTS, REQUEST_SECONDS, CACHE_ANSWERS, SENT_BYTES,
     RECEIVED_BYTES, FETCHES, FETCHES_RUNNING, REVALIDATIONS, UPSTREAM_SECONDS, UPSTREAM_ERRORS, LOGIN_REFUSED,
     ENDPOINTS_AWAY, HUB_LIMIT, HUB_REMAINING,
-    STORE_BYTES, STORE_FREE, STORE_INODES, EVICTED, EVICTED_BYTES, CORRUPT,
+    STORE_BYTES, STORE_FREE, STORE_ROOM, KEEP_FREE, STORE_INODES, EVICTED, EVICTED_BYTES, CORRUPT,
     SCRUBBED_BYTES, SCRUB_ENDED, SCRUB_UNHEALED, SET_COMPLETE, SET_MISSING,
     NOTIFICATIONS, NOTIFICATIONS_WAITING,
 )  # fmt: skip
@@ -239,9 +254,11 @@ class Metrics:
 
     def fold(self) -> None:
         """Publish this process's numbers to its siblings; cheap enough for once a second."""
-        cpu = time.process_time()
-        self.add(CPU_SECONDS, by=cpu - self._cpu)
-        self._cpu = cpu
+        with self._lock:
+            spent = -self._cpu
+            self._cpu = time.process_time()
+            spent += self._cpu
+        self.add(CPU_SECONDS, by=spent)
         self.set(MEMORY_PEAK, to=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
         if self._slots is not None:
             with self._lock:

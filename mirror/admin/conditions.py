@@ -7,9 +7,9 @@ problem with its remedy. No I/O: from facts to words.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from mirror.config.values import size_text
 from mirror.store.promises import UNIT
@@ -22,6 +22,19 @@ _REMOUNT = "see why it became read-only (dmesg), and mount it writable; a unit o
 _NAMED = 3  # of many, so many are named
 
 Facts = Mapping[str, Any]
+
+Ill = Literal[
+    "StoreUnreadable", "StoreUnwritable", "StoreUnusable", "StoreFull", "CollectionStopped", "ContentCorrupt",
+    "RecordDamaged", "SetIncomplete", "LoginRefused", "UpstreamAway", "FileRefused", "CertificateExpired",
+    "CertificateExpires", "ReloadRefused", "WorkersMissing", "MemoryShort", "HousekeepingIdle", "NotificationsWaiting",
+]  # fmt: skip
+Busy = Literal["Starting", "Reloading", "Stopping", "Replacing", "Syncing", "Indexing"]
+# All that a condition may hold for, by its type.
+REASONS: Mapping[str, tuple[str, ...]] = {
+    "Available": (AS_EXPECTED,),
+    "Progressing": get_args(Busy),
+    "Degraded": get_args(Ill),
+}
 
 
 class Condition(NamedTuple):
@@ -37,7 +50,7 @@ class Condition(NamedTuple):
 class Trouble:
     """Why a service is not well: a reason, what it is, where, and what mends it."""
 
-    reason: str
+    reason: Ill
     what: str
     where: str = ""
     remedy: str = ""
@@ -51,6 +64,16 @@ class Trouble:
 def conditions(facts: Facts, troubles: list[Trouble], store_error: str) -> list[Condition]:
     """Return the three conditions. `store_error` says what is wrong with the store's way, empty for nothing."""
     return [_available(facts, store_error), _progressing(facts), _degraded(troubles)]
+
+
+def samples(found: Sequence[Condition], troubles: Sequence[Trouble]) -> dict[tuple[str, ...], float]:
+    """Return for each (type, reason) 1 where that condition holds for that reason, else 0.
+
+    Where a service is Degraded for several reasons, each of them is 1.
+    """
+    holds = {(one.type, one.reason) for one in found if one.status}
+    holds |= {("Degraded", trouble.reason) for trouble in troubles}
+    return {(kind, reason): float((kind, reason) in holds) for kind, known in REASONS.items() for reason in known}
 
 
 def _available(facts: Facts, store_error: str) -> Condition:
@@ -67,25 +90,24 @@ def _available(facts: Facts, store_error: str) -> Condition:
 
 def _progressing(facts: Facts) -> Condition:
     busy = facts["busy_sets"]
-    if facts["phase"] in ("starting", "reloading", "stopping"):
-        words = {
-            "starting": "workers are starting",
-            "reloading": "another configuration is being taken up",
-            "stopping": "it stops",
-        }
-        return Condition("Progressing", True, facts["phase"].capitalize(), words[facts["phase"]])
+    if facts["phase"] == "starting":
+        return _busy("Starting", "workers are starting")
+    if facts["phase"] == "reloading":
+        return _busy("Reloading", "another configuration is being taken up")
+    if facts["phase"] == "stopping":
+        return _busy("Stopping", "it stops")
     if facts["workers"]["leaving"]:
         count = facts["workers"]["leaving"]
-        return Condition(
-            "Progressing", True, "Replacing", f"{count} workers of an earlier configuration finish their answers"
-        )
+        return _busy("Replacing", f"{count} workers of an earlier configuration finish their answers")
     if busy:
-        return Condition("Progressing", True, "Syncing", f"a sync or load of {', '.join(busy)} is running")
+        return _busy("Syncing", f"a sync or load of {', '.join(busy)} is running")
     if facts["store"]["index_rebuilding"] and facts["housekeeping"] is not False:
-        return Condition(
-            "Progressing", True, "Indexing", "the index of use times is being rebuilt; pulls go on without it"
-        )
+        return _busy("Indexing", "the index of use times is being rebuilt; pulls go on without it")
     return Condition("Progressing", False, AS_EXPECTED, "")
+
+
+def _busy(reason: Busy, message: str) -> Condition:
+    return Condition("Progressing", True, reason, message)
 
 
 def _degraded(troubles: list[Trouble]) -> Condition:
@@ -126,7 +148,7 @@ def _disk(facts: Facts) -> Iterator[Trouble]:
         count = f"{row['paths']} {many}" if row["paths"] != 1 else "a file"
         times = f", {row['count']} times" if row["count"] > row["paths"] else ""
         what = f"{count} of the store cannot be {done}{times}: {row['error']} ({row['errno']})"
-        reason = "StoreUnreadable" if row["operation"] == "read" else "StoreUnwritable"
+        reason: Ill = "StoreUnreadable" if row["operation"] == "read" else "StoreUnwritable"
         yield Trouble(reason, what, row["path"], row["remedy"])
     if store["read_only"] and not any(row["operation"] == "write" for row in store["faults"]):
         what = "the store is on a read-only file system: what is here is served, and nothing can be kept or changed"

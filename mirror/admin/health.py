@@ -61,6 +61,11 @@ class Health:
         """Return what the supervisor says of the service."""
         return self._board.service()
 
+    def is_first(self) -> bool:
+        """Tell whether this worker does what one of the service is to do: it is the first of those that serve."""
+        workers = self._board.service().get("workers", ())
+        return next((worker["index"] for worker in workers if worker["ready"]), None) == self._index
+
     def upstreams(self) -> dict[str, list[Seen]]:
         """Return of each upstream how its endpoints fare, in the order in which they are asked."""
         # Whoever is asked next, a sibling perhaps, must not know less than was told here.

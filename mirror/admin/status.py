@@ -6,11 +6,12 @@ import asyncio
 import json
 import os
 import time
+from collections import Counter
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from mirror import __version__
-from mirror.admin.conditions import conditions, find_troubles
+from mirror.admin.conditions import Condition, Trouble, conditions, find_troubles
 from mirror.admin.health import Health, Seen
 from mirror.admin.refused import RefusedFiles
 from mirror.admin.reload import Prepared
@@ -34,6 +35,14 @@ _NOTE_LIMIT = 16 * 1024
 _MOST_FETCHES = 200  # that are told one by one
 _PATIENCE = 5.0  # seconds for a look at the store; after that the answer is what the last one found, and its age
 _STARTS = 10.0  # seconds within which somebody takes the lock of housekeeping
+
+
+class Report(NamedTuple):
+    """What is known of the service, and what follows from it."""
+
+    facts: dict[str, Any]
+    conditions: list[Condition]
+    troubles: list[Trouble]
 
 
 class Status:
@@ -67,7 +76,13 @@ class Status:
         self._found: tuple[float, dict[str, Any]] | None = None  # when a look began (Unix time), and what it found
 
     async def __call__(self) -> dict[str, Any]:
-        """Return the report: facts, `conditions`, and under `problems` what is to be done."""
+        """Return the report as `mirror status` prints it: `conditions`, and under `problems` what is to be done."""
+        found = await self.report()
+        told = {"conditions": [one._asdict() for one in found.conditions]}
+        return found.facts | told | {"problems": [trouble.as_dict() for trouble in found.troubles]}
+
+    async def report(self) -> Report:
+        """Look, and return what there is to say."""
         service = self._health.service()
         store_error = ""
         try:
@@ -93,15 +108,12 @@ class Status:
             "upstreams": self._upstreams(),
             **kept,
             "certificate": self._certificate(),
-            "notifications": self._notifications(),
-            "memory": self._memory(),
+            **await asyncio.to_thread(self._counted),
         }
         if facts["housekeeping"] is False and facts["uptime"] < _STARTS:
             facts["housekeeping"] = None
         troubles = find_troubles(facts)
-        facts["conditions"] = [one._asdict() for one in conditions(facts, troubles, store_error)]
-        facts["problems"] = [trouble.as_dict() for trouble in troubles]
-        return facts
+        return Report(facts, conditions(facts, troubles, store_error), troubles)
 
     async def _last_look(self) -> tuple[float, dict[str, Any]]:
         """Look at the store and return when that was, and what is there; the last time's where it takes too long."""
@@ -151,15 +163,14 @@ class Status:
         tls = self._prepared.tls
         return {"path": str(self._config.tls.certificate), "expires": tls.expires} if tls is not None else None
 
-    def _memory(self) -> dict[str, Any]:
-        held, short = self._metrics.read(HELD_BYTES, MEMORY_SHORT)
-        return {"held_bytes": int(sum(held.values())), "short": max(short.values(), default=0) or None}
-
-    def _notifications(self) -> dict[str, int]:
-        (waiting,) = self._metrics.read(NOTIFICATIONS_WAITING)
-        return {labels[0]: int(count) for labels, count in sorted(waiting.items())}
-
     # -- in a thread -----------------------------------------------------------------------------------------
+
+    def _counted(self) -> dict[str, Any]:
+        held, short, waiting = self._metrics.read(HELD_BYTES, MEMORY_SHORT, NOTIFICATIONS_WAITING)
+        return {
+            "notifications": {labels[0]: int(count) for labels, count in sorted(waiting.items())},
+            "memory": {"held_bytes": int(sum(held.values())), "short": max(short.values(), default=0) or None},
+        }
 
     def _look(self) -> dict[str, Any]:
         if DISK_FAULTS:
@@ -217,17 +228,8 @@ class Status:
 
     def _would_free(self) -> list[tuple[str, int]]:
         """Return of each generation that is not its set's newest what only it needs, in bytes, the largest first."""
-        sets = Sets(self._layout)
-        content = {
-            (name, number): {entry["digest"]: entry["size"] for kind in ("manifests", "blobs") for entry in plan[kind]}
-            for name in sets.names()
-            for number in sets.generations(name)
-            if (plan := _plan(sets.read(name, number))) is not None
-        }
-        uses: dict[str, int] = {}
-        for found in content.values():
-            for digest in found:
-                uses[digest] = uses.get(digest, 0) + 1
+        content = self._pins.generations()
+        uses = Counter(digest for found in content.values() for digest in found)
         newest = {name: max(number for other, number in content if other == name) for name, _ in content}
         freed = [
             (f"{name}@{number}", sum(size for digest, size in found.items() if uses[digest] == 1))
@@ -325,18 +327,6 @@ def _credential(endpoints: list[Seen]) -> str:
     """Return the worst that is known: refused, ok, none (answers anonymous requests), unknown."""
     states = {one.credential for one in endpoints}
     return next((state for state in ("refused", "ok", "none") if state in states), "unknown")
-
-
-def _plan(raw: bytes | None) -> dict[str, Any] | None:
-    try:
-        found = json.loads(raw or b"null")
-        for kind in ("manifests", "blobs"):
-            for entry in found[kind]:
-                if not isinstance(entry["digest"], str) or not isinstance(entry["size"], int):
-                    return None
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return None
-    return dict(found)
 
 
 def _held(folder: os.PathLike[str], locked: frozenset[int]) -> list[str]:

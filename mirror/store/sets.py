@@ -10,7 +10,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Container
+from collections.abc import Callable, Collection, Container, Mapping
 from contextlib import AbstractContextManager, suppress
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -278,6 +278,12 @@ class Pins:
             ended = time.monotonic()
             self._here = (ended + max(_LOOK_AGAIN, _LOOK_SHARE * (ended - began)), size)
         return size
+
+    def generations(self) -> dict[tuple[str, int], Mapping[str, int]]:
+        """Return what each generation (set, number) pins: its digests as text, each with its size in bytes."""
+        with self._lock:
+            self._read()
+            return {key: found.sizes for key, (_, found) in self._plans.items()}
 
     def shortfalls(self) -> dict[tuple[str, int], Shortfall]:
         """Return what each generation is short of. What cannot be read is here, and is noted."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +11,14 @@ from typing import Any
 
 import pytest
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
+from mirror.admin.conditions import REASONS
 from mirror.metrics import FAMILIES
+from tests.tools import mounts
 from tests.tools.clients import run
+from tests.tools.mirror import Mirror
+from tests.tools.processes import wait_until
 from tests.tools.programs import ROOT, Programs
 
 ALERTS = ROOT / "config" / "alerts.yaml"
@@ -111,11 +117,20 @@ def test_alerts_say_what_to_do(programs: Programs) -> None:
             assert label in known | {"instance"}, f"{rule['alert']} shows {label}"
 
 
-# Two hours of a service that is well, a minute apart: series and values as promtool writes them.
+def condition(reason: str, kind: str = "Degraded") -> str:
+    """Return the series of a condition."""
+    return f'mirror_condition{{type="{kind}",reason="{reason}"}}'
+
+
+# Two hours of a service that is well, a minute apart: series and values as promtool writes them. Its disk of 1 TB is
+# full of cache: keep_free, 5% of it, is all that is free.
 HEALTHY = {
     'up{job="mirror"}': "1x500",
     "mirror_build_info": "1x500",
     "mirror_workers": "2x500",
+    condition("AsExpected", "Available"): "1x500",
+    condition("Syncing", "Progressing"): "1x500",
+    **{condition(reason): "0x500" for reason in REASONS["Degraded"]},
     "mirror_config_reload_ok": "1x500",
     "mirror_tls_certificate_expires_seconds": "8640000x500",
     'mirror_requests_total{status="200"}': "0+600x500",
@@ -140,6 +155,8 @@ HEALTHY = {
     "mirror_docker_hub_pulls_limit": "0x500",
     "mirror_docker_hub_pulls_remaining": "0x500",
     "mirror_store_free_bytes": "50000000000x500",
+    "mirror_store_keep_free_bytes": "50000000000x500",
+    "mirror_store_room_bytes": "900000000000x500",
     'mirror_store_inodes{kind="free"}': "900000x500",
     'mirror_store_inodes{kind="total"}': "1000000x500",
     'mirror_faults_total{kind="store_read_eio"}': "0x500",
@@ -160,6 +177,9 @@ HEALTHY = {
 # What goes wrong, and which alert says so.
 CASES: dict[str, dict[str, str]] = {
     "MirrorDown": {'up{job="mirror"}': "1x30 0x90"},
+    "MirrorUnavailable": {condition("AsExpected", "Available"): "1x50 0x70"},
+    "MirrorStoreIll": {condition("RecordDamaged"): "0x50 1x70"},
+    "MirrorDegraded": {condition("HousekeepingIdle"): "0x50 1x70"},
     "MirrorHasNoWorker": {"mirror_workers": "2x50 0x70"},
     # The first events of a kind: their series begins with them.
     "MirrorWorkersDie": {'mirror_worker_restarts_total{why="exit"}': "_x70 3x50"},
@@ -180,7 +200,8 @@ CASES: dict[str, dict[str, str]] = {
     "MirrorUpstreamFails": {'mirror_fetches_total{upstream="quay.io",result="failed"}': "0+5x120"},
     "MirrorServesOldTags": {'mirror_cache_answers_total{upstream="quay.io",cache="STALE"}': "0+5x120"},
     "MirrorHubBudget": {"mirror_docker_hub_pulls_limit": "100x120", "mirror_docker_hub_pulls_remaining": "7x120"},
-    "MirrorStoreFull": {"mirror_store_free_bytes": "50000000000x30 9000000x90"},
+    # Nothing may be evicted, and free is what was free before: keep_free sees to it.
+    "MirrorStoreFull": {"mirror_store_room_bytes": "900000000000x30 0x90", condition("StoreFull"): "0x30 1x90"},
     "MirrorStoreInodes": {'mirror_store_inodes{kind="free"}': "50x120"},
     "MirrorStoreFaults": {'mirror_faults_total{kind="store_read_eio"}': "0+5x120"},
     "MirrorPassesThrough": {'mirror_sent_bytes_total{upstream="quay.io",cache="BYPASS"}': "0+900000000x120"},
@@ -203,6 +224,29 @@ CASES: dict[str, dict[str, str]] = {
 }
 
 
+# For what a service is Degraded: the alert, how grave it is, and whether it is the condition that it looks at.
+DEGRADED: dict[str, tuple[str, str, bool]] = {
+    "StoreUnreadable": ("MirrorStoreFaults", "critical", True),
+    "StoreUnwritable": ("MirrorStoreFaults", "critical", True),
+    "StoreUnusable": ("MirrorStoreIll", "critical", True),
+    "StoreFull": ("MirrorStoreFull", "critical", True),
+    "CollectionStopped": ("MirrorDegraded", "warning", True),
+    "ContentCorrupt": ("MirrorContentLost", "critical", True),
+    "RecordDamaged": ("MirrorStoreIll", "critical", True),
+    "SetIncomplete": ("MirrorSetIncomplete", "warning", False),
+    "LoginRefused": ("MirrorLoginRefused", "critical", False),
+    "UpstreamAway": ("MirrorUpstreamAway", "warning", False),
+    "FileRefused": ("MirrorDegraded", "warning", True),
+    "CertificateExpired": ("MirrorCertificateEnds", "critical", False),
+    "CertificateExpires": ("MirrorCertificateExpires", "warning", False),
+    "ReloadRefused": ("MirrorReloadRefused", "warning", False),
+    "WorkersMissing": ("MirrorDegraded", "warning", True),
+    "MemoryShort": ("MirrorDegraded", "warning", True),
+    "HousekeepingIdle": ("MirrorDegraded", "warning", True),
+    "NotificationsWaiting": ("MirrorNotificationsWait", "warning", False),
+}
+
+
 def fired(name: str, changed: dict[str, str], names: set[str], minutes: int = 90) -> dict[str, Any]:
     """Return promtool's test that exactly these alerts fire."""
     values = {_placed(series): value for series, value in (HEALTHY | changed).items()}
@@ -221,6 +265,7 @@ def fired(name: str, changed: dict[str, str], names: set[str], minutes: int = 90
 
 
 def _placed(series: str) -> str:
+    """Return a series with the labels that a scrape gives it."""
     name, _, labels = series.rstrip("}").partition("{")
     placed = ['instance="m"', *(['job="mirror"'] if "job=" not in labels else []), *filter(None, [labels])]
     return f"{name}{{{','.join(placed)}}}"
@@ -234,6 +279,70 @@ def test_alerts_fire_when_they_should_and_else_never(programs: Programs, tmp_pat
         also = {"MirrorCertificateExpires"} if name == "MirrorCertificateEnds" else set()
         tests.append(fired(name, changed, {name, *also}, 450 if name == "MirrorSetIncomplete" else 90))
     _promtool(programs, tmp_path, "5m", tests)
+
+
+def test_what_a_service_is_degraded_for_is_told_once_and_as_grave_as_it_is(programs: Programs, tmp_path: Path) -> None:
+    assert DEGRADED.keys() == set(REASONS["Degraded"])
+    rules = {rule["alert"]: rule for rule in yaml.safe_load(ALERTS.read_text())["groups"][0]["rules"]}
+    tests = []
+    for reason, (alert, severity, is_looked_at) in DEGRADED.items():
+        assert rules[alert]["labels"]["severity"] == severity
+        tests.append(fired(reason, {condition(reason): "0x50 1x70"}, {alert} if is_looked_at else set()))
+        ended = {condition(reason): "0x20 1x50 0x50"}
+        tests.append(fired(f"{reason} has ended", ended, set()))
+    _promtool(programs, tmp_path, "1m", tests)
+
+
+@pytest.mark.parametrize("told", ["mirror_store_room_bytes", condition("StoreFull")])
+def test_a_full_store_is_told_by_its_room_and_by_its_condition(programs: Programs, tmp_path: Path, told: str) -> None:
+    """One that gives no room to evict has none, and one without inodes or with snapshots is full all the same."""
+    values = "900000000000x30 60000000x90" if told == "mirror_store_room_bytes" else "0x30 1x90"
+    _promtool(programs, tmp_path, "1m", [fired(told, {told: values}, {"MirrorStoreFull"})])
+
+
+def scraped(text: str) -> dict[str, float]:
+    """Return the series of conditions and of the store, with their values, from what /metrics says."""
+    found = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if family.name == "mirror_condition":
+                found[condition(sample.labels["reason"], sample.labels["type"])] = sample.value
+            elif not sample.labels and sample.name.startswith("mirror_store_"):
+                found[sample.name] = sample.value
+    return found
+
+
+def _full_of_what_stays(root: Path) -> None:
+    """A store whose disk something else has filled down to keep_free, as it is by default; nothing is cached."""
+    service = Mirror(root.with_name("service"), {"workers": 2, "storage": {"path": str(root / "store")}})
+    try:
+        service.start()
+        wait_until(lambda: "mirror_store_room_bytes" in scraped(service.metrics()), "the room to be measured")
+        root.with_name("well").write_text(service.metrics())
+        disk = os.statvfs(root)
+        keep_free, free = disk.f_blocks * disk.f_frsize // 20, disk.f_bavail * disk.f_frsize
+        with root.joinpath("other").open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, free - keep_free - (32 << 20))
+        wait_until(lambda: scraped(service.metrics())[condition("StoreFull")] == 1, "the condition", 40)
+        root.with_name("full").write_text(service.metrics())
+        root.joinpath("other").unlink()
+        wait_until(lambda: scraped(service.metrics())[condition("StoreFull")] == 0, "the condition to end", 40)
+    finally:
+        service.kill()
+
+
+def test_a_store_that_is_full_with_the_default_keep_free_is_told(programs: Programs, tmp_path: Path) -> None:
+    root = tmp_path / "disk"
+    root.mkdir()
+    mounts.on_disk(_full_of_what_stays, root, "40G")
+    tests = []
+    for state, names in (("well", set()), ("full", {"MirrorStoreFull"})):
+        found = scraped((tmp_path / state).read_text())
+        assert found["mirror_store_free_bytes"] > 1 << 30, "which nobody takes for few"
+        values = {series: f"{value}x500" for series, value in found.items() if series in HEALTHY}
+        assert {"mirror_store_room_bytes", "mirror_store_keep_free_bytes"} <= values.keys()
+        tests.append(fired(state, values, names))
+    _promtool(programs, tmp_path, "1m", tests)
 
 
 def test_a_scrub_that_stands_is_told(programs: Programs, tmp_path: Path) -> None:

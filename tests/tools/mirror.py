@@ -64,6 +64,10 @@ class Mirror(Daemon):
         """Send one request and return status, headers by lower-case name, body."""
         return ask(self.url, path, method, headers)
 
+    def metrics(self) -> str:
+        """Return what /metrics says."""
+        return ask(f"http://{self.metrics_address}", "/metrics")[2].decode()
+
     def _answers_ready(self) -> bool:
         try:
             return self.get("/readyz")[0] == 200

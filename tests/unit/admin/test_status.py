@@ -162,7 +162,8 @@ def test_available_and_progressing(change: dict[str, Any], number: int, status: 
 
 def test_a_store_that_does_not_answer_and_several_troubles() -> None:
     assert conditions(facts(), [], "the store is gone")[0].reason == "StoreUnusable"
-    several = conditions(facts(), [Trouble("A", "a"), Trouble("B", "b"), Trouble("A", "c")], "")[2]
+    troubles = [Trouble("StoreFull", "a"), Trouble("UpstreamAway", "b"), Trouble("StoreFull", "c")]
+    several = conditions(facts(), troubles, "")[2]
     assert (several.reason, several.message) == ("Multiple", "a; b; c")
     assert Trouble("StoreFull", "x").as_dict()["code"] == "store_full"
 
