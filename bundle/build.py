@@ -24,6 +24,7 @@ from packaging.markers import Marker
 ROOT = Path(__file__).resolve().parents[1]
 LOCK = ROOT / "requirements" / "runtime.txt"
 PROJECT = "mirror-registry (pyproject.toml)"
+DOCUMENTS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE")
 PYTHONS = ("3.11", "3.12", "3.13")
 # The C library that wheels may ask for: that of RHEL 8, and so of everything newer.
 GLIBC = range(28, 16, -1)
@@ -148,9 +149,10 @@ def lay_out(tree: Path, pythons: list[str], machine: str, cache: Path, image: Pa
     for name in ("install.sh", "unpack.py", "README.txt"):
         shutil.copy(ROOT / "bundle" / name, tree / name)
     for folder in ("systemd", "config", "docs"):
-        shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("quickstart*", ".*"))
-    for name in ("LICENSE", "README.md", "CHANGELOG.md"):
-        shutil.copy(ROOT / name, tree / "docs" / name)
+        shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("quickstart-store", ".*"))
+    # As in the checkout, so that what they link and name lies where they say.
+    for name in DOCUMENTS:
+        shutil.copy(ROOT / name, tree / name)
     manual = [sys.executable, str(ROOT / "bundle" / "manual.py"), str(tree / "share")]
     subprocess.run(manual, env={**os.environ, "SOURCE_DATE_EPOCH": str(_time())}, stdout=subprocess.DEVNULL, check=True)
     if image is not None:

@@ -112,11 +112,13 @@ install_program() {
   new=$DESTDIR$PREFIX.new
   rm -rf "$new"
   "$python" -I "$here/unpack.py" into "$new" "$PREFIX" || fail "nothing was changed"
-  mkdir -p "$new/share/mirror" "$new/share/doc/mirror"
+  doc=$new/share/doc/mirror
+  mkdir -p "$new/share/mirror" "$doc/systemd"
   cp "$here/install.sh" "$new/share/mirror/install.sh"
   chmod 755 "$new/share/mirror/install.sh"
-  cp -R "$here/docs/." "$here/config" "$new/share/doc/mirror/"
-  cp "$here/systemd/credentials.conf" "$new/share/doc/mirror/config/"
+  cp -R "$here/README.md" "$here/CHANGELOG.md" "$here/CONTRIBUTING.md" "$here/LICENSE" "$here/docs" "$here/config" "$doc/"
+  cp "$here/systemd/mirror.container" "$here/systemd/mirror.volume" "$here/systemd/container-secret.conf" "$doc/systemd/"
+  cp "$here/systemd/credentials.conf" "$doc/config/"
   cp "$here/VERSION" "$new/$MARK"
   chmod -R u=rwX,go=rX "$new"
   # By renames: a program of two releases is never here, only for a moment none.

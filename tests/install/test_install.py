@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -155,6 +156,49 @@ def test_the_bundle_says_what_it_is_and_its_sums_hold(tree):
     assert listed == {str(path.relative_to(tree)) for path in tree.rglob("*") if path.is_file()} - {"SHA256SUMS"}
     for name in ("docs/install.md", "systemd/mirror.service", "config/mirror.yaml", "install.sh", "README.txt"):
         assert name in listed
+
+
+def dead_ends(tree, root=None):
+    """Return what the documents below a folder link or name that is not there, as `document: target`.
+
+    A name such as `config/alerts.yaml` is one from the top of that folder, /opt/mirror/… a path on the host whose / is
+    `root`.
+    """
+    found = []
+    for document in sorted((*tree.glob("*.md"), *tree.glob("docs/*.md"))):
+        text = document.read_text()
+        for path, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)", text):
+            target = document.parent / path if path else document
+            if not target.exists() or (anchor and anchor not in anchors(target)):
+                found.append(f"{document.name}: {path}#{anchor}")
+        for name in re.findall(r"(?<![\w./-])(?:config|systemd|docs)/[\w./@-]*\w", text):
+            if not (tree / name).exists():
+                found.append(f"{document.name}: {name}")
+        for name in re.findall(r"/opt/mirror/[\w./@-]*\w", text):
+            if root is not None and not os.path.lexists(root / name.lstrip("/")):
+                found.append(f"{document.name}: {name}")
+    return found
+
+
+def anchors(document):
+    """Return what the headings of a document are linked by."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in headings}
+
+
+def test_what_documents_link_and_name_is_beside_them_wherever_they_lie(tree, tmp_path, python):
+    assert dead_ends(ROOT) == []
+    assert dead_ends(tree) == []
+    install(tree, tmp_path)
+    documents = tmp_path / "opt/mirror/share/doc/mirror"
+    assert dead_ends(documents, tmp_path) == []
+    assert {path.name for path in documents.glob("docs/*.md")} == {path.name for path in ROOT.glob("docs/*.md")}
+    for folder in (tree, documents):
+        assert "[Container]" in (folder / "systemd/mirror.container").read_text()
+        assert "[Volume]" in (folder / "systemd/mirror.volume").read_text()
+    for unit in UNITS[1:5]:
+        for path in re.findall(r" file:(\S+)", (tmp_path / unit).read_text()):
+            assert (tmp_path / path.lstrip("/")).is_file(), unit
 
 
 def test_the_tar_is_the_same_whenever_it_is_made(tree, tmp_path):
