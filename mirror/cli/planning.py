@@ -51,7 +51,7 @@ class Wanted:
 async def plan(desk: Desk, wanted: Wanted, outcome: Outcome) -> None:
     """Find out what an image set needs, say what of it is here, and write the plan where asked."""
     file = await asyncio.to_thread(_file, desk, wanted)
-    found = await _find(desk, file, wanted, outcome) if file.plan is None else Collected(file.plan, {}, (), (), {})
+    found = await _found(desk, file, wanted, outcome)
     if wanted.output is not None:
         await asyncio.to_thread(desk.write, wanted.output, found.plan.dump())
         outcome.facts["plan"] = str(wanted.output)
@@ -71,13 +71,10 @@ async def sync(desk: Desk, wanted: Wanted, outcome: Outcome) -> None:
         raise NotYet(f"another sync or load of set {name} is running", "wait for it; `mirror ls` shows what is here")
     try:
         if isinstance(chosen, Stored):
+            outcome.warn(chosen.plan.left_out)
             await _bring(desk, chosen.plan, chosen.generation, wanted, outcome)
             return
-        found = (
-            await _find(desk, chosen, wanted, outcome)
-            if chosen.plan is None
-            else Collected(chosen.plan, {}, (), (), {})
-        )
+        found = await _found(desk, chosen, wanted, outcome)
         if not found.plan.images:
             outcome.say("nothing in it could be found, so nothing is kept")
             return
@@ -115,6 +112,14 @@ def _name(wanted: Wanted, file: File) -> str:
         return check_set(wanted.name or file.stem)
     except NameInvalid as error:
         raise ConfigurationError([Problem("set_name", error.what, str(file.path), error.remedy)]) from error
+
+
+async def _found(desk: Desk, file: File, wanted: Wanted, outcome: Outcome) -> Collected:
+    """Return what a file asks for, a plan as it was made: what was left out then is said again."""
+    if file.plan is None:
+        return await _find(desk, file, wanted, outcome)
+    outcome.warn(file.plan.left_out)
+    return Collected(file.plan, {}, (), (), {})
 
 
 async def _find(desk: Desk, file: File, wanted: Wanted, outcome: Outcome) -> Collected:
@@ -231,6 +236,7 @@ def _show(outcome: Outcome, plan: Plan, presence: Presence, room: Forecast) -> N
         "to_fetch": {"digests": len(presence.missing), "bytes": presence.missing_bytes},
         "room": {"needed": presence.missing_bytes, "free": room.free, "evictable": room.evictable, "fits": fits},
         "lacking": list(plan.lacking),
+        "left_out": list(plan.left_out),
         "blocked": list(plan.blocked),
     }  # fmt: skip
     for release in plan.releases:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
+from mirror.offline.plan import Plan
 from mirror.store.layout import Layout
 from mirror.store.probe import prepare
 from mirror.store.sets import Sets
@@ -97,6 +99,16 @@ def test_giving_up_a_generation_that_is_not_here_names_those_that_are(here: Here
     assert problem["remedy"] == "the generations here are prod@1"
     assert os.listdir(here.site.store / "run/locks") == locks
     here.report("unpin", problem["remedy"].rpartition(" ")[2])
+
+
+def test_what_a_plan_left_out_is_said_whenever_it_is_synced(here: Here, prod: Path, tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    here.report("plan", prod, "-o", path)
+    sentence = "quay.io/org/app@sha256:…: the referrer of somebody is gone from upstream, and left out"
+    path.write_bytes(replace(Plan.parse(path.read_bytes()), left_out=(sentence,)).dump())
+    for words in (("plan", path), ("sync", path), ("sync", "prod")):
+        assert here.run(*words).stderr.count(f"mirror {words[0]}: {sentence}\n") == 1
+        assert here.report(*words)["left_out"] == [sentence]
 
 
 @pytest.mark.parametrize("how", ["damaged", "lost"])
