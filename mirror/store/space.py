@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from mirror import logs
 from mirror.config import Storage
-from mirror.errors import StoreError, StoreFull
+from mirror.errors import RecordDamaged, StoreError, StoreFull
 from mirror.oci.digest import Digest
 from mirror.store import files
 from mirror.store.eviction import Eviction, Room
@@ -156,11 +156,15 @@ class Space:
         """
         disk = self.disk()
         free = max(0, disk.free - self._keep_free.of(disk.total) - self.promised())
-        pinned = self._pins.digests()
+        try:
+            pinned = self._pins.digests()
+            evictable = self.eviction.evictable()
+        except RecordDamaged:  # where it is not known what must stay, eviction takes nothing
+            return Forecast(free, 0)
         kept = sum(
             size for digest, size in needed.items() if str(digest) not in pinned and not self._hosted.has(digest)
         )
-        return Forecast(free, 0 if self.in_vain else max(0, self.eviction.evictable() - kept))
+        return Forecast(free, 0 if self.in_vain else max(0, evictable - kept))
 
     @property
     def in_vain(self) -> bool:

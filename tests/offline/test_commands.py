@@ -132,6 +132,28 @@ def test_a_generation_whose_plan_is_not_known_is_given_up_without_it(here: Here,
     assert here.report("sync", prod)["fetched"]["bytes"] == 0
 
 
+@pytest.mark.parametrize("how", ["sync", "load"])
+@pytest.mark.parametrize("record", ["current", "prod/1.json"])
+def test_a_record_of_sets_that_is_removed_is_written_again(
+    here: Here, prod: Path, tmp_path: Path, record: str, how: str
+) -> None:
+    """docs/operations.md, `RecordDamaged`: where it is lost, remove it and bring the set again: nothing is fetched."""
+    here.run("sync", prod)
+    (tmp_path / "disk").mkdir()
+    here.run("save", "prod", "--to", tmp_path / "disk")
+    layout = Layout(here.site.store)
+    content = {one: one.stat().st_ino for one in (layout.blobs / "sha256").iterdir()}
+    path = layout.sets / record
+    path.write_bytes(b"\0")
+    assert str(path) in here.report("verify", code=1)["problems"][0]["what"]
+    path.unlink()
+    here.run(*(("sync", prod) if how == "sync" else ("load", tmp_path / "disk")))
+    assert {one: one.stat().st_ino for one in (layout.blobs / "sha256").iterdir()} == content
+    (verdict,) = here.report("verify")["sets"]
+    assert (verdict["set"], verdict["generation"], verdict["ok"]) == ("prod", 1, True)
+    assert [str(one) for one in Sets(layout).current()] == ["prod@1"]
+
+
 def test_a_newer_plan_is_a_newer_generation_and_keep_gives_up_the_older(here: Here, prod: Path) -> None:
     here.run("sync", prod)
     world.image_set(prod, versions=("4.16.15", "4.16.20"))
