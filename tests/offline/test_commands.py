@@ -397,6 +397,18 @@ def test_without_a_set_resources_are_of_a_pull_through_site(here: Here, tmp_path
     assert any(one["source"] == "quay.io" for one in idms["spec"]["imageDigestMirrors"])
 
 
+def test_a_registry_without_its_port_is_told_the_port(make_site: MakeSite, tmp_path: Path) -> None:
+    here = Here(make_site("inside", document={"listen": "0.0.0.0:5000", "upstreams": {"quay.io": {}}}))
+    said = here.run("resources", "--registry", "http://mirror.example", "-o", tmp_path / "to").stderr
+    assert "listens on port 5000: write --registry http://mirror.example:5000;" in said
+    assert (
+        "listens on"
+        not in here.run("resources", "--registry", "http://mirror.example:5000", "-o", tmp_path / "to").stderr
+    )
+    (problem,) = here.report("resources", "--registry", "bastion", "-o", tmp_path / "to", code=78)["problems"]
+    assert problem["remedy"] == "write --registry bastion:5000"
+
+
 def test_what_an_earlier_run_left_to_be_applied_is_named(here: Here, tmp_path: Path) -> None:
     to = tmp_path / "site"
     command = ("resources", "--registry", "http://mirror.example:5000", "-o", to)

@@ -142,8 +142,11 @@ class Site:
 
     def listens_at(self, registry: Registry) -> bool:
         """Tell whether `serve` itself may be what answers at the port of a registry."""
-        ports = set(map(_port, self.config.listen))
-        return registry.port in ports or not all(ports)
+        return registry.port in self._ports or not all(self._ports)
+
+    @property
+    def _ports(self) -> set[int]:
+        return set(map(_port, self.config.listen))
 
     @property
     def external(self) -> Registry | None:
@@ -159,9 +162,10 @@ class Site:
         """Return what is meant by a registry as which clients would not find this one: its host, where that answers."""
         if self.external is not None and self.external.host == registry.host:
             return self.external
-        if self.listens_at(registry) or self.port is None:
+        if self.port is None:
             return Registry(registry.address, secure)
-        return Registry(f"{registry.address.removesuffix(f':{registry.port}')}:{self.port}", secure)
+        port = registry.port if registry.port in self._ports else self.port
+        return Registry(f"{registry.address.removesuffix(f':{registry.port}')}:{port}", secure)
 
     @property
     def insecure(self) -> list[str]:

@@ -610,21 +610,24 @@ def test_with_several_registries_the_other_may_be_another_machine(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("tls", "given", "right"),
+    ("tls", "listen", "given", "right"),
     [
-        (False, "mirror.lab:5000", "--registry http://mirror.lab:5000"),
-        (False, "mirror.lab", "--registry http://mirror.lab:5000"),
-        (True, "http://mirror.lab:5000", "--registry mirror.lab:5000"),
-        (True, "http://mirror.lab", "--registry mirror.lab:5000"),
+        (False, "0.0.0.0:5000", "mirror.lab:5000", "--registry http://mirror.lab:5000"),
+        (False, "0.0.0.0:5000", "mirror.lab", "--registry http://mirror.lab:5000"),
+        (False, "0.0.0.0:443", "mirror.lab", "--registry http://mirror.lab:443"),
+        (False, ["0.0.0.0:5000", "0.0.0.0:8443"], "mirror.lab:8443", "--registry http://mirror.lab:8443"),
+        (True, "0.0.0.0:5000", "http://mirror.lab:5000", "--registry mirror.lab:5000"),
+        (True, "0.0.0.0:5000", "http://mirror.lab", "--registry mirror.lab:5000"),
+        (True, "0.0.0.0:80", "http://mirror.lab", "--registry mirror.lab:80"),
     ],
 )
 def test_who_speaks_in_another_way_than_this_registry_is_told_the_whole_address(
-    tls: bool, given: str, right: str, tmp_path: Path, authority: Authority
+    tls: bool, listen: Any, given: str, right: str, tmp_path: Path, authority: Authority
 ) -> None:
     certificate = tmp_path / "tls.crt"
     certificate.write_bytes(authority.issue("mirror.lab"))
     pair = {"tls": {"certificate": str(certificate), "key": str(certificate)}} if tls else {}
-    document = {**CONNECTED, "listen": "0.0.0.0:5000", **pair}
+    document = {**CONNECTED, "listen": listen, **pair}
     notes = [note for note in made(site(tmp_path, given, document=document)).notes if "clients are told to" in note]
     assert [note.rpartition("write ")[2] for note in notes] == [right]
     helped = made(site(tmp_path, right.removeprefix("--registry "), document=document)).notes
