@@ -12,7 +12,7 @@ from mirror.metrics import CONDITION, KEEP_FREE, STORE_ROOM, Metrics
 
 _TICK = 1.0  # seconds between two looks whose turn it is
 _PERIOD, _LONGEST = 10.0, 60.0  # seconds between two looks at the service, or
-_SHARE = 50  # so many times what the last one took
+_SHARE = 20  # so many times what the last one took
 
 _log = logs.get("admin")
 

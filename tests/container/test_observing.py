@@ -323,10 +323,10 @@ def _full_of_what_stays(root: Path) -> None:
         keep_free, free = disk.f_blocks * disk.f_frsize // 20, disk.f_bavail * disk.f_frsize
         with root.joinpath("other").open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, free - keep_free - (32 << 20))
-        wait_until(lambda: scraped(service.metrics())[condition("StoreFull")] == 1, "the condition", 40)
+        wait_until(lambda: scraped(service.metrics())[condition("StoreFull")] == 1, "the condition", 45)
         root.with_name("full").write_text(service.metrics())
         root.joinpath("other").unlink()
-        wait_until(lambda: scraped(service.metrics())[condition("StoreFull")] == 0, "the condition to end", 40)
+        wait_until(lambda: scraped(service.metrics())[condition("StoreFull")] == 0, "the condition to end", 45)
     finally:
         service.kill()
 
