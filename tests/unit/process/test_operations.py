@@ -9,8 +9,10 @@ from pathlib import Path
 import click
 import pytest
 
+from mirror.admin.conditions import REASONS
 from mirror.cli import main, outcome
 from mirror.metrics import FAMILIES
+from mirror.registry.errors import TABLE
 
 ROOT = Path(__file__).parents[3]
 LOUD = {"warning", "error", "exception", "critical"}
@@ -80,6 +82,35 @@ def test_every_metric_says_what_to_do(documented):
         rows = [line for line in documented.splitlines() if line.startswith(f"| `{family.name}` |")]
         assert len(rows) == 1, family.name
         assert len(rows[0].strip("|").split("|")) == 3
+
+
+def section(text, heading):
+    """Return what stands under a heading, up to the next one of its rank."""
+    rank = heading.partition(" ")[0]
+    return text.partition(f"\n{heading}\n")[2].partition(f"\n{rank} ")[0]
+
+
+def test_every_reason_of_a_condition_is_in_the_manual_and_no_other(documented):
+    told = section(documented, "## Start, stop, health")
+    words, _, table = told.partition("**Degraded**")
+    busy = words.partition("**Progressing**")[2]
+    first = "".join(line.split("|")[1] for line in table.splitlines() if line.startswith("| `"))
+    for text, kind in ((busy, "Progressing"), (first, "Degraded")):
+        assert set(re.findall(r"`([A-Z][A-Za-z]+)`", text)) == set(REASONS[kind])
+
+
+def test_events_that_the_manual_names_are_logged(documented):
+    sources = "".join(path.read_text() for path in ROOT.joinpath("mirror").rglob("*.py"))
+    rows = [line for line in section(documented, "### Events").splitlines() if line.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    assert len(named) > 100
+    assert sorted(name for name in named if f'"{name}"' not in sources) == []
+
+
+def test_symptoms_are_answers_that_we_give(documented):
+    rows = [line for line in section(documented, "## Symptoms").splitlines() if line.startswith("| ")]
+    seen = {int(code) for row in rows for code in re.findall(r"\b[45]\d\d\b", row.split("|")[1])}
+    assert {404, 413, 503} <= seen <= {row.status for row in TABLE.values()}
 
 
 def test_every_event_that_calls_for_somebody_says_what_to_do(documented):

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import ExitStack
 
 import pytest
 
@@ -103,6 +104,23 @@ def test_who_does_not_end_in_time_is_hurried(start, settings):
         program.heard("READY=1")
         assert client.recv(100) == b""
     until(lambda: not service(program)["leaving"])
+
+
+def test_a_third_reload_hurries_the_answers_from_before_the_first(start, settings):
+    program = start(workers=1, settings=settings.path, drain=0.1, kill_after=1)
+    program.heard("READY=1")
+    with ExitStack() as clients:
+        waiting = []
+        for _ in range(3):
+            waiting.append(clients.enter_context(program.connect()))
+            waiting[-1].sendall(b"GET /slow?60 HTTP/1.1\r\nHost: a\r\n\r\n")
+            time.sleep(0.2)
+            assert len(service(program)["leaving"]) == len(waiting) - 1
+            program.process.send_signal(signal.SIGHUP)
+            program.heard("RELOADING=1")
+            program.heard("READY=1")
+        assert waiting[0].recv(100) == b""
+        until(lambda: len(service(program)["leaving"]) == 2)
 
 
 def test_sigterm_in_the_midst_of_a_reload_ends_all(start, settings):
