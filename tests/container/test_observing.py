@@ -168,6 +168,7 @@ HEALTHY = {
     "mirror_scrub_ended_seconds": "0x500",
     "mirror_scrub_unhealed": "0x500",
     'mirror_set_complete{set="prod",generation="4"}': "1x500",
+    'mirror_set_complete{set="prod",generation="3"}': "0x500",  # left unfinished, before one that is complete
     'mirror_notifications_total{target="ci",result="delivered"}': "0+5x500",
     'mirror_notifications_total{target="ci",result="refused"}': "3x500",
     'mirror_notifications_waiting{target="ci"}': "3x500",
@@ -220,7 +221,10 @@ CASES: dict[str, dict[str, str]] = {
         'mirror_upstream_request_seconds_bucket{upstream="quay.io",le="10"}': "0+60x120",
         'mirror_upstream_request_seconds_bucket{upstream="quay.io",le="+Inf"}': "0+60x120",
     },
-    "MirrorSetIncomplete": {'mirror_set_complete{set="prod",generation="4"}': "0x500"},
+    "MirrorSetIncomplete": {
+        'mirror_set_complete{set="prod",generation="4"}': "0x500",
+        condition("SetIncomplete"): "1x500",
+    },
 }
 
 
@@ -274,7 +278,7 @@ def _placed(series: str) -> str:
 def test_alerts_fire_when_they_should_and_else_never(programs: Programs, tmp_path: Path) -> None:
     rules = {rule["alert"] for rule in yaml.safe_load(ALERTS.read_text())["groups"][0]["rules"]}
     assert CASES.keys() | {"MirrorScrubStands"} == rules
-    tests = [fired("well", {}, set())]
+    tests = [fired("well", {}, set()), fired("well for long", {}, set(), 450)]
     for name, changed in CASES.items():
         also = {"MirrorCertificateExpires"} if name == "MirrorCertificateEnds" else set()
         tests.append(fired(name, changed, {name, *also}, 450 if name == "MirrorSetIncomplete" else 90))
