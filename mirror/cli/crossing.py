@@ -15,7 +15,17 @@ from typing import TypeVar
 from mirror.cli.choose import Stored, choose_beside, choose_stored
 from mirror.cli.desk import Desk, no_folder
 from mirror.cli.importing import load_foreign, presumptions
-from mirror.cli.outcome import FAILED, INCOMPLETE, NO_SPACE, UNVERIFIED, Outcome, SetIncomplete, count_text, size_text
+from mirror.cli.outcome import (
+    FAILED,
+    INCOMPLETE,
+    NO_SPACE,
+    UNVERIFIED,
+    Outcome,
+    SetIncomplete,
+    count_text,
+    size_text,
+    some_text,
+)
 from mirror.cli.planning import demanded_keyring, read_keyring
 from mirror.cli.progress import Step, shown
 from mirror.errors import ConfigurationError, MirrorError, Problem, StoreError
@@ -38,6 +48,7 @@ from mirror.offline.trust import called_releases, check_signed, kept_signatures
 from mirror.store.intake import Intake
 
 _SHOWN_OF_PART = 3  # damaged members of one part named
+_SHOWN_PARTS = 5
 _SHOWN = 20  # missing things named to a person; the list has them all
 
 Result = TypeVar("Result")
@@ -277,11 +288,13 @@ def _report_load(desk: Desk, outcome: Outcome, report: LoadReport, wanted: Loade
     for first, second in report.doubled:
         outcome.warn([f"{second} is the same part as {first}"])
     _report_damage(outcome, report)
+    names = "-".join(str(one) for one in report.loaded if one.missing)
+    listed = wanted.output or Path(f"missing-{names}"[:200] + ".txt")
     for one in report.loaded:
-        _report_one(outcome, one, {damage.path.name for damage in report.damaged})
+        _report_one(outcome, one, {damage.path.name for damage in report.damaged}, listed)
     lost = any(one.missing and not one.missing_parts for one in report.loaded)
     if report.missing and (wanted.output is not None or lost or report.damaged):
-        _write_missing(desk, outcome, report, wanted)
+        _write_missing(desk, outcome, report, names, listed)
 
 
 def _report_damage(outcome: Outcome, report: LoadReport) -> None:
@@ -299,39 +312,35 @@ def _report_damage(outcome: Outcome, report: LoadReport) -> None:
             outcome.note(UNVERIFIED, "part_damaged", f"{count - _SHOWN_OF_PART} more members of {path} are damaged")
 
 
-def _report_one(outcome: Outcome, one: LoadedSet, damaged: Collection[str]) -> None:
-    name = f"{one.set}@{one.generation}"
+def _report_one(outcome: Outcome, one: LoadedSet, damaged: Collection[str], listed: Path) -> None:
+    """Say how it went with one generation: what is missing of it in one line, which `listed` names in full."""
+    name = str(one)
     received = f"{len(one.received)} digests, {size_text(sum(one.received.values()))} received"
     if one.complete:
         state = "was complete already" if one.before and not one.received else "is complete"
         outcome.say(f"set {name} {one.plan} {state}: {received}")
         return
-    outcome.say(f"set {name} is incomplete: {received}")
+    count, size = count_text(len(one.missing), "digest"), size_text(sum(one.missing.values()))
+    outcome.say(f"set {name} is incomplete: {received}" + (f"; {count}, {size} missing" if one.missing else ""))
     for what in one.lacking:
         outcome.note(INCOMPLETE, "lacking", what, name, "bring what is lacking into the set where it was made")
     if one.error is not None:
         outcome.note_error(one.error)
-    for part in one.missing_parts:
-        if part in damaged:
-            continue  # it was among the files, and is named for what it is
-        outcome.note(
-            INCOMPLETE, "part_missing", f"{part} was not among the files", name, "load it too: any order will do"
-        )
+    # One that was among the files is named for what it is.
+    if parts := [part for part in one.missing_parts if part not in damaged]:
+        was, them = ("was", "it") if len(parts) == 1 else ("were", "them")
+        what = f"{some_text(parts, _SHOWN_PARTS)} {was} not among the files"
+        outcome.note(INCOMPLETE, "part_missing", what, name, f"load {them} too: any order will do")
     if one.presumed:
-        what = f"the parts presume {len(one.missing)} digests that are not here, so nothing was written"
+        what = f"the parts presume {count} that are not here ({size}), so nothing was written"
         outcome.note(INCOMPLETE, "presumed_missing", what, name, one.remedy)
-    if one.missing_parts:
-        return  # they bring what is missing: no list of it says more
-    for digest, size in sorted(one.missing.items())[:_SHOWN]:
-        outcome.note(INCOMPLETE, "missing", f"{digest} ({size_text(size)}) is missing", name)
-    if len(one.missing) > _SHOWN:
-        outcome.note(INCOMPLETE, "missing", f"{len(one.missing) - _SHOWN} more digests are missing", name)
+    elif one.missing and not one.missing_parts:
+        remedy = f"have it saved on the other side: mirror save {name} --to DIR --want {listed}, and load that, too"
+        outcome.note(INCOMPLETE, "missing", f"{count} ({size}) could not be had from these parts", name, remedy)
 
 
-def _write_missing(desk: Desk, outcome: Outcome, report: LoadReport, wanted: Loaded) -> None:
+def _write_missing(desk: Desk, outcome: Outcome, report: LoadReport, names: str, path: Path) -> None:
     """Write what is missing as the list that `mirror save --want` takes."""
-    names = "-".join(f"{one.set}@{one.generation}" for one in report.loaded if one.missing)
-    path = wanted.output or Path(f"missing-{names}"[:200] + ".txt")
     try:
         desk.write(path, dump_missing(report.missing, names))
     except MirrorError as error:

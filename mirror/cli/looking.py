@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,7 +20,7 @@ from mirror.cli import listing, pinning
 from mirror.cli.choose import Stored, choose_stored, stored, unknown_set
 from mirror.cli.desk import Desk
 from mirror.cli.naming import is_image
-from mirror.cli.outcome import INCOMPLETE, UNVERIFIED, Outcome, size_text, table
+from mirror.cli.outcome import INCOMPLETE, UNVERIFIED, Outcome, size_text, some_text, table
 from mirror.cli.planning import read_keyring
 from mirror.cli.progress import Step, shown
 from mirror.errors import ConfigurationError, NotYet, Problem, RecordDamaged
@@ -36,7 +36,8 @@ from mirror.offline.verify import verify as verify_plan
 from mirror.store.pins import ImagePins
 from mirror.store.walk import find_blobs
 
-_SHOWN = 20  # missing things named to a person; --json and -o have them all
+_FETCH = "fetch it: mirror sync "
+_NAMED = 3  # missing things named to a person; --json and -o have them all
 
 
 # -- verify --------------------------------------------------------------------------------------------------------
@@ -52,10 +53,9 @@ async def verify(desk: Desk, given: str | None, outcome: Outcome, *, deep: bool,
     def check(raw: bytes, digest: Digest) -> str:
         return verify_signature(raw, digest, keyring).fingerprint
 
-    def find_unsigned(plan: Plan) -> list[str]:
+    def find_unsigned(plan: Plan) -> dict[Digest, str]:
         # What layers hold is looked at where all is read anyway.
-        found = unsigned(plan, desk.store, keyring, by_label_alone=lambda _: not deep)
-        return [image for _, image in sorted(found.items())]
+        return unsigned(plan, desk.store, keyring, by_label_alone=lambda _: not deep)
 
     hashed = 0
 
@@ -82,7 +82,7 @@ async def verify(desk: Desk, given: str | None, outcome: Outcome, *, deep: bool,
         verdicts = [await asyncio.to_thread(look, one) for one in chosen]
     outcome.facts["sets"] = [verdict.as_dict() for verdict in verdicts]
     outcome.facts["deep"] = deep
-    _report(desk, outcome, verdicts, signature_remedy(keyring))
+    _report(desk, outcome, chosen, verdicts, signature_remedy(keyring), output)
     if output is not None:
         missing = sorted({str(digest) for verdict in verdicts for digest in (*verdict.missing, *verdict.corrupt)})
         await asyncio.to_thread(desk.write, output, "".join(f"{digest}\n" for digest in missing).encode())
@@ -99,7 +99,9 @@ def _chosen(desk: Desk, given: str | None) -> list[Stored]:
     ]
 
 
-def _report(desk: Desk, outcome: Outcome, verdicts: list[Verdict], sign: str) -> None:
+def _report(
+    desk: Desk, outcome: Outcome, chosen: list[Stored], verdicts: list[Verdict], sign: str, output: Path | None
+) -> None:
     """Say what was found; `sign` is what to do about a release without a signature."""
     rows: list[tuple[str, ...]] = [("set", "digests", "size", "missing", "corrupt", "openpgp", "sigstore", "state")]
     for one in verdicts:
@@ -112,48 +114,69 @@ def _report(desk: Desk, outcome: Outcome, verdicts: list[Verdict], sign: str) ->
         )  # fmt: skip
     if verdicts:
         outcome.say(*table(rows))
-    for one in verdicts:
-        name = f"{one.set}@{one.generation}"
-        for digest in one.corrupt:
-            outcome.note(
-                UNVERIFIED, "corrupt", f"{digest} did not hash to its name and is in quarantine", name,
-                "sync the set again, or load it from an archive: `mirror verify -o MISSING` lists what to save",
-            )  # fmt: skip
+    for stored_one, one in zip(chosen, verdicts, strict=True):
+        name, again = str(stored_one), _again(desk, stored_one, output)
+        if one.corrupt:
+            what = f"{some_text(one.corrupt)} did not hash to {_its(one.corrupt)} and {_is(one.corrupt)} in quarantine"
+            outcome.note(UNVERIFIED, "corrupt", what, name, again)
         for problem in one.signatures:
             outcome.note(UNVERIFIED, "signature", problem, name, "sync or load the set again; see releases.keyring")
-        for release in one.unsigned:
+        if one.lost and one.state != "incomplete":
+            what = f"{some_text(list(one.lost))} {_is(one.lost)} not here"
+            outcome.note(UNVERIFIED, "signature", what, name, again)
+        for release in one.blamed:
             what = without_signature(release)
             if one.required:
                 outcome.note(UNVERIFIED, "signature", what, name, sign)
             else:
                 outcome.warn([f"{name}: {what}: it is accepted because releases.require_signature is false"])
-        for digest in one.closed[:_SHOWN]:
-            path = desk.opened.layout.blob(digest)
-            outcome.note(
-                INCOMPLETE, "unreadable", f"{digest} is there, and the store's owner cannot read it", name,
-                f"give {path} back to the store's owner: chown",
-            )  # fmt: skip
-        _note_missing(outcome, name, one)
+        _note_missing(desk, outcome, name, one, again)
         outcome.warn(f"{name}: {what}" for what in one.left_out)
     if verdicts and all(one.whole for one in verdicts):
         outcome.say("", "everything is here: you may cut the cable")
 
 
-def _note_missing(outcome: Outcome, name: str, one: Verdict) -> None:
-    remedy = "sync it again while online, or save what is missing on the other side with --want"
-    absent = sorted((digest, size) for digest, size in one.missing.items() if digest not in one.closed)
-    for digest, size in absent[:_SHOWN]:
-        outcome.note(INCOMPLETE, "missing", f"{digest} ({size_text(size)}) is not here", name, remedy)
-    if len(absent) > _SHOWN:
-        outcome.note(INCOMPLETE, "missing", f"{len(absent) - _SHOWN} more digests are not here", name, remedy)
-    for what in one.unnamed[:_SHOWN]:
-        outcome.note(INCOMPLETE, "unnamed", f"{what} is not known under its name", name, "sync or load the set again")
-    for what in one.graph[:_SHOWN]:
-        outcome.note(INCOMPLETE, "graph", f"the update graph lacks {what}", name, "sync or load the set again")
+def _again(desk: Desk, one: Stored, output: Path | None) -> str:
+    """Return the command that brings what a generation lacks."""
+    if not desk.config.offline and all(desk.target(planned.name).upstream for planned in one.plan.manifests):
+        return f"{_FETCH}{one}"
+    listed = output or "missing.txt"
+    first = "" if output is not None else f"list it: mirror verify {one} -o {listed}; then "
+    return f"{first}have it saved on the other side: mirror save {one} --to DIR --want {listed}, and load that"
+
+
+def _note_missing(desk: Desk, outcome: Outcome, name: str, one: Verdict, again: str) -> None:
+    absent = {digest: size for digest, size in one.missing.items() if digest not in one.closed}
+    if absent:
+        of = sorted(absent) if len(absent) <= _NAMED else one.short
+        what = (
+            f"{len(absent)} of {one.digests} digests {_is(absent)} not here, {size_text(sum(absent.values()))} of"
+            f" {size_text(one.bytes)}: {'' if len(absent) <= _NAMED else 'of '}{some_text(of, _NAMED)}"
+        )
+        outcome.note(INCOMPLETE, "missing", what, name, again)
+    if one.closed:
+        blobs = desk.opened.layout.blobs
+        what = f"{some_text(one.closed)} {_is(one.closed)} there, and the store's owner cannot read it"
+        give = f"give it back to the store's owner: chown -R --reference={blobs.parent} {blobs}"
+        outcome.note(INCOMPLETE, "unreadable", what, name, give)
+    if one.unnamed:
+        what = f"{some_text(one.unnamed)} {_is(one.unnamed)} not known under {_its(one.unnamed)}"
+        outcome.note(INCOMPLETE, "unnamed", what, name, again)
+    if one.graph:
+        outcome.note(INCOMPLETE, "graph", f"the update graph lacks {some_text(one.graph)}", name, again)
     for what in one.lacking:
         outcome.note(INCOMPLETE, "lacking", what, name)
     if not one.complete and not (one.missing or one.lacking):
-        outcome.note(INCOMPLETE, "not_completed", "its sync or load did not finish", name, "run it again")
+        again = again if again.startswith(_FETCH) else "load its parts again"
+        outcome.note(INCOMPLETE, "not_completed", "its sync or load did not finish", name, again)
+
+
+def _is(items: Collection[object]) -> str:
+    return "is" if len(items) == 1 else "are"
+
+
+def _its(items: Collection[object]) -> str:
+    return "its name" if len(items) == 1 else "their names"
 
 
 # -- inventory -----------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import click
@@ -144,6 +144,12 @@ def _code(error: MirrorError) -> str:
 def count_text(number: int, noun: str) -> str:
     """Return `1 part`, `2 parts`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def some_text(items: Sequence[object], most: int = 3) -> str:
+    """Return the first of many for a sentence: `a, b, c and 9 more`."""
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(map(str, items[:most])) + more
 
 
 def table(rows: list[tuple[str, ...]]) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from mirror.cli.choose import choose_stored
 from mirror.cli.desk import Desk
 from mirror.cli.naming import Named, find_target, is_image, parse_named
-from mirror.cli.outcome import FAILED, INCOMPLETE, Outcome, count_text, size_text
+from mirror.cli.outcome import FAILED, INCOMPLETE, Outcome, count_text, size_text, some_text
 from mirror.cli.person import operator
 from mirror.errors import ConfigurationError, NotHere, NotYet, Problem
 from mirror.oci.digest import Digest
@@ -96,8 +96,7 @@ def _what_is_pinned(desk: Desk, pins: ImagePins, name: str, digest: Digest) -> s
     like = [str(one) for one in pins.list() if one.name == name or digest in one.content]
     if not like:
         return f"nothing of {name} is: `mirror ls {name}` shows what is here and pinned"
-    more = f" and {len(like) - _SHOWN} more" if len(like) > _SHOWN else ""
-    return f"these are: {', '.join(like[:_SHOWN])}{more}"
+    return f"these are: {some_text(like, _SHOWN)}"
 
 
 def _remedy(desk: Desk, named: Named, name: str) -> str:

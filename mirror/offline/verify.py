@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,8 +30,10 @@ class Verdict:
     closed: list[Digest] = field(default_factory=list)  # those of `missing` that are there and cannot be read
     corrupt: list[Digest] = field(default_factory=list)
     unnamed: list[str] = field(default_factory=list)  # manifests that are here and not under their name
-    signatures: list[str] = field(default_factory=list)  # OpenPGP signatures of releases that are missing or bad
-    unsigned: list[str] = field(default_factory=list)  # releases for which no OpenPGP signature vouches
+    short: list[str] = field(default_factory=list)  # repositories that something is missing of
+    lost: dict[str, Digest] = field(default_factory=dict)  # OpenPGP signatures that are not here, and their releases
+    signatures: list[str] = field(default_factory=list)  # OpenPGP signatures of releases that are bad
+    unsigned: dict[Digest, str] = field(default_factory=dict)  # releases for which no OpenPGP signature vouches
     required: bool = True  # whether each release needs one
     signed: int = 0  # releases with a verified OpenPGP signature
     releases: int = 0
@@ -54,10 +56,17 @@ class Verdict:
             return "incomplete"
         if self.required and self.unsigned:
             return "unsigned"
-        return "unverified" if self.signatures else "whole"
+        return "unverified" if self.signatures or self.lost else "whole"
+
+    @property
+    def blamed(self) -> list[str]:
+        """Releases that no signature vouches for although none is missing: the keyring, or who signed, is to blame."""
+        lost = set(self.lost.values())
+        return [image for digest, image in sorted(self.unsigned.items()) if digest not in lost]
 
     def as_dict(self) -> dict[str, Any]:
         """The form that `mirror verify --json` lists under `sets`."""
+        unsigned = [image for _, image in sorted(self.unsigned.items())]
         return {
             "set": self.set,
             "generation": self.generation,
@@ -73,8 +82,12 @@ class Verdict:
             "openpgp": {
                 "releases": self.releases,
                 "verified": self.signed,
-                "problems": [*self.signatures, *(map(without_signature, self.unsigned) if self.required else ())],
-                "unsigned": self.unsigned,
+                "problems": [
+                    *(f"{name} is not here" for name in self.lost),
+                    *self.signatures,
+                    *(map(without_signature, unsigned) if self.required else ()),
+                ],
+                "unsigned": unsigned,
             },
             "sigstore": self.sigstore,
             "graph": self.graph,
@@ -96,7 +109,7 @@ def verify(
     complete: bool,
     deep: bool,
     check_signature: CheckSignature,
-    unsigned: Callable[[], Iterable[str]] = tuple,
+    unsigned: Callable[[], Mapping[Digest, str]] = dict,
     required: bool = True,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Verdict:
@@ -120,6 +133,9 @@ def verify(
         except StoreUnreadable:
             verdict.missing[digest] = size
             verdict.closed.append(digest)
+    verdict.short = sorted(
+        {one.name for one in plan.manifests if not verdict.missing.keys().isdisjoint((one.digest, *one.blobs))}
+    )
     rows = Rows(store.layout)
     if complete:
         verdict.unnamed = [
@@ -127,7 +143,7 @@ def verify(
         ]
         verdict.graph = list(_not_in_graph(plan, store))
     _verify_signatures(plan, store, check_signature, verdict)
-    verdict.unsigned = list(unsigned())
+    verdict.unsigned = dict(unsigned())
     verdict.sigstore = dict(sorted(Counter(image.sigstore for image in plan.images).items()))
     return verdict
 
@@ -138,7 +154,7 @@ def _verify_signatures(plan: Plan, store: Store, check: CheckSignature, verdict:
         name = f"signature {one.number} of release {one.release}"
         raw = store.signature(one)
         if raw is None:
-            verdict.signatures.append(f"{name} is not here")
+            verdict.lost[name] = one.release
             continue
         try:
             check(raw, one.release)

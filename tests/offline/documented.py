@@ -95,7 +95,7 @@ _VARYING = (
     (re.compile(r"(?<=SIZE on )/\S* \([\w.]+, [^)]*\)"), "MOUNT"),
     (re.compile(r" +"), " "),
     # What lies in which part is ordered by digest.
-    (re.compile(r"[1-9][0-9]*(?= digests, SIZE received| more digests are missing)"), "SOME"),
+    (re.compile(r"[1-9][0-9]*(?= digests, SIZE (?:received|missing)| digests that are not here)"), "SOME"),
 )
 # How far work is: as often as time passes.
 _PROGRESS = re.compile(r'\{"event": "progress"|mirror \w+: [0-9]+ of [0-9]+ images read')

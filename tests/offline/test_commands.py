@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mirror.config.values import size_text
 from mirror.offline.plan import Plan
 from mirror.store.layout import Layout
 from mirror.store.probe import prepare
@@ -223,6 +225,81 @@ def test_what_was_lost_is_named_and_listed_for_the_other_side(here: Here, prod: 
     assert lost in (tmp_path / "missing.txt").read_text()
     assert codes(here.report("save", "prod", "--to", mounted(tmp_path / "disk"), code=3)) == ["missing"]
     assert here.report("sync", "prod")["fetched"]["bytes"] == plan["blobs"][3]["size"]
+    assert here.report("verify", "prod")["sets"][0]["ok"]
+
+
+def lose(here: Here, count: int) -> tuple[list[str], int]:
+    """Remove some blobs of prod@1; return their digests and bytes."""
+    plan = json.loads((here.site.store / "sets/prod/1.json").read_text())
+    gone = plan["blobs"][:count]
+    for blob in gone:
+        (here.site.store / "blobs" / blob["digest"].replace(":", "/")).unlink()
+    return sorted(blob["digest"] for blob in gone), sum(blob["size"] for blob in gone)
+
+
+@pytest.mark.parametrize("count", [1, 3, 9])
+def test_what_is_missing_is_summed_up_with_one_command_that_brings_it(here: Here, prod: Path, count: int) -> None:
+    here.run("sync", prod)
+    lost, size = lose(here, count)
+    (line,) = here.run("verify", "prod", code=3).stderr.splitlines()
+    what, _, command = line.removeprefix("mirror verify: prod@1: ").partition(": fetch it: mirror ")
+    total = here.report("verify", "prod", code=3)["sets"][0]
+    assert len(total["missing"]) == count
+    said = f"{count} of {total['digests']} digests {'is' if count == 1 else 'are'} not here, {size_text(size)} of "
+    assert what.startswith(said + size_text(total["bytes"]))
+    assert what.endswith(f": {', '.join(lost)}") if count <= 3 else ": of quay.io/" in what
+    assert here.report(*command.split())["fetched"]["bytes"] == size
+    assert here.report("verify", "prod")["sets"][0]["ok"]
+
+
+def test_what_is_missing_behind_the_gap_is_brought_by_the_commands_that_are_said(
+    here: Here, make_site: MakeSite, prod: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here.run("sync", prod)
+    here.run("save", "prod", "--to", tmp_path / "disk")
+    inside = Here(make_site("inside", None, {"releases": {"keyring": here.site.document["releases"]["keyring"]}}))
+    inside.run("load", tmp_path / "disk")
+    lose(inside, 9)
+    monkeypatch.chdir(tmp_path)
+    (line,) = inside.run("verify", "prod", code=3).stderr.splitlines()
+    found = re.search("list it: mirror (.+); then have it saved on the other side: mirror (.+), and load that", line)
+    assert found is not None
+    inside.run(*found[1].split(), code=3)
+    here.run(*found[2].replace("DIR", "more").split())
+    inside.run("load", "more")
+    assert inside.report("verify", "prod")["sets"][0]["ok"]
+
+
+def test_a_set_that_came_in_part_is_incomplete_and_no_keyring_is_blamed(
+    here: Here, make_site: MakeSite, prod: Path, tmp_path: Path
+) -> None:
+    here.run("sync", prod)
+    here.run("save", "prod", "--to", tmp_path / "disk", "--part-size", "1MiB")
+    inside = Here(make_site("inside", None, {"releases": {"keyring": here.site.document["releases"]["keyring"]}}))
+    first, *others = sorted((tmp_path / "disk").glob("*.tar"))
+    assert len(others) > 1
+    loaded = inside.run("load", first, code=3)
+    assert re.search(r"incomplete: [0-9]+ digests, .* received; [0-9]+ digests, .* missing$", loaded.stdout.strip())
+    (line,) = loaded.stderr.splitlines()
+    assert f"{', '.join(path.name for path in others)} were not among the files: load them too" in line
+    (line,) = inside.run("verify", code=3).stderr.splitlines()
+    assert "digests are not here" in line
+    assert "keyring" not in line
+    assert "signature" not in line
+    problems = inside.report("verify", code=3)["sets"][0]["openpgp"]["problems"]
+    assert any(one.endswith("is not here") for one in problems)
+    inside.run("load", *others)
+    assert inside.report("verify")["sets"][0]["ok"]
+
+
+def test_a_signature_that_was_lost_is_fetched_again_and_no_keyring_is_blamed(here: Here, prod: Path) -> None:
+    here.run("sync", prod)
+    (signature,) = here.site.store.glob("signatures/*/signature-1")
+    signature.unlink()
+    (line,) = here.run("verify", "prod", code=4).stderr.splitlines()
+    assert "signature 1 of release sha256:" in line
+    assert "keyring" not in line
+    here.run(*line.partition(" is not here: fetch it: mirror ")[2].split())
     assert here.report("verify", "prod")["sets"][0]["ok"]
 
 
