@@ -466,6 +466,17 @@ def test_what_somebody_put_in_the_place_of_a_file(service: Faulty, kind: str, re
     assert command(service, "scrub").returncode == 0
 
 
+def test_a_tag_whose_record_is_damaged_may_be_deleted(service: Faulty) -> None:
+    """docs/operations.md, `RecordDamaged` of a tag: deleting it works, too."""
+    pushed(service, 2)
+    Path(Layout(service.store).tag("apps/a", "v1")).write_bytes(b"")
+    assert service.get("/v2/apps/a/manifests/v1")[0] == 503
+    assert degraded(service.status()) == "RecordDamaged"
+    assert request(service.url, "/v2/apps/a/manifests/v1", "DELETE")[0] == 202
+    assert service.get("/v2/apps/a/manifests/v1")[0] == 404
+    soon_well(service)
+
+
 def test_an_empty_record_of_a_tag_is_told_everywhere_and_pushed_again(service: Faulty) -> None:
     """As another file system leaves it after a loss of power: no silent 404."""
     made = pushed(service, 3)
@@ -805,6 +816,53 @@ def test_the_key_of_tokens_that_cannot_be_read_stays(service: Faulty, name: str)
     service.disk.heal()
     soon_well(service)
     assert (key.read_bytes(), os.lstat(key).st_ino) == before
+
+
+def test_a_damaged_key_of_tokens_is_moved_away_and_made_again(service: Faulty) -> None:
+    """docs/operations.md, `RecordDamaged` of `tokens/key`: each start signs with another one until it is moved away."""
+    key = service.store / "tokens" / "key"
+    key.write_bytes(b"short")
+    service.stop()
+    service.start()
+    assert degraded(service.status()) == "RecordDamaged"
+    assert key.read_bytes() == b"short"
+    key.rename(service.store.parent / "key")
+    service.stop()
+    service.start()
+    assert degraded(service.status()) == ""
+    assert len(key.read_bytes()) == 32
+
+
+@pytest.mark.parametrize("folder", ["blobs", "repositories"])
+def test_what_a_lost_folder_held_is_given_up_by_an_empty_one(service: Faulty, folder: str) -> None:
+    """docs/operations.md, What is in the store: an empty folder says that nothing of it will come back."""
+    made = pushed(service, 2)
+    shutil.rmtree(service.store / folder)
+    assert degraded(service.status()) == "StoreUnreadable"
+    subprocess.run(["mkdir", "-m", "700", service.store / folder], check=True)
+    soon_well(service)
+    assert set(pulls(service, made)) == {404}
+    for number, one in enumerate(made):
+        push(service.address, "apps/a", one, f"v{number}")
+    assert set(pulls(service, made)) == {200}
+
+
+def test_a_damaged_pin_is_removed_and_pinned_again(service: Faulty) -> None:
+    """docs/operations.md, `pin_damaged` and `RecordDamaged`: whoever says what it pins may say it again."""
+    (one,) = pushed(service, 1)
+    name = f"apps/a@{digest_of(one.body)}"
+    assert command(service, "pin", name).returncode == 0
+    (path,) = (path for path in (service.store / "pins").rglob("*") if path.is_file())
+    before = json.loads(path.read_bytes())
+    path.write_bytes(b"")
+    wait_until(lambda: degraded(service.status()) == "RecordDamaged", "the status to say so", 8)
+    (said,) = service.troubles("record_damaged")
+    assert str(path) in said["where"] + said["what"]
+    path.unlink()
+    done = command(service, "pin", name)
+    assert done.returncode == 0, done
+    assert json.loads(path.read_bytes()).keys() == before.keys()
+    soon_well(service)
 
 
 @pytest.mark.parametrize("what", ["current", "plan"])

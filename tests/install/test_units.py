@@ -11,6 +11,7 @@ from tests.tools.programs import ROOT
 
 UNITS = ROOT / "systemd"
 SERVICES = ("mirror.service", "mirror-sync@.service")
+INSTALL = " ".join((ROOT / "docs" / "install.md").read_text().split())
 MOST_EXPOSED = 1.5
 CONFINEMENT = re.compile(
     r"(Protect|Private|Restrict|System|Lock|Memory|Capability|Ambient|NoNew|Remove|Keyring|Device|UMask|IPAddress|State)"
@@ -30,6 +31,7 @@ def test_exposure_is_low(programs, unit):
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     (level,) = re.findall(r"Overall exposure level for \S+: ([0-9.]+)", said)
     assert float(level) <= MOST_EXPOSED, said
+    assert f"rates the exposure at {MOST_EXPOSED} or less" in INSTALL
 
 
 def test_systemd_takes_the_units_as_they_are(programs, tmp_path):
@@ -73,3 +75,17 @@ def test_exit_codes_that_a_restart_cannot_mend_end_it():
     again = dict(directives("mirror-sync@.service"))["RestartPreventExitStatus"].split()
     assert not {str(outcome.INCOMPLETE), str(outcome.TEMPORARY)} & set(again)
     assert {str(outcome.INVALID), str(outcome.UNVERIFIED), str(outcome.NO_SPACE), str(outcome.FAILED)} <= set(again)
+
+
+def test_image_sets_are_fetched_when_the_manual_says():
+    timer, service = (dict(directives(name)) for name in ("mirror-sync@.timer", "mirror-sync@.service"))
+    assert (timer["OnCalendar"], timer["RandomizedDelaySec"], timer["Persistent"]) == ("*-*-* 01:00", "3h", "true")
+    assert "some time between 1 and 4, catches up what it slept through" in INSTALL
+    assert (service["RestartSec"], service["StartLimitBurst"]) == ("15min", "8")
+    assert service["StartLimitIntervalSec"] == "12h", "longer than all of them, shorter than a day"
+    assert "tries again seven times, a quarter of an hour apart, where upstream is away" in INSTALL
+
+
+def test_the_service_is_tried_again_when_the_manual_says():
+    assert dict(directives("mirror.service"))["RestartSec"] == "5"
+    assert "after 78, 5 and 2 systemd does not try again, after anything else it does, every five seconds" in INSTALL

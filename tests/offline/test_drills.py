@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from mirror.offline.plan import Plan
+from mirror.store.promises import UNIT
 from tests.offline import world
 from tests.offline.conftest import MakeSite
 from tests.offline.site import Site, mounted
@@ -130,6 +131,32 @@ def test_sync_killed_ten_times_takes_each_byte_about_once(
     site.mirror("sync", wanted)
     assert_whole(site)
     assert unique <= front.total <= 1.05 * unique, f"{front.total / unique:.3f} times what is needed"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_sync_that_is_stopped_ends_with_3_and_goes_on(
+    make_site: MakeSite, drilled: World, synced: Site, tmp_path: Path, number: signal.Signals
+) -> None:
+    """docs/disconnected.md, Sync: Ctrl-C, then the same command again; nothing is fetched twice."""
+    unique = unique_bytes(synced)
+    site = make_site("stopped", drilled)
+    front = drilled.registry.front
+    front.forget()
+    wanted = image_set(tmp_path / "prod.yaml")
+    front.rate = unique / 16 / 8
+    try:
+        process = site.begin("sync", wanted)
+        wait_until(lambda: front.total > unique * 0.2, "the first blobs", 60)
+        process.send_signal(number)
+        assert process.wait(60) == 3, site.begun.read_text()
+        assert "stopped before the end: run it again" in site.begun.read_text()
+        wait_until(lambda: not front.passing, "the end of what was sent to it")
+    finally:
+        front.rate = None
+    assert_nothing_published(site)
+    site.mirror("sync", wanted)
+    assert_whole(site)
+    assert front.total <= 1.05 * unique, f"{front.total / unique:.3f} times what is needed"
 
 
 def test_sync_survives_tokens_that_end_bodies_that_break_and_an_upstream_that_goes_away(
@@ -408,6 +435,32 @@ def sync_onto_a_small_disk(root: Path) -> None:
     site.mirror("sync", context["wanted"], "--partial", code=5)
     assert sum(path.stat().st_size for path in (root / "store/blobs").rglob("*")) > before
     assert_nothing_published(site)
+
+
+def make_room_at_night(root: Path) -> None:
+    """Follow docs/operations.md, The disk is full at night, where one set is most of the store."""
+    context = context_of(root)
+    document = {
+        "storage": {"path": str(root / "store"), "keep_free": "0%"},
+        "releases": {"keyring": context["keyring"]},
+    }
+    site = Site(root.parent / "night", document)
+    site.mirror("load", context["carried"])
+    with running(site.serving()):
+        full = site.mirror("status", "--json", code=1).report
+        (degraded,) = (one for one in full["conditions"] if one["type"] == "Degraded")
+        assert degraded["reason"] == "StoreFull", full["conditions"]
+        site.mirror("unpin", "prod@1", "--now", "--dry-run")
+        assert "--yes" in site.mirror("unpin", "prod@1", "--now", code=1).err
+        assert_whole(site)
+        site.mirror("unpin", "prod@1", "--now", "--yes")
+        wait_until(lambda: site.mirror("status", code=None).code == 0, "a status that is well", 30)
+
+
+def test_room_is_made_at_night(drilled: World, synced: Site, whole: Path, tmp_path: Path) -> None:
+    (tmp_path / "context").write_text(f"keyring={drilled.keyring}\ncarried={whole.parent}\n")
+    (tmp_path / "root").mkdir()
+    on_small_disk(make_room_at_night, tmp_path / "root", str(UNIT + unique_bytes(synced) // 2))
 
 
 def test_loading_onto_a_full_disk(drilled: World, synced: Site, whole: Path, tmp_path: Path) -> None:

@@ -397,7 +397,8 @@ def test_a_bare_name_is_an_image_set_file_of_that_folder(
     refused = site.run("plan", "prod", code=78).output
     assert f"'prod' (nor {folder}/prod with .yaml, .yml, .txt)" in refused
     assert f"here (nor {folder}/prod with .yaml, .yml, .txt)" in site.run("sync", "prod", code=78).output
-    (folder / f"prod{ending}").write_text("")
+    for later in (".yaml", ".yml", ".txt")[(".yaml", ".yml", ".txt").index(ending) :]:
+        (folder / f"prod{later}").write_text("")  # the first of them is meant (docs/disconnected.md)
     assert str(folder / f"prod{ending}") in site.run("plan", "prod", code=78).output
 
 

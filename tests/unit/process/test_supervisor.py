@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -20,6 +22,12 @@ def test_is_ready_when_all_workers_are_and_ends_with_0(start):
     program.process.send_signal(signal.SIGTERM)
     program.heard("STOPPING=1")
     assert program.process.wait(10) == 0
+
+
+def test_nobody_may_attach_to_what_holds_credentials():
+    """docs/threat-model.md, Upstream credentials: PR_GET_DUMPABLE of prctl(2) says what a worker, forked, has too."""
+    line = "import ctypes; from mirror.workers import harden; harden(); print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))"
+    assert subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, check=True).stdout == "0\n"
 
 
 def test_sigterm_lets_a_running_answer_end(start):
