@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -154,6 +156,74 @@ def test_a_record_of_sets_that_is_removed_is_written_again(
     (verdict,) = here.report("verify")["sets"]
     assert (verdict["set"], verdict["generation"], verdict["ok"]) == ("prod", 1, True)
     assert [str(one) for one in Sets(layout).current()] == ["prod@1"]
+
+
+def test_what_two_bastions_call_alike_is_told_apart(make_site: MakeSite, world_again: World, tmp_path: Path) -> None:
+    """docs/disconnected.md, What it says, and what to do: another folder, another --set, or unpin inside."""
+    disks = [tmp_path / name for name in ("first", "second", "other")]
+    first, second = (Here(make_site(f"bastion-{disk.name}", world_again)) for disk in disks[:2])
+    for disk in disks:
+        disk.mkdir()
+    newer = world.image_set(tmp_path / "prod.yaml", versions=("4.16.20", "4.16.20"))
+    second.run("sync", newer)
+    first.run("sync", world.image_set(newer))
+    first.run("save", "prod", "--to", disks[0])
+    there = second.report("save", "prod", "--to", disks[0], code=78)
+    assert "is there and belongs to another save" in there["problems"][0]["what"]
+    second.run("save", "prod", "--to", disks[1])
+
+    inside = Here(make_site("inside", None, {"releases": {"keyring": str(world_again.keyring)}}))
+    inside.run("load", disks[0])
+    refused = inside.report("load", disks[1], code=1)
+    assert "the store has other content as prod@1" in refused["problems"][0]["what"]
+    world.image_set(newer, versions=("4.16.20", "4.16.20"))
+    second.run("sync", newer, "--set", "other")
+    second.run("save", "other", "--to", disks[2])
+    inside.run("load", disks[2])
+    inside.run("unpin", "prod@1")
+    inside.run("load", disks[1])
+    assert {(one["set"], one["ok"]) for one in inside.report("verify")["sets"]} == {("prod", True), ("other", True)}
+
+
+def test_a_disk_that_takes_no_large_files_gets_smaller_parts(here: Here, prod: Path, tmp_path: Path) -> None:
+    """docs/disconnected.md, `takes no file of that size`: FAT32, here with a bound of its own."""
+    here.run("sync", prod)
+    (tmp_path / "disk").mkdir()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2 << 20, before[1]))
+    try:
+        refused = here.report("save", "prod", "--to", tmp_path / "disk", code=1)
+        assert "takes no file of that size" in refused["problems"][0]["what"]
+        here.run("save", "prod", "--to", tmp_path / "disk", "--part-size", "1MiB")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert max(part.stat().st_size for part in (tmp_path / "disk").glob("*.tar")) <= 1 << 20
+
+
+def test_a_release_that_came_as_an_image_is_named_for_its_components(
+    here: Here, world_again: World, tmp_path: Path
+) -> None:
+    """docs/disconnected.md, `without the components of the release`: name it under `mirror.platform.release`."""
+    pullspec = world_again.releases.older.pullspec
+    document: dict[str, Any] = {"kind": "ImageSetConfiguration", "apiVersion": "mirror.openshift.io/v2alpha1"}
+    wanted = tmp_path / "prod.yaml"
+    wanted.write_text(yaml.safe_dump({**document, "mirror": {"additionalImages": [{"name": pullspec}]}}))
+    assert "without the components of the release" in here.run("plan", wanted).output
+    wanted.write_text(yaml.safe_dump({**document, "mirror": {"platform": {"release": pullspec}}}))
+    assert "were not asked for" not in here.run("sync", wanted).output
+    kinds = [image["kind"] for image in here.report("ls", "prod@1")["images"]]
+    assert kinds.count("component") > 10
+
+
+def test_what_is_not_complete_is_not_saved_and_verify_says_what_is_missing(here: Here, tmp_path: Path) -> None:
+    """docs/disconnected.md, `no generation of set … is complete here`."""
+    (tmp_path / "tools.txt").write_text("registry.redhat.io/ubi9/ubi:latest\nquay.io/team/tool:1.4\n")
+    here.run("sync", tmp_path / "tools.txt", code=3)
+    (tmp_path / "disk").mkdir()
+    refused = here.report("save", "tools", "--to", tmp_path / "disk", code=3)
+    assert refused["problems"][0]["what"] == "no generation of set tools is complete here"
+    assert refused["problems"][0]["remedy"] == "mirror verify tools"
+    assert "quay.io/team/tool:1.4" in here.run("verify", "tools", code=3).output
 
 
 def test_a_newer_plan_is_a_newer_generation_and_keep_gives_up_the_older(here: Here, prod: Path) -> None:
