@@ -371,6 +371,24 @@ def test_the_socket_goes_to_the_next_while_workers_of_a_killed_one_still_answer(
     pulling.join()
 
 
+def test_a_download_whose_upstream_is_silent_is_told_in_words(make: Make, upstream: RunningRegistry) -> None:
+    mirror = make({"upstreams": lab(upstream)})
+    layer = upstream.images[IMAGE]["layers"][0]
+    upstream.fail("blob", "HangHeaders", {"seconds": 60}, times=1)
+
+    def pull() -> None:
+        with contextlib.suppress(OSError, http.client.HTTPException):  # it is cut off
+            mirror.get(f"/v2/lab/team/app/blobs/{layer}")
+
+    pulling = threading.Thread(target=pull)
+    pulling.start()
+    wait_until(lambda: bool(status(mirror)["fetches"]), "the download")
+    said = run(mirror, "status").stdout
+    mirror.kill()
+    pulling.join()
+    assert f"{layer[:19]}… upstream has not answered yet\n" in said
+
+
 def test_a_port_in_use_is_tried_for_five_seconds_and_then_named(make: Make) -> None:
     mirror = make()
     port = int(mirror.address.rpartition(":")[2])
