@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -42,6 +43,7 @@ _PACKED = (
     (b"\x28\xb5\x2f\xfd", "zstd", "unzstd"),
     (b"BZh", "bzip2", "bunzip2"),
 )
+_PACKED_NAME = re.compile(r"(?:\.tar)?(?:\.(?:gz|xz|zst|bz2|tgz|txz|tzst|tbz2?|tar))?$")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
@@ -302,7 +304,8 @@ class Tar:
             if start.startswith(magic):
                 raise FormatUnsupported(
                     f"{self.label} is compressed with {name}",
-                    f"unpack it with `{program}` first: layers are compressed already, and nothing is read twice",
+                    f"layers are compressed already, so it gains nothing. Unpack it, and load that:"
+                    f" {program} -c {shlex.quote(self.label)} > {shlex.quote(_unpacked(self.label))}",
                 )
 
     def _small(self, position: int, length: int) -> bytes:
@@ -335,3 +338,9 @@ class Tar:
 def _after(position: int, size: int) -> int:
     """Return where the header after a member of `size` bytes is."""
     return position + BLOCK + -(-size // BLOCK) * BLOCK
+
+
+def _unpacked(path: str) -> str:
+    """Return a name for what a compressed archive holds: beside it, and not its own."""
+    stem = _PACKED_NAME.sub("", path)
+    return f"{stem}.tar" if f"{stem}.tar" != path else f"{stem}-unpacked.tar"

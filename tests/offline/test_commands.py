@@ -144,7 +144,7 @@ def test_a_record_of_sets_that_is_removed_is_written_again(
     """docs/operations.md, `RecordDamaged`: where it is lost, remove it and bring the set again: nothing is fetched."""
     here.run("sync", prod)
     (tmp_path / "disk").mkdir()
-    here.run("save", "prod", "--to", tmp_path / "disk")
+    here.run("save", "prod", "--to", mounted(tmp_path / "disk"))
     layout = Layout(here.site.store)
     content = {one: one.stat().st_ino for one in (layout.blobs / "sha256").iterdir()}
     path = layout.sets / record
@@ -167,10 +167,10 @@ def test_what_two_bastions_call_alike_is_told_apart(make_site: MakeSite, world_a
     newer = world.image_set(tmp_path / "prod.yaml", versions=("4.16.20", "4.16.20"))
     second.run("sync", newer)
     first.run("sync", world.image_set(newer))
-    first.run("save", "prod", "--to", disks[0])
-    there = second.report("save", "prod", "--to", disks[0], code=78)
+    first.run("save", "prod", "--to", mounted(disks[0]))
+    there = second.report("save", "prod", "--to", mounted(disks[0]), code=78)
     assert "is there and belongs to another save" in there["problems"][0]["what"]
-    second.run("save", "prod", "--to", disks[1])
+    second.run("save", "prod", "--to", mounted(disks[1]))
 
     inside = Here(make_site("inside", None, {"releases": {"keyring": str(world_again.keyring)}}))
     inside.run("load", disks[0])
@@ -178,7 +178,7 @@ def test_what_two_bastions_call_alike_is_told_apart(make_site: MakeSite, world_a
     assert "the store has other content as prod@1" in refused["problems"][0]["what"]
     world.image_set(newer, versions=("4.16.20", "4.16.20"))
     second.run("sync", newer, "--set", "other")
-    second.run("save", "other", "--to", disks[2])
+    second.run("save", "other", "--to", mounted(disks[2]))
     inside.run("load", disks[2])
     inside.run("unpin", "prod@1")
     inside.run("load", disks[1])
@@ -192,9 +192,9 @@ def test_a_disk_that_takes_no_large_files_gets_smaller_parts(here: Here, prod: P
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2 << 20, before[1]))
     try:
-        refused = here.report("save", "prod", "--to", tmp_path / "disk", code=1)
+        refused = here.report("save", "prod", "--to", mounted(tmp_path / "disk"), code=1)
         assert "takes no file of that size" in refused["problems"][0]["what"]
-        here.run("save", "prod", "--to", tmp_path / "disk", "--part-size", "1MiB")
+        here.run("save", "prod", "--to", mounted(tmp_path / "disk"), "--part-size", "1MiB")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert max(part.stat().st_size for part in (tmp_path / "disk").glob("*.tar")) <= 1 << 20
@@ -220,7 +220,7 @@ def test_what_is_not_complete_is_not_saved_and_verify_says_what_is_missing(here:
     (tmp_path / "tools.txt").write_text("registry.redhat.io/ubi9/ubi:latest\nquay.io/team/tool:1.4\n")
     here.run("sync", tmp_path / "tools.txt", code=3)
     (tmp_path / "disk").mkdir()
-    refused = here.report("save", "tools", "--to", tmp_path / "disk", code=3)
+    refused = here.report("save", "tools", "--to", mounted(tmp_path / "disk"), code=3)
     assert refused["problems"][0]["what"] == "no generation of set tools is complete here"
     assert refused["problems"][0]["remedy"] == "mirror verify tools"
     assert "quay.io/team/tool:1.4" in here.run("verify", "tools", code=3).output
@@ -326,7 +326,7 @@ def test_what_is_missing_behind_the_gap_is_brought_by_the_commands_that_are_said
     here: Here, make_site: MakeSite, prod: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here.run("sync", prod)
-    here.run("save", "prod", "--to", tmp_path / "disk")
+    here.run("save", "prod", "--to", mounted(tmp_path / "disk"))
     inside = Here(make_site("inside", None, {"releases": {"keyring": here.site.document["releases"]["keyring"]}}))
     inside.run("load", tmp_path / "disk")
     lose(inside, 9)
@@ -335,6 +335,7 @@ def test_what_is_missing_behind_the_gap_is_brought_by_the_commands_that_are_said
     found = re.search("list it: mirror (.+); then have it saved on the other side: mirror (.+), and load that", line)
     assert found is not None
     inside.run(*found[1].split(), code=3)
+    mounted(tmp_path / "more")
     here.run(*found[2].replace("DIR", "more").split())
     inside.run("load", "more")
     assert inside.report("verify", "prod")["sets"][0]["ok"]
@@ -344,7 +345,7 @@ def test_a_set_that_came_in_part_is_incomplete_and_no_keyring_is_blamed(
     here: Here, make_site: MakeSite, prod: Path, tmp_path: Path
 ) -> None:
     here.run("sync", prod)
-    here.run("save", "prod", "--to", tmp_path / "disk", "--part-size", "1MiB")
+    here.run("save", "prod", "--to", mounted(tmp_path / "disk"), "--part-size", "1MiB")
     inside = Here(make_site("inside", None, {"releases": {"keyring": here.site.document["releases"]["keyring"]}}))
     first, *others = sorted((tmp_path / "disk").glob("*.tar"))
     assert len(others) > 1
