@@ -404,8 +404,14 @@ class Keeping(Walk):
         assert self.named & self.stored <= self.shelves[number].marked()
         # What was deleted and not collected is nobody's now: cache, which goes as such, however young.
         self.young &= {digest for name in APPS for digest in self.known(name, "")}
+        self.write_uses()
         self.shelves[number].room.space.eviction.free(10**9)
         self.nobodys |= self.stored - self.shelves[number].marked() - self.of_repositories
+
+    def write_uses(self) -> None:
+        """As each process does every few seconds: until then only it knows of what it has brought."""
+        for shelf in self.shelves:
+            shelf.room.space.eviction.write_uses()
 
     def keep_marks(self, number: int) -> None:
         for _ in mark_if_lost(self.layout, Marked(self.layout), hosted_by(self.shelves[number].content.resolve)):
@@ -552,9 +558,9 @@ class Keeping(Walk):
         self.pins = {}
         for name in REPOSITORIES:
             self.purged(0, (name, "all", 0))
-        # An image that was pushed may be the very same as one that was pulled.
-        assert self.stored & MANIFESTS <= self.shelves[0].marked()
         left = self.stored - self.nobodys
+        # An image that was pushed may be the very same as one that was pulled.
+        assert left & MANIFESTS <= self.shelves[0].marked()
         assert left <= self.shelves[0].marked() | self.of_repositories, "only what was pushed is left"
         for name in APPS:
             # Those too whose content is lost: what they named is kept for as long as they are not deleted.
@@ -564,6 +570,7 @@ class Keeping(Walk):
         self.shelves[0].age()
         self.young = set()
         self.do(asyncio.to_thread(self.shelves[0].collect))
+        self.write_uses()
         for _ in range(2):  # without an index a scan of the files is believed for some seconds
             self.shelves[0].room.space.eviction.free(10**9)
         assert self.stored == set(), f"marked: {self.shelves[0].marked()}"
