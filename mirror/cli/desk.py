@@ -25,6 +25,7 @@ from mirror.offline.here import Store
 from mirror.outside import Outside, run_as_owner
 from mirror.store import probe
 from mirror.store.blobs import Blobs
+from mirror.store.faults import NO_ROOM
 from mirror.store.index import Index
 from mirror.store.layout import Layout
 from mirror.store.marked import Marked
@@ -57,7 +58,7 @@ class Desk:
         return read_file(self.outside, path, limit)
 
     def write(self, path: Path, content: bytes) -> None:
-        """Put a file outside the store, by a rename; raise ConfigurationError where it cannot be written."""
+        """Put a file outside the store as `write_file` does."""
         write_file(self.outside, path, content)
 
 
@@ -84,7 +85,10 @@ def read_file(outside: Outside, path: Path, limit: int = _FILE_LIMIT) -> bytes:
 
 
 def write_file(outside: Outside, path: Path, content: bytes) -> None:
-    """Put a file outside the store, by a rename; raise ConfigurationError where it cannot be written."""
+    """Put a file outside the store, by a rename.
+
+    Raises ConfigurationError where it cannot be written, OSError where there is no room for it.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}~")
     try:
         fd = outside.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -98,6 +102,8 @@ def write_file(outside: Outside, path: Path, content: bytes) -> None:
     except OSError as error:
         with suppress(OSError):
             outside.remove(temporary)
+        if error.errno in NO_ROOM:
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise unusable(path, f"cannot be written: {error.strerror}") from error
 
 

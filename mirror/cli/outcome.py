@@ -100,7 +100,7 @@ class Outcome:
             self.note(INVALID, "store_unusable", f"this is refused ({what})", where, "look at its owner and mode")
         else:
             remedy = _REMEDIES.get(error.errno or 0, "look at its disk, and at `dmesg`")
-            self.note(FAILED, "failed", f"this failed ({what})", where, remedy)
+            self.note(NO_SPACE if remedy is _ROOM else FAILED, "failed", f"this failed ({what})", where, remedy)
 
     def say(self, *lines: str) -> None:
         """Print lines for people; nothing where the report is JSON, or quiet."""

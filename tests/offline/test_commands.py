@@ -7,6 +7,7 @@ import os
 import re
 import resource
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from tests.offline import world
 from tests.offline.here import Here, codes
 from tests.offline.site import Site, mounted
 from tests.offline.world import World
+from tests.tools.mounts import on_small_disk
 from tests.unit.offline import foreign_bed, release_bed
 
 MakeSite = Callable[..., Site]
@@ -224,6 +226,27 @@ def test_what_is_not_complete_is_not_saved_and_verify_says_what_is_missing(here:
     assert refused["problems"][0]["what"] == "no generation of set tools is complete here"
     assert refused["problems"][0]["remedy"] == "mirror verify tools"
     assert "quay.io/team/tool:1.4" in here.run("verify", "tools", code=3).output
+
+
+def _write_onto_a_full_disk(root: Path) -> None:
+    site = Site.at(Path((root.parent / "site").read_text()))
+    with (root / "filler").open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    resources = ("resources", "prod", "--registry", "mirror.example:5000", "-o", root / "resources")
+    (root / "resources").mkdir()
+    for words in (("inventory", "-o", root / "inventory.txt"), resources):
+        done = site.mirror(*words, code=5)
+        assert str(root) in done.err, done
+        assert "No space left on device): make room on its file system" in done.err, done
+
+
+def test_a_disk_that_is_full_is_called_so(here: Here, prod: Path, tmp_path: Path) -> None:
+    """docs/operations.md, Exit codes: 5 is no space, in the store or on the disk that is written to."""
+    here.run("sync", prod)
+    (tmp_path / "site").write_text(str(here.site.folder))
+    (tmp_path / "root").mkdir()
+    on_small_disk(_write_onto_a_full_disk, tmp_path / "root", "200k")
 
 
 def test_a_newer_plan_is_a_newer_generation_and_keep_gives_up_the_older(here: Here, prod: Path) -> None:
