@@ -149,13 +149,26 @@ def sentences() -> set[str]:
     return found
 
 
-def test_what_it_is_said_to_say_is_what_it_says() -> None:
-    table = DISCONNECTED.read_text().partition("## What it says, and what to do\n")[2]
-    rows = [line.split(" | ")[0] for line in table.splitlines() if line.startswith("| `")]
-    quoted = [text.strip() for row in rows for text in re.findall(r"`([^`]*)`", row)]
-    assert len(quoted) > 20
+def quoted(manual: str, heading: str, rows: str) -> list[str]:
+    """Return what the first cells of a table quote, of rows that begin with `rows`."""
+    table = (ROOT / "docs" / manual).read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    cells = [line.split(" | ")[0] for line in table.splitlines() if re.match(rf"\| {rows}", line)]
+    return [text.strip() for cell in cells for text in re.findall(r"`([^`]*)`", cell)]
+
+
+@pytest.mark.parametrize(
+    ("manual", "heading", "rows", "least"),
+    [
+        ("disconnected.md", "What it says, and what to do", "`", 20),
+        ("openshift.md", "What goes wrong, and where to look", "… and ", 2),
+        ("operations.md", "Symptoms", "404 `", 1),
+    ],
+)
+def test_what_it_is_said_to_say_is_what_it_says(manual: str, heading: str, rows: str, least: int) -> None:
+    found = quoted(manual, heading, rows)
+    assert len(found) >= least
     everything = sentences()
-    for text in quoted:
+    for text in found:
         wanted = re.compile(".*".join(map(re.escape, text.split("…"))), re.DOTALL)
         assert any(wanted.search(one) for one in everything), text
 

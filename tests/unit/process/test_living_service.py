@@ -8,6 +8,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import ssl
@@ -550,3 +551,33 @@ def test_root_and_the_owner_may_ask_and_others_are_told_how(python_for_all: str)
             reload(mirror)
         finally:
             mirror.stop()
+
+
+# -- lines of the log
+
+
+SHOWN = [
+    (manual, line)
+    for manual in ("README.md", "docs/operations.md", "docs/access.md")
+    for line in (ROOT / manual).read_text().splitlines()
+    if re.match(r"(?:time=\S+ level=\S+ )?event=\w+ ", line)
+]
+
+
+def fields(line: str) -> list[str]:
+    return re.findall(r"(?:^| )([a-z_]+)=", re.sub(r'"[^"]*"', "", line))
+
+
+def test_lines_are_those_that_the_manuals_show(make: Make, upstream: RunningRegistry) -> None:
+    """Their fields come in that order; a line may leave some out."""
+    mirror = make({"upstreams": lab(upstream)})
+    assert mirror.get("/v2/lab/team/app/manifests/v1")[0] == 200
+    assert mirror.get("/v2/apps/web/blobs/uploads/", method="POST")[0] == 403
+    events = {re.findall(r"event=(\w+)", line)[0] for _, line in SHOWN}
+    assert {"starting", "worker_started", "worker_ready", "request", "audit"} <= events
+    lines = {event: f" event={event} " for event in events}
+    wait_until(lambda: all(one in mirror.log for one in lines.values()), "a line of each event")
+    for manual, shown in SHOWN:
+        event = re.findall(r"event=(\w+)", shown)[0]
+        said = iter(fields(next(one for one in mirror.log.splitlines() if lines[event] in one)))
+        assert all(name in said for name in fields(shown)), f"{manual}: {shown}"

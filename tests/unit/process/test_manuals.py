@@ -131,6 +131,28 @@ def test_dependencies_are_those_of_the_locks() -> None:
         assert stated == [locked[name]] or name == "publicsuffixlist", name
 
 
+# -- what is never done ----------------------------------------------------------------------------------------------
+
+
+def test_nothing_reads_pickles() -> None:
+    """docs/threat-model.md, The service."""
+    assert "There is no pickle anywhere" in flat(MANUALS["docs/threat-model.md"])
+    for path in (ROOT / "mirror").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                named = {one.name for one in node.names} | {getattr(node, "module", None)}
+                assert not named & {"pickle", "marshal", "shelve", "dill"}, path
+
+
+def test_no_certificate_goes_unverified() -> None:
+    """docs/threat-model.md, Who is trusted with what. One file looks at a refused certificate, to say whose it is."""
+    assert "TLS is verified always; there is no option to turn that off" in MANUALS["docs/threat-model.md"]
+    assert not [key for key in KEYS if re.search(r"verify|insecure|skip|trust_all", key)]
+    unverified = re.compile(r"CERT_NONE|check_hostname = False|_unverified_context|\bssl=False|\bverify=False")
+    found = [path for path in (ROOT / "mirror").rglob("*.py") if unverified.search(path.read_text())]
+    assert found == [ROOT / "mirror" / "upstream" / "certificates.py"]
+
+
 # -- figures ---------------------------------------------------------------------------------------------------------
 
 
@@ -150,7 +172,8 @@ FIGURES = {
         ("expires in less than two weeks", conditions.EXPIRES_SOON, 14 * DAY),
         ("within the last ten minutes clients held more memory", conditions._LATELY, 600),
         ("more than a hundred events wait", conditions._MANY_WAIT, 100),
-        ("up to an hour; a second reload", default(supervisor.Supervisor, "patience"), 3600),
+        ("up to an hour; a third reload within it hurries the oldest",
+         (default(supervisor.Supervisor, "patience"), supervisor._GENERATIONS_LEAVING), (3600, 2)),
         ("by the old rules, within ten seconds or so", app._REST, 10),
         ("`quarantine/` holds at most 100 files and 1 GiB", (quarantine.FILES, quarantine.BYTES), (100, 1 << 30)),
         ("or a hundredth of the disk where that is less", quarantine._SHARE, 100),
