@@ -92,11 +92,9 @@ async def verify(desk: Desk, given: str | None, outcome: Outcome, *, deep: bool,
 def _chosen(desk: Desk, given: str | None) -> list[Stored]:
     if given is not None:
         return [choose_stored(desk, given, complete=False)]
-    return [
-        stored(desk, name, number, complete=False)
-        for name in desk.sets.names()
-        for number in desk.sets.generations(name)
-    ]
+    every = [(name, number) for name in desk.sets.names() for number in desk.sets.generations(name)]
+    desk.sets.check_plans(every)  # a complete one without its plan is not passed over
+    return [stored(desk, name, number, complete=False) for name, number in every]
 
 
 def _report(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -153,6 +154,11 @@ def test_a_record_of_sets_that_is_removed_is_written_again(
     path.write_bytes(b"\0")
     assert str(path) in here.report("verify", code=1)["problems"][0]["what"]
     path.unlink()
+    if path.parent != layout.sets:
+        for words in (("verify",), ("ls",)):
+            assert (
+                "prod@1, which is complete, is not in the store" in here.report(*words, code=1)["problems"][0]["what"]
+            )
     here.run(*(("sync", prod) if how == "sync" else ("load", tmp_path / "disk")))
     assert {one: one.stat().st_ino for one in (layout.blobs / "sha256").iterdir()} == content
     (verdict,) = here.report("verify")["sets"]
@@ -239,6 +245,33 @@ def _write_onto_a_full_disk(root: Path) -> None:
         done = site.mirror(*words, code=5)
         assert str(root) in done.err, done
         assert "No space left on device): make room on its file system" in done.err, done
+
+
+def test_no_secret_leaves_with_plans_parts_and_inventories(
+    here: Here, prod: Path, world_again: World, tmp_path: Path
+) -> None:
+    """docs/threat-model.md, What leaves. Parts are tars that nothing compresses."""
+    (secret,) = json.loads(world_again.pull_secret.read_text())["auths"].values()
+    login = base64.b64decode(secret["auth"]).partition(b":")[2]
+    assert login
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    here.run("plan", prod, "-o", disk / "prod.plan")
+    here.run("sync", prod)
+    here.run("save", "prod", "--to", disk)
+    here.run("inventory", "-o", disk / "inventory.txt")
+    assert len(list(disk.iterdir())) > 4
+    for path in disk.iterdir():
+        content = path.read_bytes()
+        assert login not in content, path
+        assert secret["auth"].encode() not in content, path
+
+
+def test_quiet_says_only_what_is_wrong(here: Here, prod: Path) -> None:
+    """docs/disconnected.md, Who runs what."""
+    assert here.run("sync", prod, "-q").output == ""
+    assert here.run("verify", "-q").output == ""
+    assert "there is no" in here.run("verify", "prod@2", "-q", code=78).output
 
 
 def test_a_disk_that_is_full_is_called_so(here: Here, prod: Path, tmp_path: Path) -> None:

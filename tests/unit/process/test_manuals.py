@@ -12,9 +12,9 @@ import pytest
 from mirror import app, listeners, logs, metrics, sink, supervisor
 from mirror.admin import authority, conditions, housekeeping, refused, scrub
 from mirror.admin.check import certificates
-from mirror.cli import asking, main
+from mirror.cli import asking, main, progress
 from mirror.content import beside, fill, members
-from mirror.offline import layer, release_image, signatures
+from mirror.offline import keyring, layer, part_layout, release_image, signatures
 from mirror.registry import bearer, htpasswd, logins, memory, robots, sending
 from mirror.store import brake, gc, promises, quarantine, space, uploads
 from mirror.store import scrub as scrub_files
@@ -162,6 +162,12 @@ def default(of: type | object, name: str) -> object:
 
 # The sentence, what the program has, and what the sentence says.
 FIGURES = {
+    "docs/disconnected.md": [
+        ("elsewhere a line of JSON every five seconds", progress._EVERY, 5),
+        ("plain tar files of at most 4000 MiB, which FAT32 takes", part_layout.PART_SIZE, 4000 * MIB),
+        ("Red Hat's release key, `567E347AD0044ADE55BA8A5F199E2F91FD431D51`", keyring.RED_HAT,
+         "567E347AD0044ADE55BA8A5F199E2F91FD431D51"),
+    ],
     "docs/operations.md": [
         ("answers under way have 30 seconds to finish", app.DRAIN, 30),
         ("A port in use is tried for 5 seconds", default(listeners.bind, "patience"), 5),

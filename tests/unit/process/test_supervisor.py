@@ -52,15 +52,16 @@ def test_what_does_not_drain_is_killed(start):
         assert client.recv(100) == b""
 
 
-def test_a_second_sigint_ends_at_once(start):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_at_once(start, number):
     program = start(workers=1, drain=60, kill_after=60)
     program.heard("READY=1")
     with program.connect() as client:
         client.sendall(b"GET /slow?60 HTTP/1.1\r\nHost: a\r\n\r\n")
         time.sleep(0.2)
-        program.process.send_signal(signal.SIGINT)
+        program.process.send_signal(number)
         program.heard("STOPPING=1")
-        program.process.send_signal(signal.SIGINT)
+        program.process.send_signal(number)
         assert program.process.wait(10) == 0
 
 
