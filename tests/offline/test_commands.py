@@ -267,6 +267,19 @@ def test_no_secret_leaves_with_plans_parts_and_inventories(
         assert secret["auth"].encode() not in content, path
 
 
+def test_two_syncs_of_one_set_are_one_after_the_other(here: Here, prod: Path) -> None:
+    """docs/disconnected.md, `another sync or load of set … is running`: wait for it."""
+    here.run("sync", prod)
+    running = Sets(Layout(here.site.store)).try_busy("prod")
+    assert running is not None
+    try:
+        (told,) = here.report("sync", prod, code=75)["problems"]
+        assert told["what"] == "another sync or load of set prod is running"
+    finally:
+        running.release()
+    here.run("sync", prod)
+
+
 def test_quiet_says_only_what_is_wrong(here: Here, prod: Path) -> None:
     """docs/disconnected.md, Who runs what."""
     assert here.run("sync", prod, "-q").output == ""

@@ -402,6 +402,16 @@ def test_a_bare_name_is_an_image_set_file_of_that_folder(
     assert str(folder / f"prod{ending}") in site.run("plan", "prod", code=78).output
 
 
+def test_what_a_client_found_bad_is_healed_by_its_name(site: Site) -> None:
+    """docs/operations.md, What is in the store: `mirror scrub NAME` puts it into quarantine and fetches it again."""
+    site.flip(noise(1000, 1))
+    told = site.told("scrub", A)
+    assert [(one["digest"], one["healed"]) for one in told["bad"]] == [(digest_of(noise(1000, 1)), True)]
+    assert site.path(noise(1000, 1)).read_bytes() == noise(1000, 1)
+    aside = [path.name for path in site.layout.quarantine.iterdir() if digest_of(noise(1000, 1))[7:] in path.name]
+    assert aside
+
+
 def test_a_set_is_scrubbed_and_held(site: Site) -> None:
 
     digest = Digest.parse
