@@ -26,6 +26,7 @@ from tests.offline.here import Here, codes
 from tests.offline.site import Site, mounted
 from tests.offline.world import World
 from tests.tools.mounts import on_small_disk
+from tests.tools.processes import running
 from tests.unit.offline import foreign_bed, release_bed
 
 MakeSite = Callable[..., Site]
@@ -267,16 +268,48 @@ def test_no_secret_leaves_with_plans_parts_and_inventories(
         assert secret["auth"].encode() not in content, path
 
 
+def test_what_a_scrub_lists_behind_the_gap_is_brought_by_a_save(
+    make_site: MakeSite, here: Here, prod: Path, world_again: World, tmp_path: Path
+) -> None:
+    """docs/operations.md, `ContentCorrupt`, and docs/store.md, Hash it again: `--missing`, then `save --want`."""
+    disks = [tmp_path / "first", tmp_path / "second"]
+    for disk in disks:
+        disk.mkdir()
+    here.run("sync", prod)
+    here.run("save", "prod", "--to", disks[0])
+    inside = Here(make_site("inside", None, {"releases": {"keyring": str(world_again.keyring)}, "offline": True}))
+    inside.run("load", disks[0])
+    lost = max((inside.site.store / "blobs" / "sha256").iterdir(), key=lambda path: path.stat().st_size)
+    sealed, content = lost.stat(), bytearray(lost.read_bytes())
+    content[1000] ^= 1
+    lost.chmod(0o600)
+    lost.write_bytes(content)
+    os.utime(lost, ns=(sealed.st_atime_ns, sealed.st_mtime_ns))
+    lost.chmod(sealed.st_mode & 0o777)
+    # The service's own scrub would be the one that finds it.
+    inside.site.configure({"storage": {"path": str(inside.site.store), "scrub_rate": 0}})
+    with running(inside.site.serving()):
+        inside.run("scrub", "--missing", tmp_path / "lost.txt", code=4)
+        told = inside.site.mirror("status", "--json", code=None).report
+        assert "content_corrupt" in codes(told)
+        here.run("save", "prod", "--to", disks[1], "--want", tmp_path / "lost.txt")
+        sizes = [sum(part.stat().st_size for part in disk.glob("*.tar")) for disk in disks]
+        assert sizes[1] < sizes[0], "what is here is not carried again"
+        inside.run("load", disks[1])
+        inside.run("scrub")
+        assert codes(inside.site.mirror("status", "--json").report) == []
+
+
 def test_two_syncs_of_one_set_are_one_after_the_other(here: Here, prod: Path) -> None:
     """docs/disconnected.md, `another sync or load of set … is running`: wait for it."""
     here.run("sync", prod)
-    running = Sets(Layout(here.site.store)).try_busy("prod")
-    assert running is not None
+    busy = Sets(Layout(here.site.store)).try_busy("prod")
+    assert busy is not None
     try:
         (told,) = here.report("sync", prod, code=75)["problems"]
         assert told["what"] == "another sync or load of set prod is running"
     finally:
-        running.release()
+        busy.release()
     here.run("sync", prod)
 
 
