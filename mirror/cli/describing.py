@@ -57,6 +57,8 @@ def for_upstreams(config: Config, wanted: Wanted, outcome: Outcome) -> int:
         _make(config, Direct(), wanted, outcome, wanted.output or Path("mirror-resources"), (), lambda _digest: ())
     except MirrorError as error:
         outcome.note_error(error)
+    except OSError as error:
+        outcome.note_os_error(error)
     return outcome.finish()
 
 
