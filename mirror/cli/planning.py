@@ -395,15 +395,13 @@ async def _finish(desk: Desk, plan: Plan, number: int, moved: int, outcome: Outc
         return
     current = await asyncio.to_thread(desk.sets.current)
     done = any((one.set, one.generation, one.plan) == (plan.set, number, plan.digest) for one in current)
-    lacking = None
-    if not done:
-        keyring = demanded_keyring(desk)
-        try:
-            lacking = await asyncio.to_thread(complete, plan, number, "synced", desk.store, desk.sets, keyring)
-        except SignatureInvalid:
-            # What came is cache now, and goes by itself.
-            await asyncio.to_thread(withdraw, desk.sets, desk.opened.space, plan.set, number, ())
-            raise
+    keyring = demanded_keyring(desk)
+    try:  # one that is complete already gets back what it has lost of names and of the graph
+        lacking = await asyncio.to_thread(complete, plan, number, "synced", desk.store, desk.sets, keyring)
+    except SignatureInvalid:
+        # What came is cache now, and goes by itself.
+        await asyncio.to_thread(withdraw, desk.sets, desk.opened.space, plan.set, number, ())
+        raise
     if lacking:
         raise StoreError(
             f"{len(lacking.missing)} digests and {len(lacking.signatures)} signatures of {plan.set}@{number}"

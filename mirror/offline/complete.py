@@ -56,6 +56,8 @@ def complete(
 ) -> Incomplete:
     """Make generation `number` complete if all of its plan is here; return what is not. For threads only.
 
+    One that is complete already gets back what it has lost of names and of the graph, and keeps its place among sets.
+
     Every way by which a generation comes in ends here, so here no release passes that none of the keys in `keyring` has
     signed; None: it need not be signed. What was loaded was brought under the plan's names: whoever calls has seen to
     it that the plan presumes nothing of others (presumed.py). What was synced has its rows from upstream. `step` is
@@ -86,7 +88,8 @@ def complete(
 
     work_through(add, plan.manifests, _AT_ONCE)
     _write_referrers(plan, store)
-    sets.complete(plan.set, number, plan.digest, how)
+    if not any((one.set, one.generation, one.plan) == (plan.set, number, plan.digest) for one in sets.current()):
+        sets.complete(plan.set, number, plan.digest, how)
     refresh_graphs(store, sets)
     return lacking
 

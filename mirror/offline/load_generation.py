@@ -318,16 +318,15 @@ class LoadGeneration:
         return sorted(names)
 
     def _complete(self, plan: Plan, signatures: Signed) -> None:
-        """Keep the signatures and have the generation completed."""
-        if not self._report.before or self._report.received:
-            kept = Signatures(self._into.layout)
-            for release, bodies in signatures.items():
-                for raw in bodies:
-                    kept.add(release, raw)
-            try:
-                self._into.finish(plan, self._group.generation)
-            except SignatureInvalid:
-                group = self._group
-                withdraw(self._into.sets, self._into.space, group.set, group.generation, self._report.received)
-                raise
+        """Keep the signatures and have the generation completed; one that was gets back what it has lost."""
+        kept = Signatures(self._into.layout)
+        for release, bodies in signatures.items():
+            for raw in bodies:
+                kept.add(release, raw)
+        try:
+            self._into.finish(plan, self._group.generation)
+        except SignatureInvalid:
+            group = self._group
+            withdraw(self._into.sets, self._into.space, group.set, group.generation, self._report.received)
+            raise
         self._report.ready = True

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import resource
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -298,6 +299,30 @@ def test_what_a_scrub_lists_behind_the_gap_is_brought_by_a_save(
         inside.run("load", disks[1])
         inside.run("scrub")
         assert codes(inside.site.mirror("status", "--json").report) == []
+
+
+@pytest.mark.parametrize("how", ["sync", "load"])
+@pytest.mark.parametrize("folder", ["blobs/sha256", "repositories", "signatures", "graph"])
+def test_what_a_set_has_lost_comes_back_as_it_came(
+    make_site: MakeSite, here: Here, prod: Path, world_again: World, tmp_path: Path, how: str, folder: str
+) -> None:
+    """docs/operations.md, What is in the store: verify says what is missing, and the same again brings exactly that."""
+    (tmp_path / "disk").mkdir()
+    here.run("sync", prod)
+    here.run("save", "prod", "--to", tmp_path / "disk")
+    site, again = here, ("sync", prod)
+    if how == "load":
+        document = {"releases": {"keyring": str(world_again.keyring)}, "offline": True}
+        site, again = Here(make_site("inside", None, document)), ("load", tmp_path / "disk")
+        site.run(*again)
+    sets = Sets(Layout(site.site.store))
+    complete = sets.current()
+    for path in (site.site.store / folder).iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert not site.report("verify", code=4 if folder == "signatures" else 3)["sets"][0]["ok"]
+    site.run(*again)
+    assert site.report("verify")["sets"][0]["ok"]
+    assert sets.current() == complete, "completed anew it would stand behind other sets"
 
 
 def test_two_syncs_of_one_set_are_one_after_the_other(here: Here, prod: Path) -> None:

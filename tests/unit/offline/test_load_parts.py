@@ -72,7 +72,6 @@ def test_loading_again_reads_nothing_and_says_that_all_is_here(gap: Crossing) ->
     report = gap.far.load(gap.disk, carrying=carrying)
     (one,) = report.loaded
     assert (one.ready, one.before, one.received, carrying.done) == (True, True, {}, 0)
-    assert gap.far.finished == ["prod@1"], "it is not completed anew: that would move it behind other sets"
 
 
 @pytest.mark.parametrize("seed", range(6))
