@@ -129,6 +129,8 @@ def test_dependencies_are_those_of_the_locks() -> None:
     for name, row in rows.items():
         stated = re.findall(r"\(([0-9]+\.[0-9.]+)\)", row)[:1]
         assert stated == [locked[name]] or name == "publicsuffixlist", name
+    (floor,) = re.findall(r'"aiohttp>=([0-9.]+),', (ROOT / "pyproject.toml").read_text())
+    assert f"{floor} is the floor because of CVE" in rows["aiohttp"]
 
 
 # -- what is never done ----------------------------------------------------------------------------------------------
