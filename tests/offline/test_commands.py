@@ -301,7 +301,7 @@ def test_what_a_scrub_lists_behind_the_gap_is_brought_by_a_save(
         assert codes(inside.site.mirror("status", "--json").report) == []
 
 
-@pytest.mark.parametrize("how", ["sync", "load"])
+@pytest.mark.parametrize("how", ["sync", "sync prod@1", "load"])
 @pytest.mark.parametrize("folder", ["blobs/sha256", "repositories", "signatures", "graph"])
 def test_what_a_set_has_lost_comes_back_as_it_came(
     make_site: MakeSite, here: Here, prod: Path, world_again: World, tmp_path: Path, how: str, folder: str
@@ -310,7 +310,7 @@ def test_what_a_set_has_lost_comes_back_as_it_came(
     (tmp_path / "disk").mkdir()
     here.run("sync", prod)
     here.run("save", "prod", "--to", tmp_path / "disk")
-    site, again = here, ("sync", prod)
+    site, again = here, ("sync", prod if how == "sync" else "prod@1")
     if how == "load":
         document = {"releases": {"keyring": str(world_again.keyring)}, "offline": True}
         site, again = Here(make_site("inside", None, document)), ("load", tmp_path / "disk")
