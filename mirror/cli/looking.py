@@ -136,6 +136,8 @@ def _report(
 
 def _again(desk: Desk, one: Stored, output: Path | None) -> str:
     """Return the command that brings what a generation lacks."""
+    if one.plan.of_archive:
+        return "load its archive again, or the parts in which it came"
     if not desk.config.offline and all(desk.target(planned.name).upstream for planned in one.plan.manifests):
         return f"{_FETCH}{one}"
     listed = output or "missing.txt"

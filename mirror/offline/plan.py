@@ -25,6 +25,9 @@ _KINDS = ("release", "component", "kubevirt", "image", "signature", "referrer")
 _SIGSTORE = ("required", "present", "none")
 
 
+FROM_ARCHIVE = "from an archive"  # why an image of another tool's archive is in a plan
+
+
 class PlanInvalid(ConfigurationError):
     """A file that is no plan of ours, or of a newer schema."""
 
@@ -161,6 +164,11 @@ class Plan:
             require_signature,
             tuple(sorted(set(left_out))),
         )
+
+    @property
+    def of_archive(self) -> bool:
+        """Whether an archive of another tool was loaded and planned where that happened: no sync gives it again."""
+        return any(FROM_ARCHIVE in image.why for image in self.images)
 
     @property
     def content(self) -> dict[Digest, int]:

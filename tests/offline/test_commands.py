@@ -468,6 +468,19 @@ def test_what_is_missing_behind_the_gap_is_brought_by_the_commands_that_are_said
     assert inside.report("verify", "prod")["sets"][0]["ok"]
 
 
+def test_what_an_archive_of_another_tool_brought_is_brought_by_it_again(make_site: MakeSite, tmp_path: Path) -> None:
+    here = Here(make_site("inside", document={"upstreams": {"quay.io": {}}}))
+    foreign_bed.pack(tmp_path / "tool.tar", foreign_bed.oci_layout(foreign_bed.app("tool")))
+    load = ("load", tmp_path / "tool.tar", "--as", "quay.io/team/tool:1.4")
+    here.run(*load)
+    blob = json.loads((here.site.store / "sets/tool/1.json").read_text())["blobs"][0]["digest"]
+    (here.site.store / "blobs" / blob.replace(":", "/")).unlink()
+    (line,) = here.run("verify", code=3).stderr.splitlines()
+    assert line.endswith(f"{blob}: load its archive again, or the parts in which it came")
+    here.run(*load)
+    assert here.report("verify")["sets"][0]["ok"]
+
+
 def test_a_set_that_came_in_part_is_incomplete_and_no_keyring_is_blamed(
     here: Here, make_site: MakeSite, prod: Path, tmp_path: Path
 ) -> None:

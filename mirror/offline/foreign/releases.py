@@ -17,7 +17,7 @@ from mirror.offline.foreign.closure import Closure, Closures
 from mirror.offline.foreign.model import Foreign
 from mirror.offline.foreign.places import Read
 from mirror.offline.payload import Payload, PayloadInvalid
-from mirror.offline.plan import Image, Release
+from mirror.offline.plan import FROM_ARCHIVE, Image, Release
 from mirror.offline.release_image import (
     Open,
     Recogniser,
@@ -172,7 +172,7 @@ class Releases:
 
 
 def _row(image: Image, found: _Found) -> Release:
-    why = f"archived as {found.archived_as}" if found.archived_as else "from an archive"
+    why = f"archived as {found.archived_as}" if found.archived_as else FROM_ARCHIVE
     return Release(found.version, found.architecture, image.source, image.digest, why=why)
 
 

@@ -16,7 +16,17 @@ from mirror.oci.reference import check_name, is_signature_tag, signature_tag
 from mirror.offline.foreign.closure import Closure, Closures, Has, Here
 from mirror.offline.foreign.model import Foreign, ForeignImage, ImageNotFound
 from mirror.offline.foreign.releases import Releases
-from mirror.offline.plan import GraphExcerpt, Image, Kind, Plan, PlannedBlob, PlannedManifest, Release, Signature
+from mirror.offline.plan import (
+    FROM_ARCHIVE,
+    GraphExcerpt,
+    Image,
+    Kind,
+    Plan,
+    PlannedBlob,
+    PlannedManifest,
+    Release,
+    Signature,
+)
 from mirror.offline.release_image import Open
 from mirror.offline.source import Lacking
 from mirror.offline.tar import ArchiveInvalid
@@ -313,9 +323,7 @@ def _take(wanted: _Wanted, closure: Closure, found: _Found) -> Image | None:
         kind = "signature"
     elif top.subject is not None:
         kind = "referrer"
-    image = Image(
-        wanted.name, top.digest, wanted.source, kind, wanted.tags, ("from an archive",), closure.architectures
-    )
+    image = Image(wanted.name, top.digest, wanted.source, kind, wanted.tags, (FROM_ARCHIVE,), closure.architectures)
     found.images.append(image)
     for digest, one in manifests.items():
         old = found.manifests.get((wanted.name, digest))
