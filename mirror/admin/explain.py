@@ -36,6 +36,7 @@ class Spelled(NamedTuple):
     name: str
     ns: str | None
     reference: Digest | str
+    host: str = ""  # of a URL
 
 
 def parse(text: str) -> Spelled:
@@ -47,10 +48,10 @@ def parse(text: str) -> Spelled:
         raise NameInvalid("the name is too long")
     text, _, query = text.partition("?")
     ns = next(iter(parse_qs(query).get("ns", ())), None)
-    text = text.removeprefix("docker://")
+    text, host = text.removeprefix("docker://"), ""
     if text.startswith(("http://", "https://")):
-        path = urlsplit(text).path.lstrip("/")
-        text = path if path.startswith("v2/") or "/v2/" in path else f"{urlsplit(text).netloc}/{path}"
+        host, path = urlsplit(text).netloc, urlsplit(text).path.lstrip("/")
+        text = path if path.startswith("v2/") or "/v2/" in path else f"{host}/{path}"
     reference = ""
     prefix, v2, rest = f"/{text}".partition("/v2/")
     if v2:
@@ -65,7 +66,7 @@ def parse(text: str) -> Spelled:
     head, slash, last = text.rpartition("/")
     last, colon, tag = last.partition(":")
     name = f"{head}{slash}{last}"
-    return Spelled(name, ns, parse_reference(digest if at else reference or (tag if colon else "latest")))
+    return Spelled(name, ns, parse_reference(digest if at else reference or (tag if colon else "latest")), host)
 
 
 class Explain:
@@ -113,6 +114,8 @@ class Explain:
         """Return what a name means, however a client spells it. Raises NameUnknown, InvalidRequest, StoreUnreadable."""
         first, _, rest = spelled.name.partition("/")
         name, ns = spelled.name, spelled.ns
+        if ns is None and spelled.host in self._config.upstreams:
+            ns = spelled.host  # what is asked of that registry, a client would ask of this one with `ns`
         if rest and first.lower() in self._own:
             name, first = rest, rest.partition("/")[0]
         elif rest and ns is None and first not in self._config.upstreams and _is_host(first):
@@ -270,13 +273,13 @@ class Explain:
             return _pull("503", damaged["what"], damaged["remedy"])
         if not target.upstream:
             if here["manifest"] and here["member"]:
-                return _pull("HIT", f"{name} is served from here")
+                return _whole(f"{name} is served from here", here)
             bring = BRING if self._config.offline else "sync or load a set that holds it"
             return _pull("404", f"{name} is not here", "push it" if target.hosted else _mended(here) or bring)
         away = upstream is not None and all(one["breaker"] != "closed" for one in upstream["endpoints"])
         if self._config.offline:
             if here["manifest"]:
-                return _pull("HIT", f"{name} is served from here; the mirror is offline")
+                return _whole(f"{name} is served from here; the mirror is offline", here)
             return _pull("404", f"{name} is not here and the mirror is offline", _mended(here) or BRING)
         return _proxied(name, target, here, away=away)
 
@@ -297,6 +300,15 @@ def _proxied(name: str, target: Target, here: dict[str, Any], *, away: bool) -> 
     if away:
         return _pull("503", f"{name} is not here and '{target.upstream}' is away", "ask again; mirror check --online")
     return _pull("MISS", f"{name} is fetched from '{target.upstream}' and kept")
+
+
+def _whole(what: str, here: dict[str, Any]) -> dict[str, str]:
+    """Foresee a pull of what nobody else is asked for, and of which something may be missing."""
+    lacking = (here["contents"] or {}).get("missing", 0)
+    if not lacking:
+        return _pull("HIT", what)
+    are = "1 of the items that it names is" if lacking == 1 else f"{lacking} of the items that it names are"
+    return _pull("HIT", f"{what}, but {are} not here, and answered 404", _mended(here))
 
 
 def _mended(here: dict[str, Any]) -> str:

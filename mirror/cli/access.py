@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mirror.cli.options import common, configured
+from mirror.cli.options import GivenPath, common, configured
 
 if TYPE_CHECKING:
     from mirror.cli.outcome import Outcome
     from mirror.config import Config
     from mirror.config.access import Verb
 
-_FILE = click.Path(path_type=Path, dir_okay=False)
+_FILE = GivenPath(path_type=Path, dir_okay=False)
 Work = Callable[["Config", "Outcome"], None]
 
 
@@ -133,7 +133,7 @@ def _of_file(command: Callable[..., None]) -> Callable[..., None]:
 @click.argument("name", callback=_checked("user"))
 @click.option(
     "--password-file",
-    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    type=GivenPath(path_type=Path, dir_okay=False, allow_dash=True),
     metavar="FILE|-",
     help="Read the password from a file or from standard input.  [default: ask]",
 )

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from mirror.cli.offline import run
-from mirror.cli.options import common
+from mirror.cli.options import GivenPath, common
 
 _NAME = "NAME[:TAG|@DIGEST]"
 
@@ -71,7 +71,7 @@ def purge(name: str, dry_run: bool, **given: Any) -> None:
 @click.option("--rate", metavar="SIZE", callback=_parse_rate, help="Read at most this many bytes a second, e.g. 50MiB.")
 @click.option("--restart", is_flag=True, help="Start over, even if an earlier scrub was stopped.")
 @click.option(
-    "--missing", type=click.Path(path_type=Path), metavar="FILE", help="Write a list of what is lost, for save --want."
+    "--missing", type=GivenPath(path_type=Path), metavar="FILE", help="Write a list of what is lost, for save --want."
 )
 @click.option("--index", "index_only", is_flag=True, help="Only compare the index with the files, or rebuild it.")
 @click.option("--dry-run", is_flag=True, help="Only say what is wrong: change nothing, ask nobody.")

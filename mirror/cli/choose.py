@@ -108,10 +108,17 @@ def choose_stored(desk: Desk, given: str, *, complete: bool) -> Stored:
 
 
 def stored(desk: Desk, name: str, number: int | None, *, complete: bool) -> Stored:
-    """Return a generation of a set that is here; of None, the newest. For threads."""
-    current = {(one.set, one.generation) for one in desk.sets.current()}
+    """Return a generation of a set that is here; of None, the newest. For threads.
+
+    Raises ConfigurationError, SetIncomplete; RecordDamaged where the newest is complete and has lost its plan.
+    """
+    finished = desk.sets.current()
+    current = {(one.set, one.generation) for one in finished}
     numbers = desk.sets.generations(name)
     if number is None:
+        for one in finished:
+            if one.set == name and one.generation > max(numbers, default=0):
+                desk.sets.check_plan(one)
         candidates = [one for one in numbers if (name, one) in current] if complete else numbers
         if not candidates:
             raise SetIncomplete(f"no generation of set {name} is complete here", f"mirror verify {name}")
@@ -159,7 +166,8 @@ def looked(given: str) -> str:
 
 def _is_set(desk: Desk, name: str) -> bool:
     try:
-        return bool(desk.sets.generations(check_set(name)))
+        # One that is complete is a set, also where its plan was lost: that is said then.
+        return bool(desk.sets.generations(check_set(name))) or any(one.set == name for one in desk.sets.current())
     except NameInvalid:
         return False
 

@@ -84,7 +84,7 @@ async def save(desk: Desk, wanted: Saved, outcome: Outcome) -> None:
     }
     outcome.say(
         f"{chosen} in {count_text(len(planned.parts), 'part')}, {size_text(size)}:"
-        f" {len(planned.carried)} digests are carried, {len(planned.presumed)} presumed on the other side"
+        f" {count_text(len(planned.carried), 'digest')} carried, {len(planned.presumed)} presumed on the other side"
     )
     outcome.warn(chosen.plan.left_out)
     carrying = Carrying()
@@ -224,7 +224,7 @@ async def load(desk: Desk, wanted: Loaded, outcome: Outcome) -> None:
         lacking = complete(plan, number, "loaded", desk.store, desk.sets, demanded_keyring(desk), step)
         if lacking:
             raise StoreError(
-                f"{len(lacking.missing)} digests of {plan.set}@{number} have disappeared in the meantime",
+                f"{count_text(len(lacking.missing), 'digest')} of {plan.set}@{number} disappeared in the meantime",
                 "load it again",
             )
         outcome.warn(f"{plan.set}@{number}: {what}" for what in plan.left_out)
@@ -292,7 +292,7 @@ def _report_load(desk: Desk, outcome: Outcome, report: LoadReport, wanted: Loade
     listed = wanted.output or Path(f"missing-{names}"[:200] + ".txt")
     for one in report.loaded:
         _report_one(outcome, one, {damage.path.name for damage in report.damaged}, listed)
-    lost = any(one.missing and not one.missing_parts for one in report.loaded)
+    lost = any(one.missing and not one.missing_parts and one.error is None for one in report.loaded)
     if report.missing and (wanted.output is not None or lost or report.damaged):
         _write_missing(desk, outcome, report, names, listed)
 
@@ -315,17 +315,19 @@ def _report_damage(outcome: Outcome, report: LoadReport) -> None:
 def _report_one(outcome: Outcome, one: LoadedSet, damaged: Collection[str], listed: Path) -> None:
     """Say how it went with one generation: what is missing of it in one line, which `listed` names in full."""
     name = str(one)
-    received = f"{len(one.received)} digests, {size_text(sum(one.received.values()))} received"
+    received = f"{count_text(len(one.received), 'digest')}, {size_text(sum(one.received.values()))} received"
     if one.complete:
         state = "was complete already" if one.before and not one.received else "is complete"
         outcome.say(f"set {name} {one.plan} {state}: {received}")
         return
     count, size = count_text(len(one.missing), "digest"), size_text(sum(one.missing.values()))
-    outcome.say(f"set {name} is incomplete: {received}" + (f"; {count}, {size} missing" if one.missing else ""))
+    if one.received or one.error is None:  # else it was refused as it came, which says nothing of what is here
+        outcome.say(f"set {name} is incomplete: {received}" + (f"; {count}, {size} missing" if one.missing else ""))
     for what in one.lacking:
         outcome.note(INCOMPLETE, "lacking", what, name, "bring what is lacking into the set where it was made")
     if one.error is not None:
         outcome.note_error(one.error)
+        return  # what is missing was not looked for to the end
     # One that was among the files is named for what it is.
     if parts := [part for part in one.missing_parts if part not in damaged]:
         was, them = ("was", "it") if len(parts) == 1 else ("were", "them")

@@ -89,6 +89,8 @@ def write_file(outside: Outside, path: Path, content: bytes) -> None:
 
     Raises ConfigurationError where it cannot be written, OSError where there is no room for it.
     """
+    if not path.name:
+        raise unusable(path, "is a folder", "name a file")
     temporary = path.with_name(f".{path.name}.{os.getpid()}~")
     try:
         fd = outside.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -114,9 +116,9 @@ def no_folder(folder: Path, where: str) -> ConfigurationError:
     )
 
 
-def unusable(path: Path, what: str) -> ConfigurationError:
+def unusable(path: Path, what: str, remedy: str = "look at its path, owner and mode") -> ConfigurationError:
     """Return the error for a file outside the store of which `what` is wrong."""
-    return ConfigurationError([Problem("file_unusable", what, str(path), "look at its path, owner and mode")])
+    return ConfigurationError([Problem("file_unusable", what, str(path), remedy)])
 
 
 def run(config: Config, outcome: Outcome, work: Callable[[Desk], Awaitable[None]], *, begins: bool) -> int:

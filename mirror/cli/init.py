@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mirror.cli.options import DEFAULT_CONFIG, common
+from mirror.cli.options import DEFAULT_CONFIG, GivenPath, common
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +39,7 @@ def _hosts(_context: click.Context, _parameter: click.Parameter, values: Sequenc
 )
 @click.option(
     "--store",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=GivenPath(path_type=Path, file_okay=False),
     help="Where content is stored.  [default: /var/lib/mirror for root, else `store` beside the configuration]",
 )
 @common(reports=True)

@@ -20,7 +20,7 @@ from mirror.cli import listing, pinning
 from mirror.cli.choose import Stored, choose_stored, stored, unknown_set
 from mirror.cli.desk import Desk
 from mirror.cli.naming import is_image
-from mirror.cli.outcome import INCOMPLETE, UNVERIFIED, Outcome, size_text, some_text, table
+from mirror.cli.outcome import INCOMPLETE, UNVERIFIED, Outcome, count_text, size_text, some_text, table
 from mirror.cli.planning import read_keyring
 from mirror.cli.progress import Step, shown
 from mirror.errors import ConfigurationError, NotYet, Problem, RecordDamaged
@@ -128,7 +128,7 @@ def _report(
                 outcome.note(UNVERIFIED, "signature", what, name, sign)
             else:
                 outcome.warn([f"{name}: {what}: it is accepted because releases.require_signature is false"])
-        _note_missing(desk, outcome, name, one, again)
+        _note_missing(outcome, name, one, again)
         outcome.warn(f"{name}: {what}" for what in one.left_out)
     if verdicts and all(one.whole for one in verdicts):
         outcome.say("", "everything is here: you may cut the cable")
@@ -145,7 +145,7 @@ def _again(desk: Desk, one: Stored, output: Path | None) -> str:
     return f"{first}have it saved on the other side: mirror save {one} --to DIR --want {listed}, and load that"
 
 
-def _note_missing(desk: Desk, outcome: Outcome, name: str, one: Verdict, again: str) -> None:
+def _note_missing(outcome: Outcome, name: str, one: Verdict, again: str) -> None:
     absent = {digest: size for digest, size in one.missing.items() if digest not in one.closed}
     if absent:
         of = sorted(absent) if len(absent) <= _NAMED else one.short
@@ -154,11 +154,10 @@ def _note_missing(desk: Desk, outcome: Outcome, name: str, one: Verdict, again: 
             f" {size_text(one.bytes)}: {'' if len(absent) <= _NAMED else 'of '}{some_text(of, _NAMED)}"
         )
         outcome.note(INCOMPLETE, "missing", what, name, again)
-    if one.closed:
-        blobs = desk.opened.layout.blobs
-        what = f"{some_text(one.closed)} {_is(one.closed)} there, and the store's owner cannot read it"
-        give = f"give it back to the store's owner: chown -R --reference={blobs.parent} {blobs}"
-        outcome.note(INCOMPLETE, "unreadable", what, name, give)
+    for why in {error.remedy: error for error in reversed(one.closed.values())}.values():
+        alike = sum(error.remedy == why.remedy for error in one.closed.values())
+        what = why.what if alike == 1 else f"{alike} of {one.digests} digests cannot be read; {why.what}"
+        outcome.note(INCOMPLETE, "unreadable", what, name, why.remedy)
     if one.unnamed:
         what = f"{some_text(one.unnamed)} {_is(one.unnamed)} not known under {_its(one.unnamed)}"
         outcome.note(INCOMPLETE, "unnamed", what, name, again)
@@ -195,7 +194,7 @@ async def inventory(desk: Desk, outcome: Outcome, output: Path | None) -> None:
             outcome.say(raw.decode().rstrip("\n"))
         return
     await asyncio.to_thread(desk.write, output, raw)
-    outcome.say(f"{len(digests)} digests, {size_text(size)}: {output}")
+    outcome.say(f"{count_text(len(digests), 'digest')}, {size_text(size)}: {output}")
 
 
 def _here(desk: Desk) -> tuple[list[str], int]:

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from mirror.cli.options import common, configured
+from mirror.cli.options import GivenPath, common, configured
 
 if TYPE_CHECKING:
     from mirror.cli.desk import Desk
     from mirror.cli.outcome import Outcome
 
 Work = Callable[["Desk", "Outcome"], Awaitable[None]]
-_OUTSIDE = click.Path(path_type=Path)
+_OUTSIDE = GivenPath(path_type=Path)
 
 
 def run(command: str, given: dict[str, Any], work: Work, *, begins: bool = False) -> NoReturn:

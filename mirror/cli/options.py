@@ -21,13 +21,23 @@ INVALID = 78  # EX_CONFIG: what a rerun cannot mend
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+class GivenPath(click.Path):
+    """A path that somebody writes: an empty one is a variable of a shell that is not set, and never the folder here."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path; fail where it is empty."""
+        if not os.fspath(value):
+            self.fail("an empty path: is a variable not set?", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 def common(*, reports: bool = False) -> Callable[[Command], Command]:
     """Give a command the options that every command takes; one that `reports` takes --json as well."""
     options = [
         click.option(
             "--config",
             "config_file",
-            type=click.Path(path_type=Path, dir_okay=False),
+            type=GivenPath(path_type=Path, dir_okay=False),
             help=f"Configuration file.  [default: $MIRROR_CONFIG, else {DEFAULT_CONFIG}]",
         ),
         click.option("--log-format", type=click.Choice(["logfmt", "json", "console"]), help="Overrides log.format."),

@@ -12,6 +12,7 @@ from mirror.cli.outcome import FAILED, INCOMPLETE, Outcome, count_text, size_tex
 from mirror.cli.person import operator
 from mirror.errors import ConfigurationError, NotHere, NotYet, Problem
 from mirror.oci.digest import Digest
+from mirror.offline.complete import stored_plan
 from mirror.store import files
 from mirror.store.brake import Amount, Brake
 from mirror.store.hosted import Hosted
@@ -91,12 +92,21 @@ def _image(desk: Desk, what: str) -> tuple[str, Digest]:
 def _what_is_pinned(desk: Desk, pins: ImagePins, name: str, digest: Digest) -> str:
     """Return what keeps an image that is not pinned by itself, else what is pinned of its repository."""
     holders = Pins(desk.opened.layout).holders([str(digest)])[str(digest)]
-    if generations := [one for one in holders if one != "pin"]:
-        return f"it is kept by {', '.join(generations)}: `mirror unpin {generations[0]}` gives that up"
+    generations = [one for one in holders if one != "pin"]
+    if named := [one for one in generations if _is_named(desk, one, name, digest)]:
+        return f"it is kept by {', '.join(named)}: `mirror unpin {named[0]}` gives that up"
+    if generations:  # for another repository, which is not what is to be given up
+        return f"{some_text(generations)} needs it under another name: `mirror ls {generations[0]}` lists what it holds"
     like = [str(one) for one in pins.list() if one.name == name or digest in one.content]
     if not like:
         return f"nothing of {name} is: `mirror ls {name}` shows what is here and pinned"
     return f"these are: {some_text(like, _SHOWN)}"
+
+
+def _is_named(desk: Desk, generation: str, name: str, digest: Digest) -> bool:
+    of, _, number = generation.partition("@")
+    plan = stored_plan(desk.sets, of, int(number))
+    return plan is not None and any((one.name, one.digest) == (name, digest) for one in plan.manifests)
 
 
 def _remedy(desk: Desk, named: Named, name: str) -> str:

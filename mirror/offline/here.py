@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -56,18 +57,23 @@ class Store:
                 return False
             return files.is_sealed(found) or self.verify(digest)
         except StoreUnreadable:
-            return False  # which is noted; is_closed tells
+            return False  # which is noted; why_closed tells
 
-    def is_closed(self, digest: Digest) -> bool:
-        """Tell whether there is content that cannot be read, whatever it holds: somebody else's, or a disk fails."""
+    def why_closed(self, digest: Digest) -> StoreUnreadable | None:
+        """Return why content that may be there cannot be read, whatever it holds; None where that is not so."""
         path = self.layout.blob(digest)
         try:
             found = files.look(path)
             if found is None:
-                return False
-            return stat.S_ISREG(found.st_mode) and not files.may_read(path, found)
-        except StoreUnreadable:
-            return True
+                return None
+            if not files.may_read(path, found):
+                return files.unreadable(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+            opened = files.open_content(path)
+        except StoreUnreadable as error:
+            return error
+        if opened is not None:
+            os.close(opened)
+        return None
 
     def verify(self, digest: Digest, progress: Callable[[int], None] = lambda _: None) -> bool:
         """Hash the content and say whether it is what its name says; bad content goes to quarantine.

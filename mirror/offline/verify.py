@@ -27,7 +27,7 @@ class Verdict:
     digests: int
     bytes: int
     missing: dict[Digest, int] = field(default_factory=dict)
-    closed: list[Digest] = field(default_factory=list)  # those of `missing` that are there and cannot be read
+    closed: dict[Digest, StoreUnreadable] = field(default_factory=dict)  # those of `missing` that cannot be read
     corrupt: list[Digest] = field(default_factory=list)
     unnamed: list[str] = field(default_factory=list)  # manifests that are here and not under their name
     short: list[str] = field(default_factory=list)  # repositories that something is missing of
@@ -126,13 +126,13 @@ def verify(
         try:
             if not store.has(digest, size):
                 verdict.missing[digest] = size
-                if store.is_closed(digest):
-                    verdict.closed.append(digest)
+                if (why := store.why_closed(digest)) is not None:
+                    verdict.closed[digest] = why
             elif deep and not store.verify(digest, progress):
                 verdict.corrupt.append(digest)
-        except StoreUnreadable:
+        except StoreUnreadable as error:
             verdict.missing[digest] = size
-            verdict.closed.append(digest)
+            verdict.closed[digest] = error
     verdict.short = sorted(
         {one.name for one in plan.manifests if not verdict.missing.keys().isdisjoint((one.digest, *one.blobs))}
     )

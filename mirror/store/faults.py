@@ -33,13 +33,17 @@ ABSENT = (errno.ENOENT,)
 _MOST = 256  # paths that are remembered
 _DISK = "look at the disk (dmesg, SMART); nothing was moved or removed, and it is tried again by itself"
 _MOUNT = "mount the store's file system again; nothing was moved or removed"
+_GIVE_BACK = (
+    "give it back to the store's owner (chown -R), let that user read it (chmod -R u+rX), and where SELinux labels"
+    " files run restorecon -R"
+)
 _GONE = (
     "mount or restore this folder of the store, which is served again then; only if all that it held is lost for good,"
     " make an empty one for the store's owner (mkdir -m 700)"
 )
 _REMEDIES: Mapping[int, str] = {
-    errno.EACCES: "give it back to the store's owner (chown -R), and where SELinux labels files run restorecon -R",
-    errno.EPERM: "give it back to the store's owner (chown -R), and where SELinux labels files run restorecon -R",
+    errno.EACCES: _GIVE_BACK,
+    errno.EPERM: _GIVE_BACK,
     errno.ENOENT: _GONE,
     errno.ENOTDIR: "a file is in the place of a folder above it: move that away by hand, then put back the folder, or "
     "have what was in it pulled, pushed or loaded again",

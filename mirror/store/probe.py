@@ -43,7 +43,8 @@ def require(layout: Layout) -> None:
     if not is_begun(layout):
         raise StoreUnusable(
             f"there is no store in {layout.root}",
-            "see whether storage.path is right and its disk is mounted; `mirror serve`, sync and load make a new store",
+            "see whether storage.path is right and its disk is mounted; `mirror serve`, plan, sync and load make a new"
+            " store",
         )
 
 

@@ -157,7 +157,7 @@ def test_a_record_of_sets_that_is_removed_is_written_again(
     assert str(path) in here.report("verify", code=1)["problems"][0]["what"]
     path.unlink()
     if path.parent != layout.sets:
-        for words in (("verify",), ("ls",)):
+        for words in (("verify",), ("ls",), ("verify", "prod"), ("resources", "prod", "--registry", "m.lab:5000")):
             assert (
                 "prod@1, which is complete, is not in the store" in here.report(*words, code=1)["problems"][0]["what"]
             )
@@ -479,6 +479,26 @@ def test_what_an_archive_of_another_tool_brought_is_brought_by_it_again(make_sit
     assert line.endswith(f"{blob}: load its archive again, or the parts in which it came")
     here.run(*load)
     assert here.report("verify")["sets"][0]["ok"]
+
+
+def test_a_load_without_room_says_that_alone_and_goes_on_where_there_is_some(
+    here: Here, make_site: MakeSite, prod: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here.run("sync", prod)
+    here.run("save", "prod", "--to", mounted(tmp_path / "disk"))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    keyring = {"releases": {"keyring": here.site.document["releases"]["keyring"]}}
+    storage = {"path": str(tmp_path / "inside/store")}
+    inside = Here(make_site("inside", None, {**keyring, "storage": {**storage, "keep_free": "99%"}}))
+    done = inside.run("load", tmp_path / "disk", code=5)
+    (line,) = done.stderr.splitlines()
+    assert "--want" not in line
+    assert "incomplete" not in done.stdout
+    assert list((tmp_path / "work").iterdir()) == []
+    inside.site.configure({"storage": {**storage, "keep_free": "0%"}})
+    inside.run("load", tmp_path / "disk")
+    assert inside.report("verify", "prod")["sets"][0]["ok"]
 
 
 def test_a_set_that_came_in_part_is_incomplete_and_no_keyring_is_blamed(

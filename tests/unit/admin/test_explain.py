@@ -19,6 +19,7 @@ from mirror.config import load
 from mirror.content.answers import Target
 from mirror.errors import InvalidRequest
 from mirror.oci.digest import Digest
+from mirror.oci.media_types import OCI_MANIFEST
 from mirror.store.ingest import store_bytes
 from mirror.store.manifests import Manifests
 from mirror.store.sets import Sets
@@ -92,6 +93,8 @@ async def test_names_lead_where_pulls_lead(explain: Open) -> None:
         ("reg.lab:5000/org/app:1", "lab/org/app", "'lab'"),
         ("org/app?ns=quay.io", "quay.io/org/app", "'quay.io'"),
         ("ocp", "quay.io/openshift-release-dev/ocp-release", "alias"),
+        ("https://quay.io/v2/org/app/manifests/1", "quay.io/org/app", "quay.io"),
+        ("http://mirror.lab:5000/v2/apps/mine/manifests/1", "apps/mine", "hosted"),
         ("apps/mine", "apps/mine", "hosted"),
     ):
         found = await tell(text)
@@ -227,17 +230,23 @@ async def test_a_name_of_a_set_is_explained_as_it_is_served(explain: Open, spell
     """Nobody has pulled anything yet: the explanation is the first to ask what sets hold."""
     tell, room = explain()
     assert (await tell(spelled))["kind"] == "unknown"
-    content = b"{}"
+    layer = Digest.of(b"layer")
+    named = {"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": str(layer), "size": 5}
+    document = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": named, "layers": [named]}
+    content = json.dumps(document).encode()
     digest = Digest.of(content)
     store_bytes(room.layout, digest, content)
+    store_bytes(room.layout, layer, b"layer")
     Manifests(room.layout).add_manifest("registry.gone/team/app", digest, "", len(content))
     images = [{"name": "registry.gone/team/app", "image": f"registry.gone/team/app@{digest}", "tags": ["v1"]}]
-    plan = {"manifests": [{"digest": str(digest), "size": 2}], "blobs": [], "images": images}
+    plan = {"manifests": [{"digest": str(digest), "size": len(content)}], "blobs": [], "images": images}
     sets = Sets(room.layout)
     sets.write("prod", 1, json.dumps(plan).encode())
     sets.complete("prod", 1, digest, "loaded")
     found = await tell(spelled)
     assert (found["kind"], found["name"], found["pull"]["answer"]) == ("set", "registry.gone/team/app", "HIT")
+    Path(room.layout.blob(layer)).unlink()
+    assert "but 1 of the items that it names is not here, and answered 404" in (await tell(spelled))["pull"]["what"]
     lacking = await tell(spelled.replace("v1", "v2"))
     assert (lacking["pull"]["answer"], lacking["pull"]["remedy"]) == ("404", "sync or load a set that holds it")
 

@@ -438,6 +438,9 @@ def test_a_set_is_scrubbed_and_held(site: Site) -> None:
     assert site.told("ls", A)["tags"][0]["pinned_by"] == ["prod@1"]
     told = site.run("unpin", f"{A}@{FIRST.digest}", code=1).output
     assert "it is kept by prod@1: `mirror unpin prod@1` gives that up" in told
+    told = site.run("unpin", f"{B}@{FIRST.digest}", code=1).output
+    assert "prod@1 needs it under another name: `mirror ls prod@1` lists what it holds" in told
+    assert "unpin prod@1" not in told
     dry = site.told("purge", A, "--dry-run")
     assert (dry["freed_bytes"], dry["tags"], dry["kept"]["pinned"]) == (0, 0, 4)
     site.run("pin", f"{A}@{FIRST.digest}")

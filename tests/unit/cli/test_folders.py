@@ -144,3 +144,30 @@ def test_a_check_tries_the_file_system_before_there_is_a_store(
     before = everything(tmp_path)
     assert "names that differ by case" in run("check", code=78).output
     assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("save", "prod", "--to", ""),
+        ("resources", "--registry", "mirror.lab:5000", "-o", ""),
+        ("inventory", "-o", ""),
+        ("verify", "-o", ""),
+        ("scrub", "--missing", ""),
+        ("load", ""),
+        ("plan", "prod.yaml", "-o", ""),
+    ],
+    ids=" ".join,
+)
+def test_a_variable_of_the_shell_that_is_not_set_names_no_folder(
+    run: Run, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    before = everything(tmp_path)
+    assert "an empty path: is a variable not set?" in run(*words, code=2).stderr
+    assert everything(tmp_path) == before
+
+
+def test_a_folder_is_no_file_to_write(run: Run, tmp_path: Path) -> None:
+    foreign_bed.pack(tmp_path / "tool.tar", foreign_bed.oci_layout(foreign_bed.app("tool")))
+    run("load", tmp_path / "tool.tar", "--as", "quay.io/org/tool:1")
+    assert "is a folder: name a file" in run("inventory", "-o", ".", code=78).stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -203,20 +204,34 @@ async def test_what_is_lost_after_completing_is_found(
     assert not os.path.exists(path)
 
 
+@pytest.mark.parametrize("mode", [0o440, 0])
 async def test_content_that_is_not_ours_to_read_is_missing(
-    make_room: Callable[..., Room], upstream: ScriptedRegistry, monkeypatch: pytest.MonkeyPatch
+    make_room: Callable[..., Room], upstream: ScriptedRegistry, monkeypatch: pytest.MonkeyPatch, mode: int
 ) -> None:
+    """Somebody else's, or closed to its owner: root, who runs tests, reads both."""
     room = make_room()
     plan = plan_of(upstream.add_image("team/app", layers=[noise(9_000, 1)]))
     await run(room, plan)
     assert await done(room, plan)
     closed = Digest.of(noise(9_000, 1))
     path = room.layout.blob(closed)
-    readable = files.may_read
-    monkeypatch.setattr(files, "may_read", lambda one, found: one != path and readable(one, found))
+    readable, opened = files.may_read, files.open_content
+    denied = PermissionError(errno.EACCES, "Permission denied")
+
+    def refuse(one: str) -> int | None:
+        if one == path:
+            raise files.unreadable(path, denied)
+        return opened(one)
+
+    if mode:
+        monkeypatch.setattr(files, "may_read", lambda one, found: one != path and readable(one, found))
+    else:
+        os.chmod(path, 0)
+        monkeypatch.setattr(files, "open_content", refuse)
     verdict = await look(room, plan)
-    assert (verdict.missing, verdict.closed, verdict.whole) == ({closed: 9_000}, [closed], False)
+    assert (verdict.missing, [*verdict.closed], verdict.whole) == ({closed: 9_000}, [closed], False)
     assert verdict.as_dict()["unreadable"] == [str(closed)]
+    assert "chmod -R u+rX" in verdict.closed[closed].remedy
     shortfalls = await asyncio.to_thread(Pins(room.layout).shortfalls)
     assert shortfalls[("prod", 1)].missing == 0, "it is here"
 
