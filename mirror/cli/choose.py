@@ -70,6 +70,11 @@ def choose_beside(desk: Desk, given: str) -> File | None:
     return choose_file(desk, given)
 
 
+def names_file(given: str) -> bool:
+    """Tell whether `choose_file` finds a file, by this process's rights."""
+    return any(place.exists() and not place.is_dir() for place in (Path(given), *_kept(given)))
+
+
 def _kept(name: str) -> list[Path]:
     """Return where the image set of a bare name may be kept."""
     return [] if "/" in name else [SETS_FOLDER / f"{name}{ending}" for ending in ENDINGS]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -23,7 +24,7 @@ _OUTSIDE = GivenPath(path_type=Path)
 def run(command: str, given: dict[str, Any], work: Work, *, begins: bool = False) -> NoReturn:
     """Run `work` in the store as `given` (the common options) says, print its report and exit.
 
-    `begins`: where there is no store yet, one is made.
+    `begins`: where there is no store yet, one is made; not for what is not there to come into it.
     """
     from mirror.cli import desk
     from mirror.cli.outcome import Outcome
@@ -70,9 +71,11 @@ def plan(imageset: str, output: Path | None, name: str | None, replace: bool, **
     IMAGESET is an oc-mirror ImageSetConfiguration (v2alpha1), a list of pullspecs, or a mapping file.
     """
     from mirror.cli import planning
+    from mirror.cli.choose import names_file
 
     wanted = planning.Wanted(imageset, name, replace, output=output)
-    run("plan", given, lambda desk, outcome: planning.plan(desk, wanted, outcome), begins=True)
+    begins = names_file(imageset)
+    run("plan", given, lambda desk, outcome: planning.plan(desk, wanted, outcome), begins=begins)
 
 
 @click.command(epilog="See also: mirror plan, mirror save, mirror verify, docs/disconnected.md")
@@ -87,9 +90,11 @@ def plan(imageset: str, output: Path | None, name: str | None, replace: bool, **
 def sync(imageset: str, name: str | None, replace: bool, partial: bool, keep: int | None, **given: Any) -> None:
     """Fetch an image set into the store. If it is interrupted, run it again: nothing is fetched twice."""
     from mirror.cli import planning
+    from mirror.cli.choose import names_file
 
     wanted = planning.Wanted(imageset, name, replace, partial, keep)
-    run("sync", given, lambda desk, outcome: planning.sync(desk, wanted, outcome), begins=True)
+    begins = names_file(imageset)
+    run("sync", given, lambda desk, outcome: planning.sync(desk, wanted, outcome), begins=begins)
 
 
 @click.command(epilog="See also: mirror load, mirror inventory, docs/disconnected.md")
@@ -150,7 +155,8 @@ def load(
     from mirror.cli import crossing
 
     wanted = crossing.Loaded(paths, as_name, name, expect, allow_older, allow_presumed, output)
-    run("load", given, lambda desk, outcome: crossing.load(desk, wanted, outcome), begins=True)
+    begins = all(map(os.path.lexists, paths))
+    run("load", given, lambda desk, outcome: crossing.load(desk, wanted, outcome), begins=begins)
 
 
 @click.command(epilog="See also: mirror verify, docs/openshift.md")

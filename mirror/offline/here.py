@@ -16,6 +16,7 @@ from mirror.oci.manifest import MANIFEST_LIMIT, Manifest
 from mirror.offline.plan import Plan, Signature
 from mirror.store import files
 from mirror.store.blobs import Blobs
+from mirror.store.faults import unreadable
 from mirror.store.layout import Layout
 from mirror.store.signatures import Signatures
 
@@ -67,7 +68,7 @@ class Store:
             if found is None:
                 return None
             if not files.may_read(path, found):
-                return files.unreadable(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+                return unreadable(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
             opened = files.open_content(path)
         except StoreUnreadable as error:
             return error

@@ -33,6 +33,9 @@ _LOOKING = (
     ("scrub",),
     ("gc",),
     ("history", "apps/mine:1"),
+    ("plan", "nosuch"),
+    ("sync", "nosuch"),
+    ("load", "nosuch.tar"),
     ("token", "list"),
     ("token", "revoke", "ci"),
 )
