@@ -43,8 +43,13 @@ def series() -> dict[str, set[str]]:
     return found
 
 
+def rules() -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = yaml.safe_load(ALERTS.read_text())["groups"][0]["rules"]
+    return found
+
+
 def expressions() -> Iterator[tuple[str, str]]:
-    for rule in yaml.safe_load(ALERTS.read_text())["groups"][0]["rules"]:
+    for rule in rules():
         yield rule["alert"], rule["expr"]
     for panel in json.loads(DASHBOARD.read_text())["panels"]:
         for target in panel.get("targets", []):
@@ -356,6 +361,24 @@ def test_a_scrub_that_stands_is_told(programs: Programs, tmp_path: Path) -> None
     late = {**told, "eval_time": "36d", "exp_samples": [{"labels": labels, "value": 1}]}
     test = {"interval": "1d", "input_series": [last], "promql_expr_test": [{**told, "eval_time": "34d"}, late]}
     _promtool(programs, tmp_path, "1d", [test])
+
+
+def test_which_mirror_is_down_is_told_where_that_is_known(programs: Programs, tmp_path: Path) -> None:
+    up, info = 'up{instance="m",job="mirror"}', 'mirror_build_info{instance="m",job="mirror"}'
+    both_known = [{"series": up, "values": "0x20"}, {"series": info, "values": "1x20"}]
+    (description,) = (one["annotations"]["description"] for one in rules() if one["alert"] == "MirrorDown")
+    tests = []
+    for values, labels, summary in (
+        (both_known, {"instance": "m", "job": "mirror"}, "The mirror m does not answer Prometheus."),
+        ([], {}, "No mirror answers Prometheus."),
+    ):
+        told = {
+            "exp_labels": {"severity": "critical", **labels},
+            "exp_annotations": {"summary": summary, "description": description},
+        }
+        expected = {"eval_time": "10m", "alertname": "MirrorDown", "exp_alerts": [told]}
+        tests.append({"interval": "1m", "input_series": values, "alert_rule_test": [expected]})
+    _promtool(programs, tmp_path, "1m", tests)
 
 
 def _promtool(programs: Programs, folder: Path, interval: str, tests: list[dict[str, Any]]) -> None:
