@@ -176,14 +176,14 @@ async def _find(desk: Desk, file: File, wanted: Wanted, outcome: Outcome) -> Col
             "",
             lacking.remedy,
         )
-    await asyncio.to_thread(desk.sets.set_source, name, str(file.path.absolute()))
+    await asyncio.to_thread(desk.sets.set_source, name, file.path)
     return found
 
 
 def _claim(desk: Desk, name: str, path: Path, *, replace: bool) -> None:
     """Refuse a name whose last plan came from a file at another path."""
     before = desk.sets.source(name)
-    if before and before != str(path.absolute()) and not replace:
+    if before and before != os.path.abspath(path) and not replace:
         raise ConfigurationError(
             [
                 Problem(
@@ -385,7 +385,7 @@ def _pin(desk: Desk, plan: Plan, number: int, source: File | None) -> None:
     if desk.sets.read(plan.set, number) != raw:
         desk.sets.write(plan.set, number, raw)
     if source is not None:
-        desk.sets.set_source(plan.set, str(source.path.absolute()))
+        desk.sets.set_source(plan.set, source.path)
 
 
 async def _finish(desk: Desk, plan: Plan, number: int, moved: int, outcome: Outcome) -> None:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Container, Mapping
 from contextlib import AbstractContextManager, suppress
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from mirror.errors import DigestInvalid, NameInvalid, StoreError, StoreUnreadable
@@ -192,13 +193,17 @@ class Sets:
     # -- where a set came from -------------------------------------------------------------------------------
 
     def source(self, name: str) -> str:
-        """Return the path of the image set file that the newest plan came from; empty for a set that was loaded."""
-        raw = files.read_record(str(self._source(name)), _SOURCE_LIMIT)
-        return raw.decode(errors="replace").rstrip("\n") if raw else ""
+        """Return the path of the image set file that the newest plan came from, absolute and without `..`.
 
-    def set_source(self, name: str, path: str) -> None:
+        Empty for a set that was loaded.
+        """
+        raw = files.read_record(str(self._source(name)), _SOURCE_LIMIT)
+        # Earlier releases kept it as it was given, behind the working directory.
+        return os.path.abspath(raw.decode(errors="replace").rstrip("\n")) if raw else ""
+
+    def set_source(self, name: str, path: Path) -> None:
         """Keep the path of the image set file that the newest plan came from."""
-        files.write_atomically(str(self._source(name)), f"{path}\n".encode(), durable=False)
+        files.write_atomically(str(self._source(name)), f"{os.path.abspath(path)}\n".encode(), durable=False)
 
     def _source(self, name: str) -> str:
         return str(self._layout.set(name) / "source")

@@ -381,6 +381,19 @@ def test_a_name_belongs_to_one_file(here: Here, prod: Path, tmp_path: Path) -> N
     assert codes(here.report("plan", prod, code=78)) == ["set_taken"]
 
 
+@pytest.mark.parametrize("noted", ["sub/../prod.yaml", "./prod.yaml"])
+def test_a_file_is_the_same_however_its_path_is_spelled(
+    here: Here, prod: Path, monkeypatch: pytest.MonkeyPatch, noted: str
+) -> None:
+    (prod.parent / "sub").mkdir()
+    monkeypatch.chdir(prod.parent / "sub")
+    for spelled in (prod, "../prod.yaml", prod.parent / "sub" / ".." / prod.name, prod):
+        here.run("plan", spelled)
+    # As earlier releases kept it.
+    (Layout(here.site.store).set("prod") / "source").write_text(f"{prod.parent}/{noted}\n")
+    here.run("plan", prod)
+
+
 def test_upstreams_that_are_lacking_are_listed_with_the_lines_to_paste(here: Here, tmp_path: Path) -> None:
     listed = tmp_path / "apps.txt"
     listed.write_text("registry.example:5000/team/app:v1\nghcr.io/org/app:v2\nquay.io/nobody/nothing:v1\n")

@@ -54,7 +54,7 @@ def test_completing_changes_what_readers_look_at(sets: Sets) -> None:
 
 def test_giving_up_takes_a_generation_from_both(sets: Sets) -> None:
     complete(sets, ("prod", 1), ("prod", 2))
-    sets.set_source("prod", "/etc/mirror/sets/prod.yaml")
+    sets.set_source("prod", Path("/etc/mirror/sets/prod.yaml"))
     assert sets.remove("prod", 1)
     assert not sets.remove("prod", 1)
     assert [str(one) for one in sets.current()] == ["prod@2"]
