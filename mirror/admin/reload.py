@@ -127,10 +127,9 @@ class Preparation:
         old = self._config
         if old is None:
             return
-        fixed = [
-            (("storage", "path"), old.storage.path, config.storage.path),
-            (("admin", "socket"), old.admin_socket, config.admin_socket),
-        ]
+        fixed = [(("storage", "path"), old.storage.path, config.storage.path)]
+        if old.admin.socket != config.admin.socket:  # one that nobody stated moves with the store
+            fixed.append((("admin", "socket"), old.admin_socket, config.admin_socket))
         problems = [
             Problem(
                 "needs_restart",

@@ -515,6 +515,20 @@ def test_reload_by_the_socket_and_the_file_that_changed(make: Make) -> None:
     assert (found["configuration"]["changed"], found["workers"]["configured"]) == (False, 1)
 
 
+def test_a_reload_names_the_key_that_takes_a_restart_and_no_other(make: Make, tmp_path: Path) -> None:
+    mirror = make()
+    at, other = mirror.store, tmp_path / "other"
+    for changes, refused in (
+        ({"storage": {"path": str(other)}}, f"`storage.path` cannot change while the service runs, from {at} to "),
+        ({"admin": {"socket": str(other)}}, f"`admin.socket` cannot change while the service runs, from {at}/run/"),
+    ):
+        mirror.configure({"storage": {"path": str(at)}, "admin": {}, **changes})
+        reload(mirror, "reload_refused")
+        said = [line for line in mirror.log.splitlines() if "event=reload_refused" in line]
+        assert refused in said[-1]
+    assert len(said) == 2
+
+
 @pytest.fixture
 def python_for_all(monkeypatch: pytest.MonkeyPatch) -> str:
     """Return a Python that every user may run, with the packages of this one."""
