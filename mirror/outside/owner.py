@@ -111,8 +111,11 @@ def _named(user: int) -> str:
 
 
 def command_line(*before: str) -> str:
-    """Return this command line, to be pasted into a shell, behind `before`."""
+    """Return this command line, to be pasted into a shell, behind `before`: sudo, which empties the environment."""
     program, *arguments = sys.argv or ["mirror"]
+    file = os.environ.get("MIRROR_CONFIG")
+    if file and not any(word.partition("=")[0] == "--config" for word in arguments):
+        before = (*before, "env", f"MIRROR_CONFIG={file}")
     if os.path.basename(program) == "__main__.py":
         return shlex.join([*before, sys.executable, "-m", "mirror", *arguments])
     # sudo looks in a path of its own, where a virtual environment is not.

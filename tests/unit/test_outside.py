@@ -504,6 +504,22 @@ def test_another_user_is_told_the_command_to_run(store, monkeypatch, owner, argv
 
 
 @as_root
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (["mirror", "ls"], "sudo -u nobody env 'MIRROR_CONFIG=/a b.yaml' mirror ls"),
+        (["mirror", "ls", "--config", "/c.yaml"], "sudo -u nobody mirror ls --config /c.yaml"),
+        (["mirror", "ls", "--config=/c.yaml"], "sudo -u nobody mirror ls --config=/c.yaml"),
+    ],
+)
+def test_the_command_to_run_reads_the_same_configuration(store, monkeypatch, argv, line):
+    os.chown(store, 65534, 0)
+    monkeypatch.setenv("MIRROR_CONFIG", "/a b.yaml")
+    monkeypatch.setattr(sys, "argv", argv)
+    assert _as_user(4321, lambda: run_as_owner(store, lambda _: 0)).endswith(f"run: {line}")
+
+
+@as_root
 def test_the_owner_of_the_folder_that_hides_the_store_is_told(store, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["mirror", "ls"])
     said = _as_user(4321, lambda: run_as_owner(store / "hidden", lambda _: 0))

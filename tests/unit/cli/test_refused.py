@@ -53,7 +53,7 @@ def test_a_closed_configuration_names_the_line_to_type(
     monkeypatch.setenv("MIRROR_CONFIG", str(path))
     done = CliRunner().invoke(main, words)
     assert done.exit_code == 78
-    line = " ".join(["sudo", "mirror", *words])
+    line = " ".join(["sudo", "env", f"MIRROR_CONFIG={path}", "mirror", *words])
     service = "let the service's user read it, or " if words == ["check"] else ""
     command = " ".join(word for word in words if word != "nginx")
     assert done.stderr == f"mirror {command}: {path}: cannot be read: Permission denied: {service}run: {line}\n"
