@@ -50,7 +50,7 @@ from mirror.registry.robots import Robots
 from mirror.sink import Sink
 from mirror.store import probe
 from mirror.store.events import Events as Queues
-from mirror.store.faults import DISK_FAULTS
+from mirror.store.faults import DISK_FAULTS, is_read_only
 from mirror.store.index import Index
 from mirror.store.layout import Layout
 from mirror.store.quarantine import Quarantine
@@ -169,7 +169,9 @@ def _probe_store(path: Path) -> list[Problem]:
     if not probe.is_begun(layout):
         probe.try_out(layout)
         return []
-    found = [Problem("store_limited", warning) for warning in probe.prepare(layout)]
+    warnings = probe.prepare(layout)
+    # That of a read-only file system is the check's own to say.
+    found = [Problem("store_limited", warning) for warning in warnings if not is_read_only(path)]
     sample(layout)
     for row in DISK_FAULTS.told():
         if row["operation"] == "parse":

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 from mirror import logs
@@ -287,6 +288,22 @@ def _reads(path: str, number: int, position: int) -> bool:
     return True
 
 
+def is_read_only(folder: str | os.PathLike[str]) -> bool:
+    """Tell whether the file system of a folder takes nothing; False where that cannot be said. For threads only.
+
+    The kernel's word is not enough: since Linux 6.15 ext4 keeps its mount's flag when it stops writing at an error. So
+    a file without a name is begun too, which leaves nothing behind.
+    """
+    with suppress(OSError):
+        if os.statvfs(folder).f_flag & os.ST_RDONLY:
+            return True
+        try:
+            os.close(os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            return error.errno == errno.EROFS
+    return False
+
+
 def _writes(path: str, number: int) -> bool:
     """Tell whether the folder of `path` (or the folder that it is) takes a file and brings it to disk."""
     with suppress(OSError):
@@ -304,6 +321,10 @@ def _writes(path: str, number: int) -> bool:
             os.close(fd)
             with suppress(OSError):
                 os.unlink(probe)
+    except FileNotFoundError:
+        # A write makes the folders that it needs.
+        nearest = next((one for one in Path(folder).absolute().parents if one.is_dir()), Path("/"))
+        return not is_read_only(nearest)
     except OSError as error:
-        return error.errno in (*ABSENT, *NO_ROOM)
+        return error.errno in NO_ROOM
     return True

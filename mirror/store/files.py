@@ -24,6 +24,7 @@ from mirror import logs
 from mirror.errors import StoreUnreadable
 from mirror.store.faults import EXHAUSTED as EXHAUSTED
 from mirror.store.faults import check_file, damaged, noted, path_of, unreadable
+from mirror.store.faults import is_read_only as is_read_only
 
 ON_LOOP = ("open_content", "status", "look", "modified", "stamp", "is_there", "resident", "read_bytes", "read_small")
 
@@ -477,22 +478,6 @@ def lacks_inodes(folder: str | os.PathLike[str]) -> bool:
     with suppress(OSError):
         found = os.statvfs(folder)
         return found.f_files > 0 and found.f_favail == 0 and found.f_bavail > 0
-    return False
-
-
-def is_read_only(folder: str | os.PathLike[str]) -> bool:
-    """Tell whether the file system of a folder takes nothing; False where that cannot be said. For threads only.
-
-    The kernel's word is not enough: since Linux 6.15 ext4 keeps its mount's flag when it stops writing at an error. So
-    a file without a name is begun too, which leaves nothing behind.
-    """
-    with suppress(OSError):
-        if os.statvfs(folder).f_flag & os.ST_RDONLY:
-            return True
-        try:
-            os.close(os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-        except OSError as error:
-            return error.errno == errno.EROFS
     return False
 
 

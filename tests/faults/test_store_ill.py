@@ -351,6 +351,8 @@ def _commands_on_a_read_only_store(root: Path) -> None:
             mount("-o", "remount,ro", root)
             service.start()
             assert cold_pull(service, upstream, "v2", cache="BYPASS") == (200, 200)
+            found = json.loads(command(service, "check", "--json").stdout)["problems"]
+            assert [one["code"] for one in found if one["code"].startswith("store_")] == ["store_read_only"]
             done = command(service, "scrub", "--json")
             report = json.loads(done.stdout)
             assert (done.returncode, report["read_only"], report["bad"], len(report["missing"])) == (3, True, [], 1)

@@ -14,6 +14,7 @@ import pytest
 from mirror.errors import StoreUnreadable
 from mirror.store import files
 from mirror.store.faults import DISK_FAULTS, Faults
+from tests.tools import mounts
 
 
 def link(path: Path) -> None:
@@ -107,6 +108,21 @@ def test_a_folder_that_a_write_meets_is_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "x").rename(tmp_path / "away")
     DISK_FAULTS.retry()
     assert not DISK_FAULTS
+
+
+def _writes_what_is_not_there_yet(root: Path) -> None:
+    for path in (root / "repositories" / "app" / "_blobs" / "x", root / "blobs" / "x"):
+        with pytest.raises(OSError, match="Read-only"):
+            files.write_atomically(str(path), b"content", durable=True)
+    before = DISK_FAULTS.told()
+    assert before
+    DISK_FAULTS.retry()
+    assert DISK_FAULTS.told() == before
+
+
+def test_a_read_only_file_system_does_not_work_where_a_folder_is_still_to_be_made(tmp_path: Path) -> None:
+    (tmp_path / "blobs").mkdir()
+    mounts.read_only(_writes_what_is_not_there_yet, tmp_path)
 
 
 def test_reading_is_tried_again_where_it_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
