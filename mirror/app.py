@@ -34,9 +34,17 @@ from mirror.content.events import Events, Source
 from mirror.content.garbage import hosted_by
 from mirror.content.heal import Healer
 from mirror.content.service import Content, Rooms
-from mirror.errors import ConfigurationError, MirrorError, Problem, StoreError, StoreFull, StoreUnreadable
+from mirror.errors import (
+    ConfigurationError,
+    MirrorError,
+    Problem,
+    StoreError,
+    StoreFull,
+    StoreUnreadable,
+    StoreUnusable,
+)
 from mirror.metrics import LOG_DROPPED, Metrics
-from mirror.outside import owner_of
+from mirror.outside import called, owner_of, require_readable
 from mirror.registry.access import Access
 from mirror.registry.bearer import Signer
 from mirror.registry.clients import Clients
@@ -198,7 +206,10 @@ def _refuse(reasons: Sequence[str]) -> int:
 
 
 def _become_owner(store: Path) -> None:
-    """Run as the store's owner where root starts the service: what root would write, the owner could not replace."""
+    """Run as the store's owner where root starts the service: what root would write, the owner could not replace.
+
+    Raises StoreUnusable where the owner may not read this program: a worker would end where it needs more of it.
+    """
     if os.geteuid() != 0:
         return
     try:
@@ -210,6 +221,13 @@ def _become_owner(store: Path) -> None:
         os.setgroups([])
         os.setgid(owner.st_gid)
         os.setuid(owner.st_uid)
+        try:
+            require_readable()
+        except PermissionError as error:
+            raise StoreUnusable(
+                f"the store {store} belongs to {called(owner.st_uid)}, as whom the service cannot run ({error})",
+                "install this program and its Python where every user may read them, as install.sh does",
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)

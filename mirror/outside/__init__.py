@@ -12,6 +12,17 @@ library   modules and data of the program itself, for a child that may not walk 
 
 from mirror.outside.files import Direct, Outside
 from mirror.outside.handed import Handed
-from mirror.outside.owner import command_line, may_begin, owner_of, run_as_owner
+from mirror.outside.library import require_readable
+from mirror.outside.owner import called, command_line, may_begin, owner_of, run_as_owner
 
-__all__ = ["Direct", "Handed", "Outside", "command_line", "may_begin", "owner_of", "run_as_owner"]
+__all__ = [
+    "Direct",
+    "Handed",
+    "Outside",
+    "called",
+    "command_line",
+    "may_begin",
+    "owner_of",
+    "require_readable",
+    "run_as_owner",
+]

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import sys
 
+import click
+
 
 class Library:
     """The folders of `sys.path`, opened while that is allowed."""
@@ -34,9 +36,14 @@ class Library:
             sys.path[:] = [led.get(path, path) for path in sys.path]
             sys.path_importer_cache.clear()
             _lead_modules(led)
-        for path in (os.__file__, __file__):
-            if not os.access(_led(path, led), os.R_OK):
-                raise PermissionError(f"it may not read {path}")
+        require_readable()
+
+
+def require_readable() -> None:
+    """Raise PermissionError where this process may not read this program, its packages or its Python."""
+    for path in (__file__, click.__file__, os.__file__):
+        if not os.access(path, os.R_OK):
+            raise PermissionError(f"it may not read {path}")
 
 
 def _lead_modules(led: dict[str, str]) -> None:

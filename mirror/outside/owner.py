@@ -45,13 +45,13 @@ def run_as_owner(store: Path, work: Callable[[Outside], int]) -> int:
         if user == 0 or _may_make(store):
             return work(Direct())
         raise StoreUnusable(
-            f"{store} is not there yet, and {_called(user)} may not make it", f"run: {command_line('sudo')}"
+            f"{store} is not there yet, and {called(user)} may not make it", f"run: {command_line('sudo')}"
         )
     if owner.st_uid == user or may_begin(store, owner):
         return work(Direct())
     if user != 0:
         raise StoreUnusable(
-            f"{store} belongs to {_called(owner.st_uid)}, not to {_called(user)}",
+            f"{store} belongs to {called(owner.st_uid)}, not to {called(user)}",
             f"run: {command_line('sudo', '-u', _named(owner.st_uid))}",
         )
     return _run_in_child(owner, work)
@@ -94,7 +94,7 @@ def _may_make(store: Path) -> bool:
     return False
 
 
-def _called(user: int) -> str:
+def called(user: int) -> str:
     """Return a user as people know them: by name, else by number."""
     try:
         return pwd.getpwuid(user).pw_name

@@ -22,6 +22,7 @@ import pytest
 
 from mirror.errors import StoreUnusable
 from mirror.outside import Direct, Handed, Outside, handed, run_as_owner
+from tests.tools.processes import free_port
 from tests.tools.programs import ROOT
 
 OWNER, GROUP = 12345, 23456
@@ -133,6 +134,19 @@ def test_a_program_that_the_owner_may_not_read_at_all_is_said(store, secret, mon
     monkeypatch.setattr("mirror.outside.library.__file__", str(secret / "mirror.py"))
     with pytest.raises(StoreUnusable, match=r"may not read .*mirror\.py"):
         run_as_owner(store, lambda _: 0)
+
+
+@as_root
+def test_a_service_whose_program_the_owner_may_not_read_does_not_start(open_folder, store, secret):
+    (secret / "mirror").symlink_to(ROOT / "mirror")
+    configuration = open_folder / "mirror.yaml"
+    configuration.write_text(f"listen: 127.0.0.1:{free_port()}\nstorage: {{path: {store}}}\n")
+    command = [sys.executable, "-m", "mirror", "serve", "--config", str(configuration)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=secret, timeout=30)
+    assert done.returncode == 78
+    assert f"may not read {secret}/mirror/" in done.stderr
+    assert "install this program and its Python where every user may read them" in done.stderr
+    assert os.listdir(store) == []
 
 
 @as_root
