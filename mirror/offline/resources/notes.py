@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
-from mirror.oci.digest import Digest
 from mirror.offline.resources.cluster import in_api
 from mirror.offline.resources.entries import Entry
 from mirror.offline.resources.site import Registry, Site
 from mirror.offline.resources.update import Update
 
 
-def notes(
-    site: Site,
-    entries: Sequence[Entry],
-    found: Sequence[Update],
-    signed: Mapping[Digest, Sequence[tuple[int, bytes]]],
-) -> Iterator[str]:
+def notes(site: Site, entries: Sequence[Entry], found: Sequence[Update]) -> Iterator[str]:
     """Yield them, those of the registries first."""
     for registry in site.registries:
         yield from _of_address(registry)
@@ -35,7 +29,7 @@ def notes(
             " updates: say releases: {public: true}, or update by the commands in update/update.txt"
         )
     for one in found:
-        if not signed[one.release.digest]:
+        if not one.signatures:
             yield (
                 f"release {one.release.version} for {one.release.architecture} has no signature here:"
                 " a cluster updates to it only with --force"

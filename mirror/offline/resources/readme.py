@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Sequence, Set
 
-from mirror.oci.digest import Digest
 from mirror.offline.plan import Image, Plan
 from mirror.offline.resources.entries import RELEASE_KINDS
 from mirror.offline.resources.paths import (
@@ -97,7 +96,6 @@ def readme(
     plans: Sequence[tuple[str, Plan]],
     site: Site,
     updates: Sequence[Update],
-    signed: Mapping[Digest, Sequence[tuple[int, bytes]]],
     wanted: Sequence[Image],
     files: Set[str],
 ) -> bytes:
@@ -106,9 +104,9 @@ def readme(
     registries = ", then ".join(f"`{registry.address}`" for registry in site.registries)
     parts = [
         _HEAD.format(sets=sets, registries=registries),
-        _releases(updates, signed),
+        _releases(updates),
         _table(site, files),
-        _installation(updates, files),
+        _installation(plans, updates, files),
         *_running(site, updates, files),
         _hosts(wanted, files),
         _login(site),
@@ -117,12 +115,12 @@ def readme(
     return ("\n\n".join(part for part in parts if part) + "\n").encode()
 
 
-def _releases(updates: Sequence[Update], signed: Mapping[Digest, Sequence[tuple[int, bytes]]]) -> str:
+def _releases(updates: Sequence[Update]) -> str:
     if not updates:
         return ""
     rows = [
         f"| {one.set} | {one.release.version} | {one.release.architecture} | `{one.image}` |"
-        f" {len(signed[one.release.digest]) or '**none**'} |"
+        f" {len(one.signatures) or '**none**'} |"
         for one in updates
     ]
     return "\n".join(
@@ -156,10 +154,11 @@ def _table(site: Site, files: Set[str]) -> str:
     )
 
 
-def _installation(updates: Sequence[Update], files: Set[str]) -> str:
-    if IDMS not in files:
-        return ""
+def _installation(plans: Sequence[tuple[str, Plan]], updates: Sequence[Update], files: Set[str]) -> str:
     last = newest(updates)
+    # A site without sets may pull any release through; sets without a release install nothing.
+    if IDMS not in files or (plans and not last):
+        return ""
     image = last.image if last else "quay.io/openshift-release-dev/ocp-release@sha256:…"
     anchors = "/etc/pki/ca-trust/source/anchors/mirror.crt"
     trust = f"sudo cp {BUNDLE} {anchors} && sudo update-ca-trust\n" if BUNDLE in files else ""

@@ -16,7 +16,7 @@ from mirror.offline.resources.paths import (
     UPDATE_TEXT,
 )
 from mirror.offline.resources.site import Site
-from mirror.offline.resources.update import GRAPH_PATH, Update, newest
+from mirror.offline.resources.update import FORCED, GRAPH_PATH, Update, newest
 
 _POOLS = "oc get machineconfigpools        # each: UPDATED True, UPDATING False"
 _RETRIEVED = """\
@@ -137,4 +137,6 @@ oc get clusterversion            # the version, AVAILABLE True, PROGRESSING Fals
 oc get clusteroperators          # none DEGRADED
 {_POOLS}"""
     text = "By the graph, `oc adm upgrade --to=VERSION`, or without it one of:"
+    if not all(one.signatures for one in updates):
+        text = f"{FORCED}\n\n{text}"
     return Step("Update", text, commands, check)

@@ -52,10 +52,9 @@ def make(
     """
     wanted = images(plans)
     entries = make_entries(wanted, site)
-    found = update.updates(plans, site)
-    signed = {one.release.digest: list(signatures(one.release.digest)) for one in found}
+    found = update.updates(plans, site, signatures)
     files = {
-        **_for_clusters(plans, site, entries, wanted, signed),
+        **_for_clusters(plans, site, entries, wanted, found),
         **_for_nodes(site, entries, wanted),
         INSTALL_CONFIG: install.install_config(entries, site),
         INSTALL_CONF: registries_conf.for_installer(entries, site),
@@ -66,11 +65,11 @@ def make(
         files[MAPPING] = mapping(wanted, site)
     if found and site.gives_graph:
         # Without releases here the graph is empty: a cluster that asked for it would see no update at all.
-        files[UPDATE_SERVICE] = update.update_service(site)
+        files[UPDATE_SERVICE] = update.update_service(site, frozenset(files))
     if found:
-        files[UPDATE_TEXT] = update.update_text(found, site)
-    files[README] = readme(plans, site, found, signed, wanted, frozenset(files))
-    return Resources({path: files[path] for path in sorted(files)}, tuple(notes(site, entries, found, signed)))
+        files[UPDATE_TEXT] = update.update_text(found, site, frozenset(files))
+    files[README] = readme(plans, site, found, wanted, frozenset(files))
+    return Resources({path: files[path] for path in sorted(files)}, tuple(notes(site, entries, found)))
 
 
 def _for_clusters(
@@ -78,16 +77,16 @@ def _for_clusters(
     site: Site,
     entries: Sequence[Entry],
     wanted: Sequence[Image],
-    signed: Mapping[Digest, Sequence[tuple[int, bytes]]],
+    found: Sequence[update.Update],
 ) -> dict[str, bytes]:
     tagged = tag_entries(entries, wanted)
-    found = {
+    made = {
         IDMS: cluster.digest_mirrors(entries, site),
         ITMS: cluster.tag_mirrors(tagged, site),
         CA: cluster.authorities(site),
-        RELEASE_SIGNATURES: cluster.release_signatures(signed),
+        RELEASE_SIGNATURES: cluster.release_signatures({one.release.digest: one.signatures for one in found}),
     }
-    files = {path: content for path, content in found.items() if content is not None}
+    files = {path: content for path, content in made.items() if content is not None}
     # A site that only pulls through may well pull catalogs through; a set without catalogs leaves them out of reach.
     if plans or site.never_contact_source or site.config.offline:
         files[OPERATORHUB] = cluster.catalogs_off()

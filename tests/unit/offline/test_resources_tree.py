@@ -16,6 +16,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mirror.oci.digest import Digest
 from mirror.offline.plan import Image, Plan, PlanInvalid, Release
 from mirror.offline.resources import Resources, Site, make
 from tests.unit.offline.resources_bed import (
@@ -417,6 +418,43 @@ def test_the_update_has_its_exact_command(tmp_path: Path) -> None:
         "metadata": {"name": "version"},
         "spec": {"upstream": f"https://{REGISTRY}/api/upgrades_info/v1/graph"},
     }
+
+
+def test_a_release_without_signatures_gets_the_command_that_a_cluster_follows(tmp_path: Path) -> None:
+    bare, signed = release_plan("bare", "4.16.9"), release_plan("prod", "4.16.15")
+    digests = {plan.set: plan.releases[0].digest for plan in (bare, signed)}
+
+    def some(release: Digest) -> list[tuple[int, bytes]]:
+        return [] if release == digests["bare"] else signatures(release)
+
+    forced = f"oc adm upgrade --allow-explicit-upgrade --force --to-image={RELEASES}@{digests['bare']}"
+    plain = f"oc adm upgrade --allow-explicit-upgrade --to-image={RELEASES}@{digests['prod']}"
+    for plans, commands in (([bare], {forced}), ([signed], {plain}), ([bare, signed], {forced, plain})):
+        files = make(labelled(*plans), site(tmp_path), some).files
+        for path in ("update/update.txt", "README.md"):
+            lines = files[path].decode().splitlines()
+            found = {line.partition("  ")[0] for line in lines if line.startswith("oc adm upgrade --allow")}
+            assert found == commands
+            assert any("without a signature only with --force" in line for line in lines) == (forced in commands)
+
+
+def test_what_is_to_be_applied_before_an_update_is_there(tmp_path: Path) -> None:
+    def named(chosen: Site, *, signed: bool) -> set[str]:
+        files = make(labelled(release_plan()), chosen, signatures if signed else lambda release: []).files
+        updating = [content.decode() for path, content in files.items() if path.startswith("update/")]
+        found = {path for path in TREE for text in updating if path.startswith("cluster/") and path in text}
+        assert found <= set(files)
+        return found
+
+    idms, kept = "cluster/idms.yaml", "cluster/release-signatures.yaml"
+    assert named(site(tmp_path), signed=True) == {idms, kept}
+    assert named(site(tmp_path), signed=False) == {idms}
+    assert named(site(tmp_path, "[fd00::1]:5000"), signed=False) == set()
+
+
+def test_an_installation_is_spoken_of_where_there_is_something_to_install(tmp_path: Path) -> None:
+    for plans, spoken in (([Plan.build("tools", images=[BUSYBOX])], False), ([release_plan()], True), ([], True)):
+        assert ("## A new cluster" in made(site(tmp_path), *plans).files["README.md"].decode()) == spoken
 
 
 CLOSED = {"anonymous": "none"}
