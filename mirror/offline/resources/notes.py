@@ -54,7 +54,9 @@ def _of_port(registry: Registry, site: Site) -> Iterator[str]:
     if site.listens_at(registry) or site.is_external(registry):
         return
     what = f"clients are led to port {registry.port} of {registry.host}, and this registry listens on port {site.port}"
-    meant = site.meant(registry, secure=registry.secure).option
+    if registry.secure != site.serves_tls:
+        what += ", where it speaks TLS" if site.serves_tls else ", where it speaks plain http"
+    meant = site.meant(registry, secure=site.serves_tls).option
     if len(site.registries) > 1:
         yield f"{what}: right only where another machine answers there, else write {meant}"
     else:
@@ -65,7 +67,8 @@ def _of_port(registry: Registry, site: Site) -> Iterator[str]:
 
 
 def _of_tls(registry: Registry, site: Site) -> Iterator[str]:
-    if registry.secure == site.serves_tls or site.is_external(registry):
+    # What is led to another port is told the whole address already.
+    if registry.secure == site.serves_tls or site.is_external(registry) or not site.listens_at(registry):
         return
     if registry.secure:
         yield (
