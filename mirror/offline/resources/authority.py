@@ -18,6 +18,16 @@ from cryptography.x509 import verification
 from mirror.errors import Problem
 from mirror.offline.resources.site import Site
 
+_KEYS = "its keys are of a kind that not every client takes; use ECDSA, or RSA of 2048 bits or more"
+_UNLINKED = "no chain of certificates leads from it to the CA given"
+# What the library says of a chain (cryptography, x509.verification), and what it means.
+_REASONS = {
+    "signature does not match": "the CA given has the name of its issuer, but not the key that signed it",
+    "basicConstraints": "the certificate of its issuer is not that of a CA",
+    "public key algorithm": _KEYS,
+    "key is too weak": _KEYS,
+}
+
 
 @dataclass(frozen=True)
 class Checked:
@@ -110,9 +120,7 @@ def _distrusts(
 ) -> str:
     """Return why no chain leads from `leaf` to a trusted certificate, or nothing where one does."""
     if leaf in trusted:
-        if leaf.not_valid_before_utc <= now <= leaf.not_valid_after_utc:
-            return ""
-        return f"it is valid from {leaf.not_valid_before_utc:%Y-%m-%d} to {leaf.not_valid_after_utc:%Y-%m-%d}"
+        return "" if _is_valid(leaf, now) else _period(leaf)
     if not names:
         return ""  # said already: it has no name at all
     # The strict rules of the public web would refuse CAs that Go takes: many private ones leave key identifiers out.
@@ -128,17 +136,34 @@ def _distrusts(
         )
     )
     try:
-        builder.build_server_verifier(_subject(names[0])).verify(leaf, list(others))
+        # As for a client, whose names nobody compares: those of the server are compared above, by Go's rules.
+        builder.build_client_verifier().verify(leaf, list(others))
     except verification.VerificationError as error:
-        reason = str(error).removeprefix("validation failed: ")
-        if "public key algorithm" in reason:
-            return "its keys are of a kind that not every client takes; use ECDSA, or RSA of 2048 bits or more"
-        return reason
+        return _why(str(error), trusted, leaf, others, now)
     return ""
 
 
-def _subject(name: str) -> x509.DNSName | x509.IPAddress:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(name))
-    except ValueError:
-        return x509.DNSName(name.replace("*", "any", 1) if name.startswith("*.") else name)
+def _why(
+    words: str,
+    trusted: Sequence[x509.Certificate],
+    leaf: x509.Certificate,
+    others: Sequence[x509.Certificate],
+    now: datetime,
+) -> str:
+    """Return in our words what the library's say of a chain that does not lead to a trusted certificate."""
+    if "not valid at validation time" in words:
+        wanted = {one.issuer for one in (leaf, *others)}
+        chain = (leaf, *others, *(one for one in trusted if one.subject in wanted))
+        return next((_period(one) for one in chain if not _is_valid(one, now)), _UNLINKED)
+    if "no interior errors" in words:
+        return f"the CA given did not issue it; its issuer is {leaf.issuer.rfc4514_string()}"
+    return next((ours for theirs, ours in _REASONS.items() if theirs in words), _UNLINKED)
+
+
+def _is_valid(certificate: x509.Certificate, now: datetime) -> bool:
+    return certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc
+
+
+def _period(certificate: x509.Certificate) -> str:
+    since, until = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    return f"{certificate.subject.rfc4514_string()} is valid from {since:%Y-%m-%d} to {until:%Y-%m-%d}"
