@@ -11,7 +11,7 @@ from mirror.cli.choose import choose_stored
 from mirror.cli.desk import Desk, no_folder, read_file, read_head, unusable, write_file
 from mirror.cli.outcome import FAILED, Outcome
 from mirror.config import Config
-from mirror.errors import ConfigurationError, MirrorError
+from mirror.errors import ConfigurationError, MirrorError, Problem
 from mirror.oci.digest import Digest
 from mirror.offline.plan import Plan
 from mirror.offline.resources import Resources, Site, check_authority, make, prove
@@ -104,6 +104,10 @@ def _make_folders(outside: Outside, folder: Path, paths: Iterable[str]) -> None:
             outside.mkdir(place)
     except FileNotFoundError as error:
         raise no_folder(place, "--output") from error
+    except (FileExistsError, NotADirectoryError) as error:
+        file = place if isinstance(error, FileExistsError) else place.parent
+        what = f"{file} is a file, and these are written to a folder"
+        raise ConfigurationError([Problem("no_folder", what, "--output", "name a folder")]) from error
     except OSError as error:
         raise unusable(place, f"cannot be made: {error.strerror}") from error
 

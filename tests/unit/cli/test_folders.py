@@ -104,6 +104,15 @@ def test_resources_make_their_folder_and_none_above_it(run: Run, tmp_path: Path)
     assert (away / "README.md").exists()
 
 
+@pytest.mark.parametrize("below", ["", "new"])
+def test_resources_are_not_written_to_a_file(run: Run, tmp_path: Path, below: str) -> None:
+    taken = tmp_path / "out"
+    taken.write_text("mine")
+    done = run("resources", "--registry", "mirror.lab:5000", "-o", taken / below, code=78)
+    assert f"{taken} is a file, and these are written to a folder: name a folder" in done.stderr
+    assert taken.read_text() == "mine"
+
+
 def test_a_file_is_not_written_to_a_folder_that_is_not_there(run: Run, tmp_path: Path) -> None:
     foreign_bed.pack(tmp_path / "tool.tar", foreign_bed.oci_layout(foreign_bed.app("tool")))
     run("load", tmp_path / "tool.tar", "--as", "quay.io/org/tool:1")
