@@ -8,8 +8,9 @@ import os
 import secrets
 import shlex
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
 
@@ -18,7 +19,7 @@ from mirror.cli.options import DEFAULT_CONFIG
 from mirror.cli.outcome import Outcome
 from mirror.cli.secret_files import SecretFile
 from mirror.config import Config, load
-from mirror.config.addresses import bracket, parse_host
+from mirror.config.addresses import UNIX, bracket, parse_host, split_listen
 from mirror.config.values import SpellingError
 from mirror.errors import ConfigurationError, Problem
 from mirror.registry.htpasswd import hash_password
@@ -89,8 +90,10 @@ def begin(path: Path, hosts: Sequence[str], store: Path | None, outcome: Outcome
     made.group = _group_of(config.storage.path)
     stays = config.tls.certificate is not None and config.tls.certificate.exists()
     certified = _certify(config, hosts or _own_names(), made)
-    if stays and config.tls.certificate is not None:
-        _warn_of_unnamed(config.tls.certificate, hosts, outcome)
+    if hosts and str(path) in made.kept:
+        outcome.warn(_other_url(path, config, hosts))
+    if hosts and (stays or config.tls.certificate is None):
+        outcome.warn(_uncertified(path, config.tls.certificate, hosts))
     password = _first_user(config, made)
     for secret in config.pull_secrets:
         made.put(secret, b'{"auths": {}}\n', _SECRET)
@@ -179,14 +182,27 @@ def _certify(config: Config, hosts: Sequence[str], made: _Made) -> Path | None:
     return authority
 
 
-def _warn_of_unnamed(certificate: Path, hosts: Sequence[str], outcome: Outcome) -> None:
-    """Say which of the stated hosts a certificate that stays does not name."""
-    content = SecretFile(certificate, _OPEN).read() or b""
-    if lacking := unnamed(content, hosts):
+def _other_url(path: Path, config: Config, hosts: Sequence[str]) -> Iterator[str]:
+    """Say what external_url would have to be in a configuration that stays, where it names none of the stated hosts."""
+    url = urlsplit(config.external_url or "")
+    if url.hostname in hosts:
+        return
+    ports = [split_listen(address)[1] for address in config.listen if not address.startswith(UNIX)]
+    scheme = url.scheme or ("http" if config.tls.certificate is None else "https")
+    port = url.port if config.external_url else next(iter(ports), None)
+    right = f"{scheme}://{bracket(hosts[0])}" + (f":{port}" if port else "")
+    lacks = f"its external_url names {url.hostname}" if url.hostname else "it has no external_url"
+    yield f"{path} was kept, and {lacks}: if clients are to call this registry {hosts[0]}, write external_url: {right}"
+
+
+def _uncertified(path: Path, certificate: Path | None, hosts: Sequence[str]) -> Iterator[str]:
+    """Say which of the stated hosts no certificate names: one that stays, or none as the configuration wants none."""
+    if certificate is None:
+        line = "tls: {certificate: tls.crt, key: tls.key}"
+        yield f"{path} was kept, and names no certificate: for one, add the line {line}, then run this again"
+    elif lacking := unnamed(SecretFile(certificate, _OPEN).read() or b"", hosts):
         names = ", ".join(lacking)
-        outcome.warn(
-            [f"{certificate} was kept, and does not name {names}: move it and its key away, then run this again"]
-        )
+        yield f"{certificate} was kept, and does not name {names}: move it and its key away, then run this again"
 
 
 def _both(certificate: Path, key: Path) -> bool:

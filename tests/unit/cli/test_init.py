@@ -253,6 +253,48 @@ def test_a_host_that_a_certificate_that_stays_lacks_is_said(begun):
     assert "does not name" not in init("--config", folder / "mirror.yaml")
 
 
+def test_an_external_url_that_stays_and_is_of_no_stated_host_is_said(begun):
+    _, folder = begun
+    path = folder / "mirror.yaml"
+    written = path.read_text()
+
+    def said(*hosts):
+        lines = init("--config", path, *(word for host in hosts for word in ("--host", host))).splitlines()
+        return [line for line in lines if "write external_url: " in line]
+
+    assert said() == said("mirror.lab") == said("10.0.0.5", "mirror.lab") == []
+    (line,) = said("10.0.0.5")
+    assert "its external_url names mirror.lab: " in line
+    assert line.endswith("write external_url: https://10.0.0.5:5000")
+    for removed, host, right in (
+        ("", "fd00::1", "https://[fd00::1]:5000"),
+        ("external_url", "other", "https://other:5000"),
+        ("external_url|tls", "other", "http://other:5000"),
+    ):
+        path.write_text(re.sub(rf"^(?:{removed}):.*$", "", written, flags=re.MULTILINE) if removed else written)
+        (line,) = said(host)
+        assert line.endswith(f"write external_url: {right}")
+        # what it says helps
+        stated = [one for one in path.read_text().splitlines() if not one.startswith("external_url")]
+        path.write_text("\n".join([*stated, line.rpartition(", write ")[2]]))
+        assert said(host) == []
+
+
+def test_hosts_that_no_certificate_is_wanted_for_are_said(begun):
+    _, folder = begun
+    path = folder / "mirror.yaml"
+    path.write_text(re.sub(r"^tls:.*$", "", path.read_text(), flags=re.MULTILINE))
+    for name in ("tls.crt", "tls.key"):
+        (folder / name).unlink()
+    assert "names no certificate" not in init("--config", path)
+    said = init("--config", path, "--host", "mirror.lab")
+    assert f"{path} was kept, and names no certificate: " in said
+    line = re.search(r"add the line (.*), then run this again", said)[1]
+    path.write_text(f"{path.read_text()}\n{line}\n")
+    assert "names no certificate" not in init("--config", path, "--host", "mirror.lab")
+    assert names(folder / "tls.crt")[0] == "mirror.lab"
+
+
 def test_a_certificate_of_ones_own_needs_no_ca(tmp_path):
     for name in ("tls.crt", "tls.key"):
         (tmp_path / name).write_text("mine")
