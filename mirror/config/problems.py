@@ -9,7 +9,7 @@ from pydantic_core import ErrorDetails
 
 from mirror.config.document import Document, KeyPath, dotted
 from mirror.config.keys import keys_under, sections_with
-from mirror.config.shapes import as_list, as_mapping
+from mirror.config.shapes import as_list, as_mapping, as_value
 from mirror.config.values import SpellingError, quote
 from mirror.errors import Problem
 
@@ -27,6 +27,7 @@ _REMEDIES = {
     "ttl": "write `tags: {fresh_for: 5m}` at the upstream",
 }
 _MAPPING = "a mapping (lines of `key: value`)"
+_SHAPES = ("a list", "a mapping")
 _EXPECTED = {"model_type": _MAPPING, "dict_type": _MAPPING, "tuple_type": "a list"}
 
 
@@ -85,6 +86,8 @@ def _wrong_type(expected: str, path: KeyPath, document: Document) -> Problem:
         remedy = as_list(path, document)
     elif expected == _MAPPING:
         remedy = as_mapping(path, document)
+    elif kind in _SHAPES:
+        remedy = as_value(path, document)
     what = f"`{dotted(path)}`: expected {expected}, found {found}"
     return Problem("wrong_type", what, _where(path, document), remedy)
 

@@ -1,4 +1,4 @@
-"""How a value is written that is a list where a mapping belongs, or the other way round, in its author's own words.
+"""How a value is written that has another shape, of a list, a mapping or neither, in its author's own words.
 
 Only what can be no secret is repeated: names of upstreams, images, clients and files, and URLs without a login.
 """
@@ -14,7 +14,12 @@ from mirror.config.keys import keys_under
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}")
 _URL = re.compile(r"https?://[A-Za-z0-9\[][A-Za-z0-9._/:\]\[-]{0,127}")
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9\[][A-Za-z0-9._:\]\[-]{0,127}/?")  # without a path, which may hold a token
 _FILE = re.compile(r"(?:\.{0,2}/[A-Za-z0-9._/-]{1,200}|[A-Za-z0-9._-]{1,100}\.(?:json|pem|crt))")
+_ADDRESS = re.compile(r"(?:[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):[0-9]{1,5}|unix:/[A-Za-z0-9._/-]{1,100}")
+_HOST = re.compile(r"[a-z0-9-]{1,63}(?:\.[a-z0-9-]{1,63}){1,9}(?::[0-9]{1,5})?")
+# What is most likely meant where a section is given as one value of a form.
+_MEANT = (("path", _FILE), ("listen", _ADDRESS))
 _DASHES = "leave out the dashes"
 
 
@@ -33,7 +38,11 @@ def as_mapping(path: KeyPath, document: Document) -> str:
         urls = [value] if isinstance(value, str) else value
         if _all(urls, _URL):
             return f"write `{path[1]}: {{endpoints: [{', '.join(urls)}]}}`"
-    known = ", ".join(keys_under(path))
+    keys = keys_under(path)
+    for key, form in _MEANT:
+        if key in keys and (single := _single(value, form)):
+            return f"write `{path[-1]}: {{{key}: {_quoted(single)}}}`"
+    known = ", ".join(keys)
     if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
         return f"{_DASHES}: its keys ({known}) stand directly below it"
     return f"its keys are {known}" if known else ""
@@ -58,6 +67,28 @@ def as_list(path: KeyPath, document: Document) -> str:
     return f"write `- ` and a mapping of {', '.join(known_keys)}" if known_keys else f"write `{key}: [VALUE, …]`"
 
 
+def as_value(path: KeyPath, document: Document) -> str:
+    """Return how to write what stands at `path`, a list or a mapping where one value belongs."""
+    value = _at(document.data, path)
+    if not isinstance(value, list):
+        return "write one value"
+    single = next((one for form in (_FILE, _ORIGIN, _ADDRESS) if (one := _single(value, form))), "")
+    if single and isinstance(path[-1], str) and "credentials" not in path:
+        return f"write `{path[-1]}: {_quoted(single)}`"
+    return "write one value, without brackets or dashes"
+
+
+def _single(value: Any, form: re.Pattern[str]) -> str:
+    """Return the one text of a form that a value is, or is a list of; empty if it is anything else."""
+    one = value[0] if isinstance(value, list) and len(value) == 1 else value
+    return one if isinstance(one, str) and form.fullmatch(one) else ""
+
+
+def _quoted(text: str) -> str:
+    """Return a value as YAML: in quotes where its bracket would begin a list."""
+    return f'"{text}"' if text.startswith("[") else text
+
+
 def _upstreams(value: Any) -> str:
     words = value.replace(",", " ").split() if isinstance(value, str) and "." in value else value
     if not isinstance(words, list):
@@ -65,17 +96,20 @@ def _upstreams(value: Any) -> str:
     names = [_name(one) for one in words]
     if not _all(names, _NAME):
         return f"{_DASHES}: write a line `quay.io: {{}}` for each"
-    if all(isinstance(one, str) or not any(one.values()) for one in words):
+    if all(isinstance(one, str) or not any(one.values()) or [*one.values()] == [_name(one)] for one in words):
         return f"write `upstreams: {{{', '.join(f'{name}: {{}}' for name in names)}}}`"
     lines = ", ".join(f"`{name}:`" for name in names)
     return f"{_DASHES}: write {lines} directly below `upstreams:`, with the keys of each below it"
 
 
 def _name(entry: Any) -> Any:
-    """Return what an item of a list of upstreams is called: itself, its only or first key, or what it says."""
+    """Return what an item of a list of upstreams is called: itself, a host that it begins with, or its first key."""
     if not isinstance(entry, dict):
         return entry
-    return entry["name"] if "name" in entry else next(iter(entry), None)
+    if "name" in entry:
+        return entry["name"]
+    first = next(iter(entry.items()), ())
+    return next((one for one in first if isinstance(one, str) and _HOST.fullmatch(one)), next(iter(first), None))
 
 
 def _pairs(value: Any) -> Iterator[tuple[str, str]]:

@@ -274,14 +274,25 @@ def test_a_wrong_type_is_refused_and_never_converted(refused, text):
         ("pull_secrets: /etc/mirror/pull-secret.json", "write `pull_secrets: [/etc/mirror/pull-secret.json]`"),
         ("pull_secrets: secret.json", "write `pull_secrets: [secret.json]`"),
         ("ca: lab-ca.pem", "write `ca: [lab-ca.pem]`"),
+        ("storage: /data/mirror", "write `storage: {path: /data/mirror}`"),
+        ("storage: [/data/mirror]", "write `storage: {path: /data/mirror}`"),
+        ("storage: {path: [/data/mirror]}", "write `path: /data/mirror`"),
+        ("metrics: 10.0.0.5:9000", "write `metrics: {listen: 10.0.0.5:9000}`"),
+        ("metrics: {listen: ['10.0.0.5:9000']}", "write `listen: 10.0.0.5:9000`"),
+        ("metrics: {listen: ['[::]:9000']}", 'write `listen: "[::]:9000"`'),
+        ("metrics: {listen: ['unix:/run/m.sock']}", "write `listen: unix:/run/m.sock`"),
+        ("external_url: [https://mirror.lab]", "write `external_url: https://mirror.lab`"),
+        ("upstreams: [{key: quay.io}]", "write `upstreams: {quay.io: {}}`"),
+        ("upstreams:\n  - host: quay.io\n  - docker.io", "write `upstreams: {quay.io: {}, docker.io: {}}`"),
     ],
 )
 def test_a_list_for_a_mapping_or_the_other_way_round_is_shown_as_it_should_be(read, refused, text, remedy):
     problem = only(refused(text), "wrong_type", 1)
     assert problem.remedy == remedy
     form = remedy.removeprefix("write `").removesuffix("`")
-    if form.startswith("lab: "):
-        form = f"upstreams: {{{form}}}"
+    within = {"lab": "upstreams", "path": "storage"} | ({"listen": "metrics"} if "metrics" in text else {})
+    if section := within.get(form.partition(":")[0]):
+        form = f"{section}: {{{form}}}"
     needed = "" if form.startswith("upstreams:") else "upstreams: {quay.io: {}}\nclients: {anonymous: none}\n"
     read(f"{needed}{form}\n")
 
@@ -297,6 +308,20 @@ def test_a_list_for_a_mapping_or_the_other_way_round_is_shown_as_it_should_be(re
             "upstreams:\n  - name: lab\n    endpoints: [https://reg.lab]",
             "leave out the dashes: write `lab:` directly below `upstreams:`, with the keys of each below it",
         ),
+        (
+            "upstreams:\n  - key: quay.io\n    ca: [a.pem]",
+            "leave out the dashes: write `quay.io:` directly below `upstreams:`, with the keys of each below it",
+        ),
+        ("upstreams: [{key: hunter2}]", "leave out the dashes: write `key:` directly below `upstreams:`"),
+        ("upstreams: [{quay.io: mirror.lab}]", "leave out the dashes: write `quay.io:` directly below `upstreams:`"),
+        ("metrics: {listen: [a]}", "write one value, without brackets or dashes"),
+        ("metrics: {listen: ['10.0.0.5:9000', '10.0.0.6:9000']}", "write one value, without brackets or dashes"),
+        ("ca: [[a.pem]]", "write one value, without brackets or dashes"),
+        ("notifications: [{url: ['https://a.lab/hunter2']}]", "write one value, without brackets or dashes"),
+        ("upstreams: {quay.io: {credentials: {username: [/hunter2]}}}", "write one value, without brackets or dashes"),
+        ("log: {level: [debug]}", "write one value, without brackets or dashes"),
+        ("tls: {certificate: {file: tls.crt}}", "write one value"),
+        ("storage: hunter2", "its keys are path, "),
         ("aliases: [a]", "write lines of `name: what it stands for`, without dashes"),
         (
             "clients: {rules: {ci: {repositories: ['apps/**'], may: [pull]}}}",
@@ -319,7 +344,9 @@ def test_a_list_for_a_mapping_or_the_other_way_round_is_shown_as_it_should_be(re
     ],
 )
 def test_what_cannot_be_shown_whole_says_what_to_do_with_it(refused, text, remedy):
-    assert refused(text)[0].remedy.startswith(remedy)
+    problem = refused(text)[0]
+    assert problem.remedy.startswith(remedy)
+    assert "hunter2" not in str(problem)
 
 
 def test_a_duplicate_key_names_the_first(refused):
