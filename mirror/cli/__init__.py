@@ -22,8 +22,6 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except BrokenPipeError:
-            raise  # nobody reads our output: click's to answer
         except OSError as error:
             from mirror.cli.outcome import Outcome
 

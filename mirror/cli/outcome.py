@@ -90,7 +90,12 @@ class Outcome:
             self.problems.append(Problem(_code(error), error.what, "", error.remedy))
 
     def note_os_error(self, error: OSError) -> None:
-        """Note what the operating system refused: one line, whatever was under way."""
+        """Note what the operating system refused: one line, whatever was under way.
+
+        Raises BrokenPipeError as it came: nobody reads our output any more, which click answers by a quiet end.
+        """
+        if isinstance(error, BrokenPipeError):
+            raise error
         where, what = str(error.filename or ""), error.strerror or str(error)
         if error.errno == errno.EROFS:
             self.note(

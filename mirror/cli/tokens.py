@@ -19,7 +19,7 @@ from mirror.cli.secret_files import PullSecret
 from mirror.config import Config
 from mirror.config.access import ROBOT, Verb
 from mirror.config.addresses import UNIX, is_wildcard
-from mirror.errors import ConfigurationError, MirrorError, Problem, StoreError
+from mirror.errors import ConfigurationError, MirrorError, Problem
 from mirror.outside import run_as_owner
 from mirror.store import probe
 from mirror.store.layout import Layout
@@ -169,7 +169,7 @@ def _in_store(config: Config, outcome: Outcome, work: Callable[[Tokens], object]
         except MirrorError as error:
             outcome.note_error(error)
         except OSError as error:
-            outcome.note_error(StoreError(f"the store cannot be written ({error.strerror})", "look at its disk"))
+            outcome.note_os_error(error)
         return outcome.finish() if reports or outcome.problems else 0
 
     if reports:

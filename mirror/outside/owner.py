@@ -170,6 +170,8 @@ def _become(
         code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
+    except BrokenPipeError:
+        pass  # nobody reads our output, or the parent is gone: nobody is left to tell
     except BaseException:  # noqa: BLE001 - nothing may unwind into what the parent was doing
         traceback.print_exc()
     finally:

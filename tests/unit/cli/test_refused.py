@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,11 @@ from click.testing import CliRunner
 from mirror.cli import desk, main
 from mirror.cli.outcome import Outcome
 from mirror.config import load
+from mirror.store.layout import Layout
+from mirror.store.probe import prepare
+from tests.tools.programs import ROOT
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become the owner of a store")
 
 
 @pytest.mark.parametrize(("number", "code"), [(errno.EACCES, 78), (errno.EPERM, 78), (errno.EROFS, 78), (errno.EIO, 1)])
@@ -57,3 +64,30 @@ def test_a_closed_configuration_names_the_line_to_type(
     service = "let the service's user read it, or " if words == ["check"] else ""
     command = " ".join(word for word in words if word != "nginx")
     assert done.stderr == f"mirror {command}: {path}: cannot be read: Permission denied: {service}run: {line}\n"
+
+
+@pytest.mark.parametrize("owner", [os.geteuid(), pytest.param(12345, marks=as_root)])
+@pytest.mark.parametrize(
+    "words", [["ls"], ["ls", "--json"], ["verify", "--json"], ["token", "list"], ["du"], ["check"], ["gc", "--json"]]
+)
+def test_who_stops_reading_is_told_nothing(words: list[str], owner: int) -> None:
+    with tempfile.TemporaryDirectory() as made:  # unlike pytest's, one that every user may look into
+        os.chmod(made, 0o755)
+        folder = Path(made)
+        (folder / "mirror.yaml").write_text(f"storage: {{path: {made}/store}}\n")
+        prepare(Layout(folder / "store"))
+        if owner != os.geteuid():
+            subprocess.run(["chown", "-R", str(owner), folder / "store"], check=True)
+        reads, writes = os.pipe()
+        os.close(reads)
+        with os.fdopen(writes, "wb") as nobody:
+            done = subprocess.run(
+                [sys.executable, "-m", "mirror", *words],
+                cwd=ROOT,
+                env={**os.environ, "MIRROR_CONFIG": f"{made}/mirror.yaml"},
+                stdout=nobody,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+            )
+        assert (done.returncode, done.stderr) == (1, "")
