@@ -154,7 +154,8 @@ def _bring(desk: Desk, found: Survey, outcome: Outcome, set_name: str, carrying:
     outcome.facts |= {"generation": number, "received": {"digests": brought.contents, "bytes": brought.size}}
     if missing and not brought.damaged:
         raise StoreError(
-            f"{len(missing.missing)} digests of {set_name}@{number} have disappeared in the meantime", "load it again"
+            f"{count_text(len(missing.missing), 'digest')} of {set_name}@{number} disappeared in the meantime",
+            "load it again",
         )
     done = not (missing or plan.lacking)
     outcome.facts["complete"] = done

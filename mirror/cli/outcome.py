@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from mirror.config.values import count_text as count_text
 from mirror.config.values import size_text as size_text
 from mirror.errors import (
     ConfigurationError,
@@ -144,11 +145,6 @@ def _code(error: MirrorError) -> str:
     """Return the stable code of an error's kind: UpstreamUnavailable is `upstream_unavailable`."""
     name = type(error).__name__
     return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
-
-
-def count_text(number: int, noun: str) -> str:
-    """Return `1 part`, `2 parts`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def some_text(items: Sequence[object], most: int = 3) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from mirror.cli.choose import File, Stored, choose_file, choose_stored, is_folder, looked
 from mirror.cli.desk import Desk, readers
-from mirror.cli.outcome import DONE, FAILED, INCOMPLETE, NO_SPACE, TEMPORARY, Outcome, size_text, table
+from mirror.cli.outcome import DONE, FAILED, INCOMPLETE, NO_SPACE, TEMPORARY, Outcome, count_text, size_text, table
 from mirror.cli.progress import Step, shown
 from mirror.errors import ConfigurationError, NameInvalid, NotYet, Problem, StoreError
 from mirror.oci.digest import Digest
@@ -404,7 +404,8 @@ async def _finish(desk: Desk, plan: Plan, number: int, moved: int, outcome: Outc
         raise
     if lacking:
         raise StoreError(
-            f"{len(lacking.missing)} digests and {len(lacking.signatures)} signatures of {plan.set}@{number}"
+            f"{count_text(len(lacking.missing), 'digest')} and {count_text(len(lacking.signatures), 'signature')}"
+            f" of {plan.set}@{number}"
             " disappeared while it was being synced",
             "run it again",
         )

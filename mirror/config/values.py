@@ -193,6 +193,11 @@ def format_size(size: int) -> str:
     return str(size)
 
 
+def count_text(number: int, noun: str) -> str:
+    """Return `1 part`, `2 parts`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def size_text(size: float) -> str:
     """Return bytes as a person reads them."""
     for unit in ("B", "KiB", "MiB", "GiB"):

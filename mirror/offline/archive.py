@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from mirror.config.values import count_text
 from mirror.errors import ConfigurationError, NotYet, Problem, StoreError, StoreFull
 from mirror.oci.digest import Digest
 from mirror.offline import part, ustar
@@ -198,8 +199,9 @@ class _Save:
     def _full(self, todo: list[PlannedPart], written: list[PlannedPart], free: int) -> StoreFull:
         rest = [planned for planned in todo if planned not in written]
         return StoreFull(
-            f"{self._target.folder} has room for {len(written)} of {len(todo)} parts: {free} bytes were free, and"
-            f" {sum(planned.size for planned in todo)} are needed; {len(rest)} parts are left",
+            f"{self._target.folder} has room for {len(written)} of {count_text(len(todo), 'part')}:"
+            f" {free} bytes were free, and {sum(planned.size for planned in todo)} are needed;"
+            f" left: {count_text(len(rest), 'part')}",
             "give the same command with --to the next disk, or here when there is room",
         )
 

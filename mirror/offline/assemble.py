@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from mirror.config.values import count_text
 from mirror.errors import ManifestInvalid
 from mirror.oci.digest import Digest
 from mirror.oci.reference import signature_tag
@@ -35,7 +36,7 @@ class Holdings:
             known = self.blobs.get(blob.digest)
             if known is not None and known.size != blob.size:
                 raise ManifestInvalid(
-                    f"it names {blob.digest} with {blob.size} bytes, other images with {known.size}",
+                    f"it names {blob.digest} with {count_text(blob.size, 'byte')}, other images with {known.size}",
                     "its publisher has to fix it",
                 )
         self.left_out.update(closure.left_out)

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from mirror.config.values import count_text
 from mirror.content.answers import Target
 from mirror.oci.digest import Digest
 from mirror.offline import assemble
@@ -173,7 +174,7 @@ class _Collection:
     def _note(self, opened: Opened) -> None:
         self._troubles.warnings.update(f"{opened.label}: {one}" for one in opened.payload.warnings)
         keys = f"signed by {', '.join(opened.signed_by)}" if opened.signed_by else "signature not verified"
-        self._progress(f"{opened.label}: {keys}, {len(opened.payload.components)} components")
+        self._progress(f"{opened.label}: {keys}, {count_text(len(opened.payload.components), 'component')}")
 
     async def _named(self, opened: Sequence[Opened]) -> list[Wanted]:
         """Return the images that were asked for by name. What nodes demand of them is what any of the releases says."""
@@ -193,7 +194,7 @@ class _Collection:
                 self._troubles.add(one.pullspec, error)
             done += 1
             if done % _EVERY == 0 or done == len(wanted):
-                self._progress(f"{done} of {len(wanted)} images read")
+                self._progress(f"{done} of {count_text(len(wanted), 'image')} read")
             return closure
 
         closures = await each(read, wanted, self._parallel)
@@ -225,7 +226,7 @@ class _Collection:
         found = dict(zip(keys, await each(find, keys, self._parallel), strict=True))
         if keys:
             signed = sum(one.signed for one in found.values())
-            self._progress(f"{signed} sigstore signatures found, of {len(keys)} manifests")
+            self._progress(f"{count_text(signed, 'sigstore signature')} found, of {count_text(len(keys), 'manifest')}")
         return found
 
     def _collected(

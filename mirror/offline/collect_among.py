@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from mirror.config.values import count_text
 from mirror.oci.digest import Digest
 from mirror.oci.pullspec import Pullspec
 from mirror.oci.semver import is_version
@@ -65,8 +66,9 @@ async def releases_among(images: Sequence[Read], releases: Releases, troubles: T
         absent = set(opened.payload.digests) - asked_for
         if absent and wanted.source != RELEASES:  # of those the image set's reader has said it
             troubles.warnings.add(
-                f"{wanted.pullspec} is {opened.label}, and {len(absent)} of its components were not asked for: name it"
-                " under `mirror.platform.release` of an ImageSetConfiguration for all that it needs"
+                f"{wanted.pullspec} is {opened.label}, and not all of its components were asked for"
+                f" ({count_text(len(absent), 'component')} left out): name it under `mirror.platform.release`"
+                " of an ImageSetConfiguration for all that it needs"
             )
         return _as_release(wanted, opened), closure
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mirror import logs
+from mirror.config.values import count_text
 from mirror.errors import InvalidRequest, ManifestInvalid, StoreError
 from mirror.oci import media_types, strict_json
 from mirror.oci.digest import Digest
@@ -142,7 +143,9 @@ def _check(planned: PlannedManifest, found: Manifest, sizes: dict[Digest, int]) 
         raise ManifestInvalid(f"the plan names other content for {name} than that manifest does", "make the plan again")
     for digest, size in {**blobs, **{child: children[child] for child in planned.manifests}}.items():
         if sizes.get(digest) != size:
-            raise ManifestInvalid(f"{name} says that {digest} has {size} bytes, the plan says {sizes.get(digest)}")
+            raise ManifestInvalid(
+                f"{name} says that {digest} has {count_text(size, 'byte')}, the plan says {sizes.get(digest)}"
+            )
 
 
 def _own(plan: Plan) -> Iterator[GraphExcerpt]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from mirror.config.values import count_text
 from mirror.errors import Corrupt, NotYet, StoreFull
 from mirror.oci.digest import Digest
 from mirror.offline import part
@@ -210,8 +211,8 @@ class LoadGeneration:
         room = self._into.space.forecast()
         if needed > room.free + room.evictable:
             raise StoreFull(
-                f"{self._group} needs {needed} bytes beside what is here; {room.free} are free, and {room.evictable}"
-                " can be evicted",
+                f"{self._group} needs {count_text(needed, 'byte')} beside what is here;"
+                f" {room.free} are free, and {room.evictable} can be evicted",
                 "give the store more room, or `mirror unpin` what is not needed",
             )
 
@@ -294,7 +295,7 @@ class LoadGeneration:
             if held.offset is not None:
                 return self._into.intake.receive_range(held.digest, size, held.offset, member.size, read)
             if member.size != size:
-                raise PartDamaged(f"it has {member.size} bytes, and the plan says {size}")
+                raise PartDamaged(f"it has {count_text(member.size, 'byte')}, and the plan says {size}")
             self._into.intake.receive(held.digest, size, read)
             return True
         finally:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
+from mirror.config.values import count_text
 from mirror.offline import part, ustar
 from mirror.offline.part import Index, Member, PartDamaged
 from mirror.outside import Outside
@@ -66,7 +67,7 @@ class PartFile:
             yield "", f"it is cut short: {self.size} of {expected} bytes"
             return
         if self.size > expected:
-            yield "", f"it has {self.size} bytes, and {expected} were written"
+            yield "", f"it has {count_text(self.size, 'byte')}, and {expected} were written"
         if self._read(expected - len(ustar.END), len(ustar.END)) != ustar.END:
             yield "", "its end is damaged"
         head = len(self.index.dump())
@@ -109,7 +110,7 @@ class PartFile:
             nonlocal position
             content = self._read(start + position, min(count, _STEP, member.size - position))
             if not content and position < member.size:
-                raise PartDamaged(f"it ends after {position} of {member.size} bytes")
+                raise PartDamaged(f"it ends after {position} of {count_text(member.size, 'byte')}")
             position += len(content)
             if checked:
                 hasher.update(content)
@@ -130,7 +131,7 @@ class PartFile:
         first = self._read(0, ustar.BLOCK)
         name = part.INDEX.encode()
         if len(first) < ustar.BLOCK:
-            raise NotAPart(f"it is cut short: {self.size} bytes")
+            raise NotAPart(f"it is cut short: {count_text(self.size, 'byte')}")
         if first[:100].rstrip(b"\0") != name:
             raise NotAPart("it does not begin as a part does")
         try:

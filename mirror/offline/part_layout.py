@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 
+from mirror.config.values import count_text
 from mirror.errors import ConfigurationError, Problem
 from mirror.oci.digest import Digest
 from mirror.offline import part, ustar
@@ -187,8 +188,8 @@ def _pieces(save: SavePlan, part_size: int) -> Iterable[tuple[Span, ...]]:
             [
                 Problem(
                     "part_size",
-                    f"parts of {part_size} bytes hold next to nothing: the plan of {save.plan.set} alone, which each"
-                    f" of them has, takes {empty.size}",
+                    f"parts of {count_text(part_size, 'byte')} hold next to nothing:"
+                    f" the plan of {save.plan.set} alone, which each of them has, takes {empty.size}",
                     "",
                     f"give --part-size at least {-(-least // (1024 * 1024))}MiB",
                 )

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
+from mirror.config.values import count_text
 from mirror.errors import Corrupt, StoreUnreadable
 from mirror.oci.digest import Digest
 from mirror.offline.carrying import Carrying
@@ -121,7 +122,7 @@ class Proven:
             raise Bad(span.digest, "is not there any more")
         if found.size != span.total:
             os.close(found.fd)
-            raise Bad(span.digest, f"has {found.size} bytes, not {span.total}")
+            raise Bad(span.digest, f"has {count_text(found.size, 'byte')}, not {span.total}")
         return found.fd
 
     def _read(self, digest: Digest, fd: int, position: int, count: int) -> bytes:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from mirror import logs
+from mirror.config.values import count_text
 from mirror.content.answers import ManifestAnswer, Target
 from mirror.errors import MirrorError, NotYet, StoreFull, UpstreamInvalid, UpstreamUnavailable
 from mirror.oci.digest import Digest
@@ -161,7 +162,8 @@ class Sync:
             answer = await self._bring.manifest(self._target(planned.name), planned.digest)
             if answer.size != planned.size:
                 raise UpstreamInvalid(
-                    f"{planned.name}@{planned.digest} has {answer.size} bytes, the plan says {planned.size}",
+                    f"{planned.name}@{planned.digest} has {count_text(answer.size, 'byte')},"
+                    f" the plan says {planned.size}",
                     "make the plan again",
                 )
 

@@ -98,7 +98,7 @@ _VARYING = (
     (re.compile(r"[1-9][0-9]*(?= digests, SIZE (?:received|missing)| digests that are not here)"), "SOME"),
 )
 # How far work is: as often as time passes.
-_PROGRESS = re.compile(r'\{"event": "progress"|mirror \w+: [0-9]+ of [0-9]+ images read')
+_PROGRESS = re.compile(r'\{"event": "progress"|mirror \w+: [0-9]+ of [0-9]+ images? read')
 
 
 def normalised(text: str) -> list[str]:

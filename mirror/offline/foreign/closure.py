@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from mirror.config.values import count_text
 from mirror.errors import ManifestInvalid
 from mirror.oci import manifest as manifests
 from mirror.oci import media_types
@@ -117,7 +118,7 @@ class Closures:
             found.damaged[digest] = error.what
             return
         if size is not None and size != node.size:
-            found.damaged[digest] = f"has {node.size} bytes, and its index says {size}"
+            found.damaged[digest] = f"has {count_text(node.size, 'byte')}, and its index says {size}"
             return
         there = tuple(child for child in node.children if self._can_be_had(name, child[0]))
         if node.children and not there:
@@ -165,7 +166,9 @@ class Closures:
             return "" if self._has(blob.digest, blob.size) else error.what
         if (place is not None and place.size == blob.size) or self._has(blob.digest, blob.size):
             return ""
-        return NOT_THERE if place is None else f"has {place.size} bytes in the archive, and should have {blob.size}"
+        if place is None:
+            return NOT_THERE
+        return f"has {count_text(place.size, 'byte')} in the archive, and should have {blob.size}"
 
     def _body(self, digest: Digest) -> bytes:
         place = self._foreign.place(digest)
@@ -205,7 +208,9 @@ class Closures:
         one = self._one(blob.digest)
         known = self.blobs.setdefault(one, PlannedBlob(one, sys.intern(blob.media_type), blob.size))
         if known.size != blob.size or blob.size > _SIZE_LIMIT:
-            raise ManifestInvalid(f"{digest} says that {blob.digest} has {blob.size} bytes, another one {known.size}")
+            raise ManifestInvalid(
+                f"{digest} says that {blob.digest} has {count_text(blob.size, 'byte')}, another one {known.size}"
+            )
 
     def _one(self, digest: Digest) -> Digest:
         """Return the same object for equal digests: thousands of images share their base layers."""

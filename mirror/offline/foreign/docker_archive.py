@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Any, Literal, NamedTuple
 
+from mirror.config.values import count_text
 from mirror.errors import DigestInvalid, InvalidRequest
 from mirror.oci import media_types
 from mirror.oci.digest import Digest
@@ -116,7 +117,9 @@ class DockerArchive:
         self._places[config] = place
         diff_ids = self._diff_ids(body, entry["Config"])
         if len(diff_ids) != len(files):
-            raise self._damaged(f"{entry['Config']} names {len(diff_ids)} layers, {MANIFEST} {len(files)}")
+            raise self._damaged(
+                f"{entry['Config']} names {count_text(len(diff_ids), 'layer')}, {MANIFEST} {len(files)}"
+            )
         layers = [self._layer(name, diff_id) for name, diff_id in zip(files, diff_ids, strict=True)]
         manifest = _manifest(_descriptor(_CONFIG, config, place.size), layers)
         digest = Digest.of(manifest)

@@ -184,8 +184,8 @@ def _warnings(image: Image, found: _Found, is_there: Callable[[Digest], bool]) -
     absent = sum(not is_there(digest) for digest in found.components)
     if absent:
         yield (
-            f"{shown}: {absent} of its {len(found.components)} components are neither in the archive nor here;"
-            " no cluster can run it without them"
+            f"{shown}: not all of its components are in the archive or here"
+            f" ({absent} of {len(found.components)} missing); no cluster can run it without them"
         )
 
 

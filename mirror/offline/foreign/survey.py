@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
+from mirror.config.values import count_text
 from mirror.errors import Denied, InvalidRequest, ManifestInvalid, NameInvalid, NameUnknown
 from mirror.oci.digest import Digest
 from mirror.oci.pullspec import Pullspec
@@ -310,11 +311,11 @@ def _take(wanted: _Wanted, closure: Closure, found: _Found) -> Image | None:
     if closure.absent:
         kept = ", ".join(closure.architectures) or "some"
         found.warnings.append(
-            f"{shown} is an index of which the archive has {kept} only; {closure.absent} are left out"
+            f"{shown} is an index of which the archive has {kept} only; left out: {count_text(closure.absent, 'image')}"
         )
     if closure.apart:
         found.warnings.append(
-            f"{shown}: {len(closure.apart)} layers may only be fetched from their publisher, and are left out"
+            f"{shown}: left out, to be fetched only from the publisher: {count_text(len(closure.apart), 'layer')}"
         )
     manifests = {digest: replace(one, name=wanted.name) for digest, one in closure.manifests.items()}
     top = manifests[wanted.image.digest]

@@ -109,8 +109,9 @@ def test_a_part_size_that_holds_nothing_is_refused_with_one_that_does() -> None:
     remedy = caught.value.problems[0].remedy
     least = int(remedy.split()[-1].removesuffix("MiB")) * KIB * KIB
     assert plan_save(plan, 1, part_size=least).parts
-    with pytest.raises(ConfigurationError):
-        plan_save(plan, 1, part_size=0)
+    for size, said in ((0, "parts of 0 bytes hold"), (1, "parts of 1 byte hold")):
+        with pytest.raises(ConfigurationError, match=said):
+            plan_save(plan, 1, part_size=size)
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ def test_platforms_that_were_not_saved_are_left_out_and_said(bench, tmp_path):
     assert survey.missing == {}
     assert survey.left_out == ()
     assert brought.damaged == ()
-    assert [warning for warning in survey.warnings if "amd64 only; 2 are left out" in warning]
+    assert [warning for warning in survey.warnings if "amd64 only; left out: 2 images" in warning]
     index = next(one for one in survey.manifests if str(one.digest) == image.digest)
     assert [str(child) for child in index.manifests] == [image.children[0].digest]
     Plan.parse(survey.plan("laptop", require_signature=False).dump())
@@ -247,7 +247,7 @@ def test_layers_from_their_publisher_alone_are_left_out(bench, tmp_path):
     apart = Manifest(image.media_type, body, blobs=image.blobs)
     survey, _ = bench.bring(bed.lay(tmp_path / "layout", bed.oci_layout(apart)), as_name=NAME)
     assert image.blobs[2].digest not in map(str, survey.content)
-    assert any("only be fetched from their publisher" in warning for warning in survey.warnings)
+    assert any("left out, to be fetched only from the publisher: 1 layer" in warning for warning in survey.warnings)
 
 
 def _nested(depth: int) -> Manifest:

@@ -368,6 +368,7 @@ def test_files_that_are_no_parts(gap: Crossing, where: str) -> None:
     (folder / "inner").mkdir()
     os.mkfifo(folder / "pipe.tar")
     (folder / "prod-1-002-of-005.tar").write_text("cut")
+    (folder / "prod-1-003-of-005.tar").write_text("c")
     with open(folder / "large.tar", "wb") as file:
         file.truncate(1 << 30)
     if where == "file":
@@ -377,7 +378,8 @@ def test_files_that_are_no_parts(gap: Crossing, where: str) -> None:
     report = gap.far.load(folder, gap.disk)
     assert report.ready
     assert [(damage.path.name, damage.why) for damage in report.damaged] == [
-        ("prod-1-002-of-005.tar", "it is cut short: 3 bytes")
+        ("prod-1-002-of-005.tar", "it is cut short: 3 bytes"),
+        ("prod-1-003-of-005.tar", "it is cut short: 1 byte"),
     ]
     assert sorted(path.name for path, _ in report.ignored) == ["empty.tar", "large.tar", "notes.txt", "pipe.tar"]
 
