@@ -17,6 +17,9 @@ Cache = Literal["HIT", "MISS", "JOINED", "STALE", "BYPASS"]
 # What helps where no upstream may be asked.
 BRING = "add it to an image set where there is internet, save that, and load it here"
 
+# What helps where upstream sends other bytes than it says: they would come again.
+OTHER_BYTES = "it was not taken: tell that registry's owner, or give this upstream another endpoint"
+
 
 def not_here_and_offline(what: str) -> NotHere:
     """Return the error for `what` is not here while no upstream may be asked."""

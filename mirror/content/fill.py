@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from mirror import logs, metrics
-from mirror.content.answers import ByteRange
+from mirror.content.answers import OTHER_BYTES, ByteRange
 from mirror.content.beside import Beside
 from mirror.content.callers import who_asks
 from mirror.content.coalesce import Interest
@@ -471,7 +471,7 @@ class Fill:
             name=self.source.target.name,
         )
         await self._shop.writers.complete(self._reject, part, f"hashes to {hasher.hexdigest()}")
-        raise UpstreamInvalid(f"what upstream sent for {self.digest} has other bytes", "nothing was stored; try later")
+        raise UpstreamInvalid(f"what upstream sent for {self.digest} has other bytes", OTHER_BYTES)
 
     def _reject(self, part: Part, why: str) -> None:
         self._shop.discard(part.give_away(), f"{self.source.target.name} {self.digest}: {why}")

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from mirror import logs
-from mirror.content.answers import ManifestAnswer, Target, not_here_and_offline, why_not_kept
+from mirror.content.answers import OTHER_BYTES, ManifestAnswer, Target, not_here_and_offline, why_not_kept
 from mirror.content.coalesce import Coalesced
 from mirror.content.fetch import CLIENT_PATIENCE
 from mirror.content.lines import MANIFESTS, Lines
@@ -339,7 +339,7 @@ class Manifests:
         except ManifestInvalid as error:
             raise UpstreamInvalid(
                 f"what upstream sent for {target.name}@{digest} is not that manifest: {error.what}",
-                "nothing was stored; try later",
+                OTHER_BYTES,
                 body.endpoint,
             ) from error
         return found

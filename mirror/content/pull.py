@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mirror import logs
+from mirror.content.answers import OTHER_BYTES
 from mirror.content.workshop import Workshop
 from mirror.errors import StoreFull, UpstreamInterrupted, UpstreamInvalid, UpstreamUnavailable
 from mirror.store.ingest import Part, PartNote
@@ -103,11 +104,11 @@ class Pull:
         if source.expected not in (None, total):
             raise UpstreamInvalid(
                 f"upstream says that {fill.digest} has {total} bytes, but its manifest says {source.expected}",
-                "try later",
+                OTHER_BYTES,
             )
         if fill.total is not None and total is not None and total != fill.total:
             raise UpstreamInvalid(
-                f"upstream says that {fill.digest} has {total} bytes, but had {fill.total}", "try later"
+                f"upstream says that {fill.digest} has {total} bytes, but had {fill.total}", OTHER_BYTES
             )
         total = total if total is not None else fill.total
         if total is not None and total > shop.blob_limit:
@@ -142,7 +143,7 @@ class Pull:
                     fill.grow(await settle(pending))
                     pending = None
                 if position + len(content) > (fill.total if fill.total is not None else shop.blob_limit):
-                    raise UpstreamInvalid(f"upstream sends more bytes of {fill.digest} than it has", "try later")
+                    raise UpstreamInvalid(f"upstream sends more bytes of {fill.digest} than it has", OTHER_BYTES)
                 if first and len(content) > _FIRST:
                     pending = self._append(position, content[:_FIRST])
                     position += _FIRST

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
+from mirror.content.answers import OTHER_BYTES
 from mirror.content.fill import HOLD_BACK
 from mirror.content.pull import PROGRESS_LIMIT
 from mirror.content.workshop import Source
@@ -66,7 +67,7 @@ async def pass_whole(
             yield bytes(held[:-HOLD_BACK])
             del held[:-HOLD_BACK]
     if hasher.hexdigest() != digest.hex:
-        raise UpstreamInvalid(f"what upstream sent for {digest} has other bytes", "nothing was stored; try later")
+        raise UpstreamInvalid(f"what upstream sent for {digest} has other bytes", OTHER_BYTES)
     yield bytes(held)
 
 

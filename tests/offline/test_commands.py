@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import os
@@ -26,6 +27,8 @@ from tests.offline import world
 from tests.offline.here import Here, codes
 from tests.offline.site import Site, mounted
 from tests.offline.world import World
+from tests.peers import faults
+from tests.peers.scripted import ScriptedRegistry
 from tests.tools.mounts import on_small_disk
 from tests.tools.processes import running
 from tests.unit.offline import foreign_bed, release_bed
@@ -87,6 +90,26 @@ def test_a_set_is_planned_synced_looked_at_and_given_up(here: Here, prod: Path, 
     assert 0 < tried["unpinned_bytes"] <= gone["freed_bytes"]
     assert here.report("ls")["sets"] == []
     assert here.report("inventory")["digests"] == 0
+
+
+@pytest.mark.parametrize("what", ["manifest", "blob"])
+async def test_bytes_that_upstream_changed_are_missing_and_a_rerun_is_no_remedy(
+    make_site: MakeSite, tmp_path: Path, what: str
+) -> None:
+    """docs/disconnected.md, where a sync ends with 3."""
+    async with ScriptedRegistry() as upstream:
+        image = upstream.add_image("team/app", "v1", layers=[b"layer"])
+        document = {"upstreams": {"reg.example": {"endpoints": [upstream.url]}}}
+        bastion, other = make_site("bastion", None, document), make_site("other", None, document)
+        plan, wanted = tmp_path / "app.plan", tmp_path / "app.txt"
+        wanted.write_text(f"reg.example/team/app@{image.digest}\n")
+        await asyncio.to_thread(other.mirror, "plan", wanted, "-o", plan)
+        upstream.fail(what, faults.FlipBit(2))
+        done = await asyncio.to_thread(bastion.mirror, "sync", plan, "--json", "-q", code=3)
+    report = done.report
+    assert codes(report) == ["image_lacking"]
+    assert "upstream sent" in report["problems"][0]["what"]
+    assert "give this upstream another endpoint" in report["problems"][0]["remedy"]
 
 
 def test_giving_up_a_generation_that_is_not_here_names_those_that_are(here: Here, prod: Path) -> None:
