@@ -132,9 +132,8 @@ from mirror.outside.library import Library
 become = app._become_owner
 
 def follow(store):
-    library = Library()
+    app.require_readable = Library().follow
     become(store)
-    library.follow()
 
 app._become_owner = follow
 from mirror.__main__ import run
