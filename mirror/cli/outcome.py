@@ -22,7 +22,6 @@ from mirror.errors import (
     StoreUnusable,
     UpstreamUnavailable,
 )
-from mirror.offline.tar import FormatUnsupported
 
 DONE = 0
 FAILED = 1
@@ -47,7 +46,6 @@ def exit_of(error: MirrorError) -> int:
     """Return the exit code that says what `error` is (docs/operations.md, Exit codes)."""
     table: tuple[tuple[type[MirrorError], int], ...] = (
         (ConfigurationError, INVALID),
-        (FormatUnsupported, INVALID),
         (StoreUnusable, INVALID),
         (StoreFull, NO_SPACE),
         (Corrupt, UNVERIFIED),

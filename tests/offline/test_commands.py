@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import bz2
-import gzip
 import json
-import lzma
 import os
 import re
 import resource
@@ -653,10 +650,6 @@ def test_what_is_not_there_is_an_error_that_says_so(make_site: MakeSite, words: 
     assert here.run(*words, code=code).stderr.strip()
 
 
-def _as_zstd(content: bytes) -> bytes:
-    return b"\x28\xb5\x2f\xfd" + content  # as its first bytes say; nobody reads on
-
-
 @pytest.mark.parametrize(
     ("text", "what", "command"),
     [
@@ -686,16 +679,6 @@ def test_what_another_command_takes_is_not_loaded_and_named(
     assert codes(report) == ["not_an_archive"]
     assert f"given is {what}" in report["problems"][0]["what"]
     assert command in report["problems"][0]["remedy"]
-
-
-@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress, _as_zstd])
-def test_a_packed_archive_is_given_wrongly_as_a_zip_is(
-    make_site: MakeSite, tmp_path: Path, pack: Callable[[bytes], bytes]
-) -> None:
-    archive = foreign_bed.pack(tmp_path / "app.tar", foreign_bed.oci_layout(foreign_bed.app("fixed")))
-    (tmp_path / "packed").write_bytes(pack(archive.read_bytes()))
-    (problem,) = Here(make_site("empty")).report("load", tmp_path / "packed", code=78)["problems"]
-    assert (problem["code"], "is compressed with" in problem["what"]) == ("format_unsupported", True)
 
 
 @pytest.mark.parametrize("name", ["index.json", "oci-layout"])
